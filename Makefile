@@ -1,6 +1,6 @@
 # make            what there is to make
-# make demo       three small services and the sidecar in front of them, on loopback
-# make shop       four services that call each other, a sidecar beside each, and trouble once a minute
+# make demo       four small services and the sidecar in front of them, on loopback
+# make shop       five services that call each other, a sidecar beside each, and trouble once a minute
 # make check      the tests to run all the time: units, laws of stages, wire format
 # make test       every test
 #
@@ -17,16 +17,16 @@ override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop docs site screenshots check test testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
+.PHONY: help demo shop docs site screenshots check test testasyncio testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
-demo: $(VENV)/.runtime  ## three small services and the sidecar in front of them; Ctrl-C drains and ends it
+demo: $(VENV)/.runtime  ## four small services and the sidecar in front of them; Ctrl-C drains and ends it
 	@$(BIN)/sidecar demo
 
-shop: $(VENV)/.runtime  ## four services that call each other, a sidecar beside each, customers and trouble
+shop: $(VENV)/.runtime  ## five services that call each other, a sidecar beside each, customers and trouble
 	@$(BIN)/sidecar demo shop
 
 check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under a minute (PYTEST="-k retry" for some)
@@ -56,6 +56,9 @@ compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compil
 	@rm -rf build/compiled build/wheel
 	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel .
 	@$(PIP) install --no-deps --no-index --target build/compiled build/wheel/*.whl
+
+testasyncio: $(VENV)/.dev  ## the tests with real processes, whose sidecars run on asyncio's own loop instead of uvloop
+	@TEST_LOOP=asyncio $(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/neighbours
 
 testcompiled: $(VENV)/.bench  ## the tests of the request path against those extensions (COMPILED_TESTS="tests/e2e" for others)
 	@command -v cc >/dev/null && $(BIN)/python -c 'import os, sys, sysconfig; \

@@ -28,6 +28,9 @@ MOST: Final = Counts(1.02, 1.04, float("inf"))
 """Limits, as multiples of the recorded figures."""
 GOALS: Final[Mapping[tuple[str, str], Counts]] = {("compiled", "demo"): Counts(45_000, 2_000, float("inf"))}
 """Target counts by build and scenario.  They are printed beside the limits; missing one is no failure."""
+RATIOS: Final[Mapping[tuple[str, str], float]] = {("known", "bearer"): 1.04}
+"""Goals for the instructions of one scenario, as multiples of those of another in the same run.  Missing one is no
+failure."""
 WORDS: Final = ("instructions", "L1 instruction misses", "L1 data misses")
 """Names of the fields of `Counts` in tables."""
 
@@ -91,6 +94,18 @@ def broken(found: Figures, known: Figures) -> list[str]:
         for name, counts in found.items()
         for what, value, before, most in zip(WORDS, counts, known.get(name, counts), MOST, strict=True)
         if value > before * most
+    ]
+
+
+def ratios(found: Figures) -> list[str]:
+    """Return how scenarios compare with each other."""
+    known = [(pair, most) for pair, most in RATIOS.items() if all(name in found for name in pair)]
+    compared = [
+        (name, found[name].instructions / found[other].instructions, other, most) for (name, other), most in known
+    ]
+    return [
+        f"{name}: {ratio:.3f}x of the instructions of {other}, the goal is {most}x"
+        for name, ratio, other, most in compared
     ]
 
 

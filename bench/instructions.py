@@ -5,7 +5,8 @@ machine times vary by more than a change costs; these counts repeat.
 
 They repeat because of these rules:
 
-- One request at a time, the same bytes in the same pieces (`bench.lockstep`), PYTHONHASHSEED=0, caches of a fixed size.
+- One request at a time, the same bytes in the same pieces (`bench.lockstep`, `bench.lockstep_http2`), PYTHONHASHSEED=0,
+  caches of a fixed size.
 - Timers fire much later (`bench.slowed`). Callgrind slows the process and not the clock: periodic work, such as the
   sweep of deadlines, would run many times as often a request as in production, and more often on a busy machine.
 - A figure is the median of blocks of requests, since rare work such as the growth of a table falls on few of them. The
@@ -33,7 +34,9 @@ from typing import Final, NamedTuple
 from bench import callgrind, figures, machine, slowed, upstream
 from bench.callgrind import Callgrind, Counts
 from bench.figures import Figures
+from bench.identity import Issuer
 from bench.lockstep import Lockstep
+from bench.lockstep_http2 import CALL, LockstepHttp2
 from bench.peers import COMPILED, ROOT, Place, compile_bytecode, is_stale
 
 LAYOUTS: Final = range(5)
@@ -62,6 +65,12 @@ class Scenario(NamedTuple):
     """Number of requests that the upstream gets for one of the client's."""
     unique: bool = False
     """True if each request has another query."""
+    kind: str = ""
+    """Kind of request over HTTP/2 (`bench.lockstep_http2`); empty for HTTP/1.1."""
+    at_once: int = 1
+    """Number of requests that are sent at once, each on a stream of its own; over HTTP/1.1 always one."""
+    has_token: bool = False
+    """True if the requests have a signed token, always the same; over HTTP/1.1 only."""
 
 
 SCENARIOS: Final = (
@@ -69,7 +78,12 @@ SCENARIOS: Final = (
     Scenario("hit", "cache hit", "/cached/7", 50, asked=0),
     Scenario("stored", "cache miss, stored", "/cached/8", 30, unique=True),
     Scenario("retried", "503, retried, then 200", "/retried/7", 20, asked=2),
+    Scenario("bearer", "plain GET of the demo route, with a token that nobody reads", "/orders/7", 30, has_token=True),
+    Scenario("known", "the same with authenticate, token seen before", "/known/7", 30, has_token=True),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
+    Scenario("h2", "GET over HTTP/2, both sides", "/http2/7", 30, kind="get"),
+    Scenario("unary", "gRPC unary call", "/bench.Shop/Get", 30, kind=CALL),
+    Scenario("unary8", "gRPC unary call, eight at once", "/bench.Shop/Get", 32, kind=CALL, at_once=8),
 )
 
 TITLES: Final = {scenario.name: scenario.title for scenario in SCENARIOS}
@@ -85,6 +99,7 @@ def answers() -> dict[str, list[bytes]]:
         "/cached/7": [fresh],
         "/cached/8": [fresh],
         "/retried/7": [failed, small],
+        "/known/7": [small],
         "/orders/large": [upstream.like_nginx("200 OK", upstream.LARGE)],
     }
 
@@ -108,18 +123,25 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
     """Return the counts of each scenario in one process; `directory` gets its files."""
     source = BUILDS[build]
     directory.mkdir(parents=True)
-    with Lockstep(answers()) as lockstep:
-        place = Place(machine.free_port(), machine.free_port(), lockstep.upstream_port, directory)
-        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}"}
-        argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), place.policies("retried.yaml")]
+    with Lockstep(answers()) as lockstep, LockstepHttp2() as streams:
+        ports = machine.free_port(), machine.free_port(), lockstep.upstream_port
+        place = Place(*ports, directory, rpc_port=streams.upstream_port)
+        issuer, keys = Issuer(), directory / "keys.json"
+        keys.write_text(issuer.key_set())
+        env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}", "BENCH_KEYS": str(keys)}
+        policies = place.policies("retried.yaml", "known.yaml", "http2.yaml")
+        argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), policies]
         with Callgrind(argv, env, directory) as process:
             wait_until_ready(process, place.admin_port)
             lockstep.connect(place.port)
+            lockstep.token = issuer.token()
+            streams.connect(place.port)
+            client = Client(lockstep, streams)
             for scenario in SCENARIOS:
-                lockstep.ask(scenario.path)  # stores the response that the hits get
-                repeat(lockstep, scenario, WARM_UP)
+                client.ask(scenario)  # stores the response that the hits get
+                client.repeat(scenario, WARM_UP)
             process.instrument()
-            return {scenario.name: a_request(process, lockstep, scenario) for scenario in SCENARIOS}
+            return {scenario.name: a_request(process, client, scenario) for scenario in SCENARIOS}
 
 
 def wait_until_ready(process: Callgrind, port: int) -> None:
@@ -141,11 +163,11 @@ def wait_until_ready(process: Callgrind, port: int) -> None:
         raise RuntimeError("the sidecar's loop is not the one of bench.slowed; figures would depend on the clock")
 
 
-def a_request(process: Callgrind, lockstep: Lockstep, scenario: Scenario) -> Counts:
+def a_request(process: Callgrind, client: Client, scenario: Scenario) -> Counts:
     """Return the counts of one request."""
     blocks = []
     for _ in range(1 + BLOCKS):
-        repeat(lockstep, scenario, scenario.block)
+        client.repeat(scenario, scenario.block)
         blocks.append(process.take() / scenario.block)
     return Counts(*(median(values) for values in zip(*blocks[1:], strict=True)))
 
@@ -154,16 +176,36 @@ NUMBERS: Final = count(10_000_000)
 """Numbers for queries, all with the same count of digits."""
 
 
-def repeat(lockstep: Lockstep, scenario: Scenario, times: int) -> None:
-    """Send so many requests; raise `RuntimeError` unless the upstream got the expected number."""
-    before = lockstep.requests
-    for _ in range(times):
-        lockstep.ask(f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path)
-    asked = lockstep.requests - before
-    if asked != times * scenario.asked:
-        raise RuntimeError(
-            f"{scenario.title}: {times} requests made {asked} of the upstream, not {scenario.asked} each"
-        )
+class Client(NamedTuple):
+    """Clients and upstreams in lockstep of both versions."""
+
+    lines: Lockstep
+    streams: LockstepHttp2
+
+    @property
+    def requests(self) -> int:
+        """Number of requests that the upstreams have received."""
+        return self.lines.requests + self.streams.requests
+
+    def ask(self, scenario: Scenario) -> None:
+        """Send the requests of one write and wait for their answers."""
+        if scenario.kind:
+            self.streams.ask(scenario.kind, scenario.path, scenario.at_once)
+        else:
+            target = f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path
+            self.lines.ask(target, has_token=scenario.has_token)
+
+    def repeat(self, scenario: Scenario, times: int) -> None:
+        """Send so many requests or slightly fewer; raise `RuntimeError` unless the upstream got the expected number."""
+        before = self.requests
+        times -= times % scenario.at_once
+        for _ in range(times // scenario.at_once):
+            self.ask(scenario)
+        asked = self.requests - before
+        if asked != times * scenario.asked:
+            raise RuntimeError(
+                f"{scenario.title}: {times} requests made {asked} of the upstream, not {scenario.asked} each"
+            )
 
 
 def missing(build: str) -> str:
@@ -191,6 +233,7 @@ def run(builds: Sequence[str], keep: Path | None, *, is_written: bool) -> int:
         found[build] = measure(build, keep)
         verdict = figures.judge(found[build], figures.environment(build != PURE), known.get(build))
         told += [f"{build}: {line}" for line in (*verdict.lines, *figures.goals(build, found[build], TITLES))]
+        told += [f"{build}: {line}" for line in figures.ratios(found[build])]
         is_broken |= verdict.is_broken
     print("\n".join([*figures.table(found, {build: one.figures for build, one in known.items()}, TITLES), *told]))
     if is_written:  # a build that was not measured keeps its figures

@@ -99,9 +99,11 @@ def against(
 
 
 NGINX: Final = "nginx"
+RELAY: Final = "relay"
 LIMITS: Final = (
     against("small", "cpu", "small answers, 32 connections: CPU a request", 0.32),
     against("small", "cpu", "small answers, 32 connections: CPU a request", 1.4, NGINX),
+    against("small", "cpu", "small answers, 32 connections: CPU a request", 1.25, RELAY),
     against("small", "cpu", "the same, pure Python: CPU a request", 0.6, build=PURE),
     against("small", "per_second", "small answers, 32 connections: requests/s", 2.5, is_least=True),
     against("small", "p99", "small answers, 32 connections: p99", 0.7),

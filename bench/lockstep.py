@@ -56,6 +56,8 @@ class Lockstep:
     def __init__(self, answers: Mapping[str, Sequence[bytes]]) -> None:
         self.requests = 0
         """Number of requests that the upstream has received."""
+        self.token = ""
+        """Bearer token for requests that have one."""
         self._answers = {path.encode(): cycle(several) for path, several in answers.items()}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.upstream_port: int = self._listener.getsockname()[1]
@@ -84,11 +86,12 @@ class Lockstep:
         """Open the client's connection to the sidecar."""
         self._client = self._watch(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
 
-    def ask(self, target: str) -> bytes:
+    def ask(self, target: str, *, has_token: bool = False) -> bytes:
         """Send a request and return its response, which must be a 200."""
         assert self._client is not None
         self._received = b""
-        self._client.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        token = f"Authorization: Bearer {self.token}\r\n" if has_token else ""
+        self._client.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n{token}\r\n".encode())
         while not is_whole(self._received):
             ready = self._selector.select(PATIENCE)
             if not ready:

@@ -204,7 +204,8 @@ def _service(scenario: Scenario, name: str) -> dict[str, Any]:
     work = [
         {
             "path": path, "median": each.time, "spread": each.spread, "body": each.body,
-            "cache_control": each.cache_control, "calls": [call.model_dump() for call in each.calls],
+            "cache_control": each.cache_control, "answer": each.answer,
+            "calls": [call.model_dump() for call in each.calls],
         }
         for path, each in spec.work.items()
     ]  # fmt: skip

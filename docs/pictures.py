@@ -41,6 +41,7 @@ WORK: Final = {
     "transform": "rewrites request and response",
     "hedge": "starts a second request when the first is slow",
     "retry": "repeats what failed",
+    "throttle": "sends less to who refuses",
     "circuit_breaker": "refuses while the upstream is down",
     "fault": "injects faults for drills",
 }

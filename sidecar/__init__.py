@@ -5,8 +5,11 @@
     http2                                        HTTP/2 and HPACK without I/O
     grpc                                         gRPC's statuses, timeouts and messages as values
     cache  expression  transform                 HTTP caching, conditions (`when:`), rewriting of messages
+    leases                                       parts of a limit that several processes share, without I/O
+    store                                        what several processes share: Redis, and limits leased from it
     simulation                                   virtual clock and network of tests and of `chaos simulate`
     identity                                     who can vouch for a caller: tokens, keys, certificates
+    rollout                                      shares of a route's requests for a candidate, taken back on evidence
     upstream  downstream                         the service side and the client side of the proxy
     stages                                       one directory for each policy, and their order
     routing  config  control                     route of a request; files to specs; specs to pipelines, and reload

@@ -47,7 +47,7 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Methods that the completion of `explain` offers."""
 PATH: Final = InputPath()
 DEMO_PORTS: Final = {
-    "trial": {"DEMO_PORT": 1, "DEMO_ADMIN_PORT": 1, "DEMO_SERVICE_PORT": 3},
+    "trial": {"DEMO_PORT": 1, "DEMO_ADMIN_PORT": 1, "DEMO_SERVICE_PORT": 4},
     "shop": {"SHOP_PORT": 100},
 }
 """Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
@@ -237,6 +237,7 @@ def explain(
     URL is absolute (http://orders/orders/17), or a path for a request without a host, or * for OPTIONS.
     """
     from sidecar.downstream.request_head import remove_dot_segments
+    from sidecar.grpc.web import become_call
     from sidecar.inspect.explain import RequestError, exchange_of, explain_text
 
     snapshot = compile_path(path, as_json=as_json)
@@ -258,6 +259,8 @@ def explain(
     except RequestError as error:
         reject(error.part, str(error))
     x.path = remove_dot_segments(x.path)
+    if snapshot.spec.listeners[listener].grpc_web:
+        become_call(x)
     x.client_address = "" if client is None else parse_client(client)
     if as_json:
         from sidecar.inspect.explain_json import explain_document
@@ -283,6 +286,7 @@ def parse_client(address: str) -> str:
 def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, token_file: str) -> list[str]:
     """Return lines that say which identities accept the token of a file; set the caller of the request."""
     from sidecar.core.env import system_time
+    from sidecar.inspect.explain import matched
     from sidecar.inspect.explain_token import caller_of, token_text
 
     try:
@@ -290,7 +294,7 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
             token = file.read(MOST_TOKEN).strip()
     except OSError as error:
         reject("--token-file", f"`{token_file}` cannot be read: {error.strerror}")
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     if route is None:
         return []
     spec = load_policies(path)
@@ -371,7 +375,7 @@ def top(address: str, token: str | None, once: bool) -> None:
 @main.command(
     examples=[
         ("sidecar demo", "Try each policy once, then with curl."),
-        ("SHOP_PORT=8100 sidecar demo shop", "Watch a shop of four services, on port 8100."),
+        ("SHOP_PORT=8100 sidecar demo shop", "Watch a shop of five services, on port 8100."),
     ]
 )
 @click.argument("which", type=Choice(["trial", "shop"]), default="trial")
@@ -380,10 +384,10 @@ def demo(which: str) -> None:
 
     Services and sidecars run on loopback until Ctrl-C.
 
-    trial (the default): three services behind one sidecar; each policy is tried once.  Other ports: DEMO_PORT,
+    trial (the default): four services behind one sidecar; each policy is tried once.  Other ports: DEMO_PORT,
     DEMO_ADMIN_PORT, DEMO_SERVICE_PORT.  DEMO_ONCE=1 ends it after the trial.
 
-    shop: four services that call each other, a sidecar beside each, customers, and trouble once a minute.  Other
+    shop: five services that call each other, a sidecar beside each, customers, and trouble once a minute.  Other
     ports: SHOP_PORT.  SHOP_ONCE=1 ends it after one order.
     """
     for name, many in DEMO_PORTS[which].items():

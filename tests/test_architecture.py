@@ -15,9 +15,9 @@ from tests.support.cases import each
 ROOT = Path(__file__).parents[1] / "sidecar"
 RANKS = {
     "core": 0,
-    "http2": 1, "grpc": 1, "engine": 1, "cache": 1, "expression": 1, "transform": 1, "simulation": 1,
-    "upstream": 2, "telemetry": 2,
-    "identity": 3,
+    "http2": 1, "grpc": 1, "engine": 1, "expression": 1, "transform": 1, "simulation": 1, "leases": 1,
+    "upstream": 2, "telemetry": 2, "store": 2,
+    "identity": 3, "cache": 3, "rollout": 3,
     "stages": 4,
     "routing": 5,
     "config": 6,
@@ -36,8 +36,11 @@ SPECS = {
     "cache",
     "expression.spec",
     "identity.spec",
+    "identity.outgoing.spec",
     "identity.verification",
+    "rollout.spec",
     "stages",
+    "store.spec",
     "upstream",
     "telemetry.spec",
     "routing.match_spec",
@@ -49,7 +52,7 @@ LIBRARIES = {
     "pybreaker": {"stages.circuit_breaker.machine"},
     "tenacity": {"stages.retry.strategies"},
     "aiocache": {"cache.redis_client"},
-    "redis": {"cache.redis_client"},
+    "redis": {"store.redis"},
     "jwt": {"identity.keys"},
     "cryptography": {"identity.keys"},
     "msgspec": {"transform"},
@@ -59,8 +62,8 @@ LIBRARIES = {
     "aiohttp": {"admin", "upstream.balancing.health", "demo"},
     "opentelemetry": {"telemetry"},
     "requests": {"telemetry.export.otlp_http"},
-    "google": {"telemetry.export.otlp_http"},
-    "grpc": {"telemetry.export.otlp", "proto.reflection"},
+    "google": {"telemetry.export.otlp_http", "demo.prices"},
+    "grpc": {"telemetry.export.otlp", "proto.reflection", "demo.prices"},
     "click": {"commands", "command_line"},
     "rich": {"top"},
     "uvloop": {"app"},
@@ -248,3 +251,16 @@ def test_no_name_is_bound_to_errors_of_two_types(module: str) -> None:
             if isinstance(node, ast.ExceptHandler) and node.name is not None and node.type is not None:
                 bound.setdefault(node.name, set()).add(ast.unparse(node.type))
         assert [name for name, types in bound.items() if len(types) > 1] == [], function.name
+
+
+@each(compiled_modules())
+def test_a_named_tuple_names_no_class_that_stands_below_it(module: str) -> None:
+    """Compiled code evaluates the fields' types when it makes the class, and crashes if one is not there yet."""
+    classes = [node for node in ast.parse((ROOT.parent / module).read_text()).body if isinstance(node, ast.ClassDef)]
+    later = {node.name for node in classes}
+    for node in classes:
+        later.discard(node.name)
+        if any(isinstance(base, ast.Name) and base.id == "NamedTuple" for base in node.bases):
+            fields = [each.annotation for each in node.body if isinstance(each, ast.AnnAssign)]
+            named = {part.id for field in fields for part in ast.walk(field) if isinstance(part, ast.Name)}
+            assert named & later == set(), node.name

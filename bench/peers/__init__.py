@@ -22,6 +22,8 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from bench import machine
+from sidecar.config.files import Source, parse
+from sidecar.config.report import Report
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parent.parent
@@ -174,13 +176,20 @@ class Place(NamedTuple):
         )
 
     def policies(self, *more: str) -> str:
-        """Copy the demo's policies, the route of the scenario `cache`, those of the variant and the files named `more`.
+        """Copy the demo's policies, the route of the scenario `cache`, those of the variant and the files `more`.
 
-        Returns their directory.
+        The demo's gRPC service and its routes are left out: scenarios of gRPC have variants of their own.  Returns the
+        directory of the copies.
         """
         directory = self.directory / "policies"
         directory.mkdir()
-        for path in (POLICIES, *(HERE / name for name in ("cached.yaml", *VARIANTS[self.variant].policies, *more))):
+        root = parse(Source(POLICIES.name, POLICIES.read_bytes()), {}, Report())
+        assert root is not None
+        demo = root.shown()  # with names of variables, which `env` sets
+        del demo["upstreams"]["prices"], demo["policies"]["careful-call"]
+        demo["routes"] = [route for route in demo["routes"] if route["upstream"] != "prices"]
+        (directory / POLICIES.name).write_text(yaml.safe_dump(demo, sort_keys=False))
+        for path in (HERE / name for name in ("cached.yaml", *VARIANTS[self.variant].policies, *more)):
             shutil.copy(path, directory)
         return str(directory)
 
@@ -284,5 +293,12 @@ PEERS: Final = (
         lambda program, place: [program, "-m", "bench.peers.plain", str(place.port), str(place.upstream_port)],
         lambda _: f"{version('aiohttp')}, uvloop {version('uvloop')}",
         "none: `web.Server` and `ClientSession`, hop-by-hop fields removed", "every policy",
+    ),
+    Peer(
+        "relay", "haproxy",
+        lambda program, place: [program, "-db", "-q", "-f", place.write("relay.cfg")],
+        lambda program: f"{machine.first_line([program, '-v']).split(' - ')[0]}, forwarding bytes",
+        "none: bytes go on as they come, so its CPU is what the kernel and an event loop cost every proxy",
+        "HTTP, and with it every policy",
     ),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from chaos.parts.issuer import token
 from chaos.parts.part import PartEnv
 from chaos.parts.pooled_client import Answer, PooledClient
 
@@ -35,6 +36,8 @@ class Class:
 
     - `rate`: requests a second.
     - `grpc`: True for calls of gRPC.
+    - `token`: kind of bearer token, `signed` or `opaque`; empty for none.
+    - `tokens`: number of different tokens; 0 for a new one each time.
     - `keys`: number of keys for `{key}` in the path, the low ones more often (Zipf, s = 1); 0 for a new one each time.
     """
 
@@ -52,6 +55,8 @@ class Class:
     keys: int = 0
     is_write: bool = False
     idempotency_key: bool = False
+    token: str = ""
+    tokens: int = 0
     grpc: bool = False
 
 
@@ -147,12 +152,15 @@ class Load:
             if wait > 0:
                 await asyncio.sleep(wait)
             key = rng.choices(range(spec.keys), cum_weights=weights)[0] if weights else number
-            self._spawn(self._request(spec, start + offset, f"{spec.name}-{number}", key))
+            bearer = token(spec.token, number % spec.tokens if spec.tokens else number) if spec.token else ""
+            self._spawn(self._request(spec, start + offset, f"{spec.name}-{number}", key, bearer))
 
-    async def _request(self, spec: Class, due: float, name: str, key: int) -> None:
+    async def _request(self, spec: Class, due: float, name: str, key: int, bearer: str) -> None:
         fields = {"x-class": spec.name, "x-request-id": name}
         if spec.criticality:
             fields["x-criticality"] = spec.criticality
+        if bearer:
+            fields["authorization"] = f"Bearer {bearer}"
         if spec.is_write:
             fields["x-write-id"] = name
         if spec.idempotency_key:

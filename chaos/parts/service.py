@@ -23,6 +23,7 @@ from chaos.faults.answer import AnswerFault
 from chaos.faults.inside import Inside
 from chaos.parts.http import Fields, MalformedError, Message, response, take
 from chaos.parts.http2 import START, ServiceSide
+from chaos.parts.issuer import active, key_set
 from chaos.parts.part import PartEnv, split
 from chaos.parts.pooled_client import Answer, PooledClient
 
@@ -31,6 +32,8 @@ CONTEXT: Final = ("x-request-id", "x-class", "x-write-id", "x-criticality", "x-s
 DEADLINE: Final = "x-request-timeout-ms"
 SAMPLE_EVERY: Final = 0.25
 """Seconds between two samples."""
+CONTENTS: Final = {"keys": key_set, "active": active}
+"""Contents of the responses of an issuer, by their names in a scenario."""
 BACKLOG: Final = 512
 COLD: Final = 4.0
 """Factor by which work takes longer after a start."""
@@ -57,7 +60,7 @@ class Work:
     """Cost of the requests under a path.
 
     - `median`: seconds that a worker is busy, calls apart; `spread`: sigma of their logarithm, 0 for always the same.
-    - `body`: bytes of the response.
+    - `body`: bytes of the response; `answer`: its content, one of `CONTENTS`, empty for one of that size.
     """
 
     path: str
@@ -66,6 +69,7 @@ class Work:
     calls: tuple[Call, ...] = ()
     body: int = 64
     cache_control: str = ""
+    answer: str = ""
 
 
 class Answering(Protocol):
@@ -303,7 +307,7 @@ class Service:
 
     async def _answer(self, job: Job, work: Work) -> None:
         fields = [("cache-control", work.cache_control)] if work.cache_control else []
-        body = json.dumps({"service": self.name}).encode().ljust(work.body)
+        body = CONTENTS[work.answer]() if work.answer else json.dumps({"service": self.name}).encode().ljust(work.body)
         for fault in self.answers.values():
             if fault.strikes(job.message):
                 status = await job.connection.misbehave(fault, body)

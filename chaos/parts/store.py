@@ -1,4 +1,4 @@
-"""Store with as much of Redis' protocol (RESP 2 and 3) as a cache needs: strings with a time to live, and counters.
+"""Store with as much of Redis' protocol (RESP 2 and 3) as a sidecar needs: strings with expiry, counters, leases.
 
 Scenarios make the store slow, full or unreachable.  It keeps at most `MAX_KEYS` keys.
 """
@@ -9,8 +9,11 @@ import asyncio
 from typing import Any, Final, cast
 
 from chaos.parts.part import PartEnv, split
+from sidecar.store.in_process import InProcessScript
 
 MAX_KEYS: Final = 10_000
+LIMITS: Final = b"sidecar:limits:"
+"""Prefix of the keys of rate limits."""
 WELCOME = {
     False: b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:2\r\n",
     True: b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
@@ -97,6 +100,7 @@ class Store:
         self.values: dict[bytes, tuple[bytes, float]] = {}
         self.clients: dict[StoreConnection, None] = {}
         self.is_full = False
+        self.limits = InProcessScript(env.now)
         self.server: asyncio.Server | None = None
 
     async def start(self) -> list[str]:
@@ -132,6 +136,8 @@ class Store:
             return self._get(words[1], slice(int(words[2]), int(words[3]) + 1))
         if name in (b"SET", b"SETEX", b"PSETEX"):
             return self._set(name, words)
+        if name == b"EVALSHA" and words[3].startswith(LIMITS):
+            return self._grant([word.decode() for word in words[3:]], int(words[2]))
         if name in EMPTY:
             return EMPTY[name]
         if name in (b"INCR", b"INCRBY"):
@@ -142,6 +148,14 @@ class Store:
         if name in (b"DEL", b"UNLINK"):
             return b":%d\r\n" % sum(self.values.pop(key, None) is not None for key in words[1:])
         return b"-ERR unknown command\r\n"
+
+    def _grant(self, words: list[str], keys: int) -> bytes:
+        """Return the answer of the script that grants leases of rates."""
+        found = [
+            each if isinstance(each, bytes) else str(each).encode()
+            for each in self.limits.grant(words[:keys], words[keys:])
+        ]
+        return b"*%d\r\n" % len(found) + b"".join(b"$%d\r\n%b\r\n" % (len(each), each) for each in found)
 
     def _get(self, key: bytes, part: slice | None = None) -> bytes:
         value, until = self.values.get(key, (b"", 0.0))

@@ -58,6 +58,8 @@ class WorkSpec(Model):
     """Size of the response."""
     cache_control: str = ""
     """`Cache-Control` of the response; none if empty."""
+    answer: Literal["", "keys", "active"] = ""
+    """Content of the response of an issuer: the `keys` of signed tokens, or that a token is `active` (RFC 7662)."""
 
 
 class ServiceSpec(Model):
@@ -117,6 +119,10 @@ class ClassSpec(Model):
     """True if it must be carried out only once; a second time is a duplicate."""
     idempotency_key: bool = False
     """True if each write has an `Idempotency-Key`."""
+    token: Literal["", "signed", "opaque"] = ""
+    """Bearer token of the requests; none if empty."""
+    tokens: Count = 0
+    """Number of different tokens; 0 for a new one in each request."""
     grpc: bool = False
     """True for calls of gRPC; the path names service and method."""
 

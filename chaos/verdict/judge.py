@@ -23,7 +23,7 @@ SERVED: Final = 0.99
 """Goodput that a class outside the blast radius keeps."""
 BY_EVENTS: Final = ("detection", "events")
 """Measures that are taken from the events of sidecars, which Envoy does not log."""
-OWN: Final = frozenset(("breaker_open", "overloaded", "no_endpoint"))
+OWN: Final = frozenset(("breaker_open", "overloaded", "no_endpoint", "unverifiable", "no_credentials"))
 
 
 class Verdict(NamedTuple):

@@ -173,7 +173,7 @@ class Fetcher:
         twin = x.fork(x.attempt, x.why)
         twin.headers = headers
         outcome = await self.inner(twin)
-        x.refused_by, x.retry_stopped = twin.refused_by, twin.retry_stopped
+        x.refused_by, x.retry_stopped, x.parts = twin.refused_by, twin.retry_stopped, twin.parts
         return outcome
 
     # ----- responses

@@ -1,12 +1,9 @@
-"""Redis as an aiocache backend: the only module that imports aiocache and redis-py, loaded if a Redis is configured.
+"""Redis as an aiocache backend: the only module that imports aiocache, loaded if a cache has a Redis.
 
 aiocache's `BaseCache` holds the connection pool, prefixes each key with the cache's namespace, and turns values into
-bytes (by `RecordSerializer`) and seconds into Redis's expiry.  These settings differ from its defaults:
+bytes (by `RecordSerializer`) and seconds into Redis's expiry.  The connections are those of `sidecar.store.redis`.
+These settings differ from aiocache's defaults:
 
-- The pool is small, and commands wait for a connection.  By default a hundred are opened, then commands fail.
-- Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections.
-- The process's `NameResolver`, if it has one, opens the connections: redis-py would look names up in a thread.  The
-  classes of connections override `_connect`, which redis-py leaves to each kind of connection, and its arguments.
 - aiocache's timeout is off: it bounds one command, and the tier bounds a look-up of several (`RedisTier`).
 - Values are read by `GETRANGE` in one transaction instead of `MGET`: as atomic and in one round trip, but no more
   than a bound is read of a huge value.
@@ -21,14 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 from aiocache.backends.redis import RedisCache
 from aiocache.serializers import BaseSerializer
-from redis.asyncio import BlockingConnectionPool, Connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, ReadOnlyError, ResponseError
 
 from sidecar.cache.codec import Record, decode, encode
-from sidecar.cache.spec import RedisSpec
 from sidecar.core.env import NameResolver
+from sidecar.store.redis import ConnectionPool, connected_by, pool_settings
+from sidecar.store.spec import RedisSpec
 
 CONNECTIONS: Final = 8
 """Connections of one cache."""
@@ -36,17 +30,6 @@ LONGEST_SMALL: Final = 4096
 """Bytes read of a counter or a purged prefix, at most; no URI has a longer prefix."""
 ENTRIES: Final = "e:"
 """Prefix of the names of records."""
-
-RefusedByRedis = ResponseError
-"""Error with which Redis answers a command, for example because it is full."""
-
-
-def is_not_primary(error: RefusedByRedis) -> bool:
-    """True if the error says that the server is a replica or has lost its primary, as after a failover.
-
-    Before version 7 a script's error has the code in its text.
-    """
-    return isinstance(error, (ReadOnlyError, ClusterDownError)) or "READONLY" in str(error)
 
 
 class Unreadable(NamedTuple):
@@ -109,13 +92,6 @@ class RedisClient(RedisCache):
         `largest` returns the bytes of the largest item of the cache, which bounds how much of a record is read.
         """
         url = urlsplit(spec.url)
-        pool: dict[str, Any] = {
-            "timeout": spec.timeout,
-            "socket_timeout": spec.timeout,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        if url.username:
-            pool["username"] = unquote(url.username)
         super().__init__(
             serializer=RecordSerializer(now, wall, largest),
             namespace=namespace,
@@ -127,8 +103,8 @@ class RedisClient(RedisCache):
             ssl=url.scheme == "rediss",
             create_connection_timeout=spec.timeout,
             pool_max_size=CONNECTIONS,
-            connection_pool_class=BlockingConnectionPool,
-            connection_pool_kwargs=pool,
+            connection_pool_class=ConnectionPool,
+            connection_pool_kwargs=pool_settings(spec),
         )
         self._names = names
         if names is not None:
@@ -176,24 +152,3 @@ def _value(value: Any) -> bytes | None:
     if isinstance(value, Exception) and not str(value).startswith("WRONGTYPE"):
         raise value
     return value if isinstance(value, bytes) and value else None
-
-
-def connected_by(names: NameResolver, kind: Any) -> type[Connection]:
-    """Return a subclass of a connection class, plain or TLS, whose sockets are opened by `names`."""
-
-    class NamedConnection(kind):  # type: ignore[misc]
-        async def _connect(self) -> None:
-            self._socket = await names.open_socket(self.host, self.port)
-            try:
-                await super()._connect()
-            except BaseException:
-                self._socket.close()
-                raise
-
-        def _connection_arguments(self) -> dict[str, Any]:
-            arguments = {**super()._connection_arguments(), "sock": self._socket}
-            name = arguments.pop("host")
-            del arguments["port"]
-            return {**arguments, "server_hostname": name} if "ssl" in arguments else arguments
-
-    return NamedConnection

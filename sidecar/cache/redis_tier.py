@@ -25,10 +25,11 @@ from typing import Any, Final
 
 from sidecar.cache.codec import Record, ttl_of
 from sidecar.cache.entry import Entry, Variants
-from sidecar.cache.redis_client import ENTRIES, RedisClient, RefusedByRedis, Unreadable, is_not_primary
-from sidecar.cache.spec import RedisSpec
+from sidecar.cache.redis_client import ENTRIES, RedisClient, Unreadable
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TimerHandle
+from sidecar.store.redis import RefusedByRedis, is_not_primary
+from sidecar.store.spec import RedisSpec
 
 LONGEST: Final = 86400.0
 """Seconds for which a response is kept, at most; counters of purges live twice as long."""

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from sidecar.core.spec import Model
-from sidecar.core.units import Duration, Size
-
-
-def _redis_url(value: str) -> str:
-    if not value.startswith(("redis://", "rediss://")):
-        raise ValueError("is not the address of a Redis; write it such as redis://127.0.0.1:6379/0 or rediss://…")
-    return value
+from sidecar.core.units import Size
+from sidecar.store.spec import RedisSpec
 
 
 class MemorySpec(Model):
@@ -23,15 +18,6 @@ class MemorySpec(Model):
     """Memory for all entries, their overhead included."""
 
 
-class RedisSpec(Model):
-    """Redis behind the memory, shared with other sidecars."""
-
-    url: Annotated[str, AfterValidator(_redis_url), Field(repr=False)]
-    """`redis://user:password@host:port/database`, or `rediss://` for TLS."""
-    timeout: Duration = 0.05
-    """Longest wait of a request for Redis.  After a fault Redis is not used until a probe succeeds."""
-
-
 class CacheSpec(Model):
     """Store for responses."""
 
@@ -39,3 +25,5 @@ class CacheSpec(Model):
     """First tier, in this process."""
     redis: RedisSpec | None = None
     """Second tier, shared with other sidecars; without it the cache is in memory alone."""
+    store: str | None = None
+    """Name of a store of `stores` whose Redis is the second tier, in place of `redis`."""

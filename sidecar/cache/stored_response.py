@@ -29,7 +29,7 @@ def make_response(entry: Entry, x: Exchange, fields: Fields | None, now: float, 
     lines = with_age(entry.lines, entry, now, status)
     if x.method == b"HEAD":
         return Outcome(entry.status, lines=b"%bcontent-length: %d\r\n" % (lines, len(entry.body)))
-    return Outcome(entry.status, None, entry.body, lines=lines)
+    return Outcome(entry.status, None, entry.body, lines)
 
 
 def is_held_by_client(entry: Entry, fields: Fields | None, wall: float) -> bool:

@@ -23,9 +23,19 @@ from sidecar.config.node import OFF, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.config.report import Report
 from sidecar.config.resolve import POLICY, RouteResolver
-from sidecar.config.spec import DEFAULT_CACHE, POLICIES, PolicySpec, RouteSpec, ServiceSpec, UpstreamSpec, check_name
+from sidecar.config.spec import (
+    DEFAULT_CACHE,
+    NO_LISTENER,
+    POLICIES,
+    PolicySpec,
+    RouteSpec,
+    ServiceSpec,
+    UpstreamSpec,
+    check_name,
+)
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
+from sidecar.store.spec import StoreSpec
 
 if TYPE_CHECKING:
     from sidecar.identity.spec import IdentitySpec
@@ -34,8 +44,8 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Model)
 
 SECTIONS: Final = (
-    "listeners", "admin", "limits", "process", "telemetry", "identities", "upstreams", "caches", "policies", "defaults",
-    "routes",
+    "listeners", "admin", "limits", "process", "telemetry", "identities", "upstreams", "stores", "caches",
+    "policies", "defaults", "routes",
 )  # fmt: skip
 EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
 
@@ -85,7 +95,9 @@ class _Loading:
         limits = validate(LimitsSpec, self._section("limits"), report)
         process = validate(ProcessSpec, self._section("process"), report)
         upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
+        stores = self._all(StoreSpec, "stores")
         caches = {DEFAULT_CACHE: CacheSpec.built_in(), **self._all(CacheSpec, "caches")}
+        caches = {name: self._with_store(name, cache, stores) for name, cache in caches.items()}
         identities = self._identities()
         bundles = self._named("policies")
         defaults = self._section("defaults")
@@ -103,6 +115,7 @@ class _Loading:
             upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
             routes=routes,
             caches=caches,
+            stores=stores,
             identities=identities,
             node=root,
             telemetry=self._telemetry(),
@@ -113,6 +126,19 @@ class _Loading:
         )
         check_policies(spec, report, self.pace)
         return spec
+
+    def _with_store(self, name: str, cache: CacheSpec, stores: dict[str, StoreSpec]) -> CacheSpec:
+        """Return a cache with the Redis of the store that it names."""
+        if cache.store is None:
+            return cache
+        node = self._named("caches")[name]
+        if cache.redis is not None:
+            self.report.error_in(
+                node.nearest("store"), "stands beside `redis`, which it replaces; leave one of them out"
+            )
+            return cache
+        store = stores.get(cache.store)
+        return cache if store is None else cache.model_copy(update={"redis": store.redis})
 
     def _telemetry(self) -> TelemetrySpec | None:
         """Return the spec of the `telemetry` section; None if it is absent or off."""
@@ -151,6 +177,9 @@ class _Loading:
                 check_name(name)
             except ValueError as error:
                 self.report.error(member.key, member.path, str(error))
+            if key == "listeners" and name == NO_LISTENER:
+                message = "is the name by which a route says that no listener serves it; rename the listener"
+                self.report.error(member.key, member.path, message)
         return node.items
 
     def _all(self, model: type[M], key: str) -> dict[str, M]:
@@ -177,10 +206,11 @@ class _Loading:
         if section.items:
             self.report.error_in(section, "must be a list; begin each route with `- name:`")
         nodes: list[Node] = section.value if isinstance(section.value, list) else []
-        shared = {key: self._named(key) for key in ("upstreams", "listeners", "caches", "identities")}
+        shared = {key: self._named(key) for key in ("upstreams", "listeners", "stores", "caches", "identities")}
         references = References(**shared, bundles=bundles, report=self.report)
         resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]
+        routes += [part for route in routes if route is not None for part in resolver.part_routes(route)]
         references.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)
         merge.unique(((name, node) for name, node in named if isinstance(name, str)), self.report)

@@ -27,6 +27,7 @@ from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
 from sidecar.identity.spec import IdentitySpec
 from sidecar.stages import STAGES
+from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.spec import TelemetrySpec
 from sidecar.upstream.spec import RetryBudgetSpec
 
@@ -61,6 +62,7 @@ def schema() -> dict[str, Any]:
         "telemetry": (TelemetrySpec | None, None),
         "identities": (dict[Name, IdentitySpec], None),
         "upstreams": (dict[Name, upstream], None),
+        "stores": (dict[Name, StoreSpec], None),
         "caches": (dict[Name, CacheSpec], None),
         "policies": (dict[Name, policy], None),
         "defaults": (policy, None),

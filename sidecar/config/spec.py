@@ -17,11 +17,14 @@ from sidecar.cache.spec import CacheSpec
 from sidecar.config.node import BUILT_IN, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.core.spec import Block, Model
+from sidecar.identity.outgoing.spec import CredentialsSpec
+from sidecar.rollout.spec import CandidateSpec, RolloutSpec, SplitSpec
 from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.stages.rate_limit.spec import Spec as RateLimitSpec
+from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.spec import RetryBudgetSpec
 from sidecar.upstream.spec import UpstreamSpec as PlainUpstreamSpec
@@ -50,8 +53,15 @@ POLICIES: Final = (*BY_NAME, CRITICALITY)
 """Keys of policies that a route, a bundle, `defaults` and the `policy` of an upstream may have."""
 DEFAULT_CACHE: Final = "default"
 """Name of the cache that exists without being declared."""
+NO_LISTENER: Final = "none"
+"""Value of `listener` of a route that only parts of aggregated answers use."""
+AGGREGATE: Final = "aggregate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
+
+
+def _split_spelling(value: Any) -> str:
+    return "mapping" if isinstance(value, dict | SplitSpec) else "word"
 
 
 class RouteHead(Model):
@@ -60,10 +70,16 @@ class RouteHead(Model):
     name: Name
     """Unique name of the route, as in metrics, logs and refusals."""
     listener: Name | None = None
-    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name."""
+    """Listener whose requests the route takes; without it `inbound`, or every listener if none has that name.  A route
+    with `none` is only for parts of `aggregate`."""
     match: MatchSpec = MatchSpec.built_in()
-    upstream: Name
-    """Upstream to which the requests go."""
+    upstream: (
+        Annotated[Annotated[Name, Tag("word")] | Annotated[SplitSpec, Tag("mapping")], Discriminator(_split_spelling)]
+        | None
+    ) = None
+    """Upstream to which the requests go, or a split over several; a route with `aggregate` has none."""
+    candidate: CandidateSpec | None = None
+    """Canary of a policy: a share of the requests meets the policies that stand here."""
     use: list[Name] = Field(default=[])
     """Bundles of `policies` that the route inherits; where they differ, the last one wins."""
 
@@ -115,6 +131,7 @@ class UpstreamSpec(PlainUpstreamSpec):
     """Limit for all its routes together; it acts in addition to a route's own."""
     rate_limit: RateLimitSpec | None = None
     """Rate limits for all its routes together; they act in addition to a route's own."""
+    credentials: CredentialsSpec | None = None
 
 
 class ServiceSpec(Model):
@@ -124,6 +141,11 @@ class ServiceSpec(Model):
     """Version of the policy format."""
     service: Annotated[str, Field(min_length=1, max_length=255)] = "sidecar"
     """Name of the service: `service.name` in traces and metrics."""
+
+
+def name_of_part(route: str, part: str) -> str:
+    """Return the name of the route that a part has of its own, because it names an upstream."""
+    return f"{route}:{part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +159,7 @@ class RouteSpec:
     """Scheme of its listeners, `http` or `https`; empty if they differ."""
     match: MatchSpec
     upstream: str
-    """Name of its upstream."""
+    """Name of its upstream; empty for a route with `aggregate`."""
     use: tuple[str, ...]
     """Names of its bundles."""
     criticality: Criticality
@@ -149,6 +171,20 @@ class RouteSpec:
     """True if the files turn `authenticate` off for the route, so that everyone may call it on purpose."""
     by_caller: dict[str, Criticality] = field(default_factory=dict)
     """Criticality of callers by their ID; callers that it does not name have `criticality`."""
+    arms: tuple[RouteSpec, ...] = ()
+    """Candidates: routes that get a share of its requests; empty without a rollout."""
+    shares: tuple[float, ...] = ()
+    """Share of each candidate at the start."""
+    rollout: RolloutSpec | None = None
+    """Settings of the rollout; None without one."""
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name of the route of each part of its answer, by the part's name; empty without `aggregate`."""
+        block: Any = self.blocks.get(AGGREGATE)
+        if block is None:
+            return {}
+        return {name: part.route or name_of_part(self.name, name) for name, part in block.parts.items()}
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of an effective value in the files; `BUILT_IN` for a default."""
@@ -171,6 +207,8 @@ class PolicySpec:
     """Declared caches, and `default`, which always exists."""
     node: Node = field(repr=False, compare=False)
     """Joined document of all files."""
+    stores: dict[str, StoreSpec] = field(default_factory=dict)
+    """Stores by name."""
     identities: dict[str, IdentitySpec] = field(default_factory=dict)
     """Identities by name."""
     version: int = 1

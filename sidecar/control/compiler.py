@@ -9,7 +9,8 @@ Rules:
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
 4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
-5. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
+5. A candidate is a route of its own without rules: the router chooses among it and the route that was matched.
+6. The compiler does no I/O and changes no state in use: state comes from a lease, and the result is immutable.
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from urllib.parse import urlsplit
 
 from sidecar.config.node import BUILT_IN, Mark
 from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
-from sidecar.control.route import Link, Route
+from sidecar.control.route import InnerRoute, Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Service, Stage
+from sidecar.core.stage import Gate, Service, Stage, unbound
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
+from sidecar.routing.arms import ArmRouter, Pick
 from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
 from sidecar.stages import BY_NAME, STAGES, StageKind
 from sidecar.stages.cache.spec import Spec as CacheBlock
+from sidecar.stages.circuit_breaker.spec import HalfOpenSpec
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerBlock
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.client import Upstream
@@ -43,7 +46,11 @@ from sidecar.upstream.slow_places import SlowPlaces
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
+    from sidecar.identity.outgoing.source import Credentials
+    from sidecar.identity.outgoing.spec import CredentialsSpec
     from sidecar.identity.verdict import Identity
+    from sidecar.rollout.arms import Arms
+    from sidecar.store.shared_limits import SharedLimits
     from sidecar.upstream.tls import ClientTlsSpec
 
 ROUTE: Final = "route"
@@ -55,9 +62,14 @@ UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT)
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
+STORE: Final = "store"
 AUTHENTICATE: Final = "authenticate"
 IDENTITY: Final = "identity"
+CREDENTIALS: Final = "credentials"
 CALLER_FIELDS: Final = "caller_fields"
+ORIGINS: Final = "origins"
+CORS: Final = "cors"
+CHALLENGES: Final = "challenges"
 
 
 class Terminal(Protocol):
@@ -139,6 +151,10 @@ def import_stages(spec: PolicySpec) -> None:
 
         for identity in {each.kind for each in spec.identities.values()}:
             import_kind(identity)
+    if any(upstream.credentials for upstream in spec.upstreams.values()):
+        from sidecar.identity.factory import import_kind
+
+        import_kind(CREDENTIALS)
 
 
 def import_rest(spec: PolicySpec) -> None:
@@ -149,7 +165,7 @@ def import_rest(spec: PolicySpec) -> None:
 
 def _kinds(spec: PolicySpec) -> list[StageKind]:
     """Return the kinds of stages that the policies use."""
-    names = {name for route in spec.routes for name in route.blocks}
+    names = {name for route in spec.routes for each in (route, *route.arms) for name in each.blocks}
     names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
     return [kind for kind in STAGES if kind.name in names]
 
@@ -183,16 +199,26 @@ class Compilation:
         """Upstreams built so far, by name."""
         self.stores: dict[str, Store] = {}
         """Caches that routes use, by name."""
+        self.credentials: dict[str, Credentials] = {}
+        """Sources of the sidecar's credentials at upstreams, by the name of the upstream."""
         self.identities: dict[str, Identity] = {}
         """Identities built so far, by name."""
         self.caller_fields: dict[str, frozenset[bytes]] = {}
         """Fields about callers that any route sends to an upstream, by the upstream's name."""
         self.slow_places: dict[str, SlowPlaces] = {}
         """Places for slow requests, by name of the upstream."""
+        self.arms: dict[str, Arms] = {}
+        """Arms of the routes with candidates, by the route's name."""
+        self.arm_stages: dict[str, Stage] = {}
+        """Stages that report to a rollout, by name of the route or of its candidate."""
         self.problems: list[Problem] = []
         """Problems found so far."""
-        self.routes = {each.name: each for each in spec.routes}
+        self.routes = {each.name: each for route in spec.routes for each in (route, *route.arms)}
         """Specs of the routes by name."""
+        self.made: dict[str, Route] = {}
+        """Routes built so far, by name."""
+        self.caller_routes: set[str] = set()
+        """Names of routes that get requests of authenticated callers from parts of other routes."""
         self._digest = digest
         self._metrics = metrics
         self._make = make
@@ -202,25 +228,28 @@ class Compilation:
         for name in spec.upstreams:
             self.add_upstream(name)
             yield
-        for name in sorted({block.store for each in spec.routes if (block := cache_of(each)) is not None}):
+        for name in sorted({block.store for each in self.routes.values() if (block := cache_of(each)) is not None}):
             self.add_store(name)
         self.add_slow_places()
         self.add_identities()
+        self.add_rollouts()
         self.raise_problems()
+        self.add_caller_routes()
         routes: dict[str, Route] = {}
-        for each in spec.routes:
-            routes[each.name] = self.make_route(each)
+        for name in self.routes:
+            routes[name] = self.route_of(name)
             yield
+        picks = self.make_picks(routes)
         self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
         for name in spec.listeners:
             rules = []
-            for route in routes.values():
+            for each in spec.routes:
+                route = routes[each.name]
                 if route.listener in (None, name):
                     rules.append(Rule(route.spec.match, route))
                     yield
-            answering = {rule.target for rule in rules if rule.target.answers_preflights}
-            listeners[name] = PreflightRouter(rules, answering) if answering else Router(rules)
+            listeners[name] = self.make_router(rules, picks)
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)
@@ -239,15 +268,30 @@ class Compilation:
         gates = EndpointGates(
             spec.circuit_breaker, self.make_context("*", name, UPSTREAM, self.spec.where("upstreams", name, BREAKER))
         )
+        own = {} if spec.credentials is None else {"credentials": self.add_credentials(name, spec.credentials)}
+        gate = gates.gate if gates.block else None
         try:
-            upstream = self._make(
-                name, spec, self.env, self.lease.obtain, str(mark), gates.gate if gates.block else None
-            )
+            upstream = self._make(name, spec, self.env, self.lease.obtain, str(mark), gate, **own)
         except (OSError, ValueError) as error:  # such as a certificate that cannot be read
             self.problems.append(Problem(*mark, f"upstreams.{name}", str(error)))
             return
         gates.watch(upstream, self.lease)
         self.upstreams[name] = upstream
+
+    def add_credentials(self, name: str, spec: CredentialsSpec) -> Credentials | None:
+        """Return the source of the sidecar's credentials at an upstream; None after a problem."""
+        from sidecar.identity.factory import make_credentials
+        from sidecar.identity.outgoing.source import describe_file_error
+
+        mark = self.spec.where("upstreams", name, CREDENTIALS)
+        connect = partial(self.connect, kind=CREDENTIALS, mark=mark)
+        try:
+            source = make_credentials(name, spec, self.env, self.lease.obtain, connect)
+        except (OSError, ValueError) as error:  # such as a secret that cannot be read
+            self.problems.append(Problem(*mark, f"upstreams.{name}.{CREDENTIALS}", describe_file_error(error)))
+            return None
+        self.credentials[name] = source
+        return source
 
     def add_store(self, name: str) -> None:
         """Obtain a cache from the lease."""
@@ -260,6 +304,21 @@ class Compilation:
             message = f"needs a library that is not installed ({error}); install resilience-sidecar[redis]"
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
+    def find_store(self, name: str) -> SharedLimits:
+        """Obtain the limits of a store.  Raises `ValueError` if it is not declared, or needs a library."""
+        from sidecar.store.shared_limits import SharedLimits
+
+        spec = self.spec.stores.get(name)
+        if spec is None:
+            raise ValueError(f"names the store `{name}`, which is not declared")
+        try:
+            found: SharedLimits = self.lease.obtain((STORE, name), spec, partial(SharedLimits, name, spec, self.env))
+        except ImportError as error:
+            raise ValueError(
+                f"needs a library that is not installed ({error}); install resilience-sidecar[redis]"
+            ) from None
+        return found
+
     def add_slow_places(self) -> None:
         """Obtain the places of each upstream for slow requests.
 
@@ -269,7 +328,7 @@ class Compilation:
         upstreams = self.spec.upstreams.items()
         limits = {name: each.connections.max for name, each in upstreams}
         blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
-        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.spec.routes]
+        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.routes.values()]
         for name, block in blocks:
             if block is not None and name in limits:
                 adaptive, limit = getattr(block, "adaptive", None), getattr(block, "max", None)
@@ -281,7 +340,9 @@ class Compilation:
 
     def add_identities(self) -> None:
         """Build the identities that routes use, and collect the fields that tell upstreams about callers."""
-        blocks = [(each, block) for each in self.spec.routes if (block := each.blocks.get(AUTHENTICATE)) is not None]
+        blocks = [
+            (each, block) for each in self.routes.values() if (block := each.blocks.get(AUTHENTICATE)) is not None
+        ]
         if not blocks:
             return
         from sidecar.config.files import read_plain
@@ -298,7 +359,7 @@ class Compilation:
                     mark = self.spec.where("identities", name)
                     self.problems.append(Problem(*mark, f"identities.{name}", str(error)))
             fields = self.fields_of(block)
-            for upstream in targets_of(route):
+            for upstream in self.targets_of(route):
                 self.caller_fields[upstream] = self.caller_fields.get(upstream, frozenset()) | fields
 
     def fields_of(self, block: Any) -> frozenset[bytes]:
@@ -309,17 +370,37 @@ class Compilation:
             names += external.forward if external is not None else ()
         return frozenset(name.encode() for name in names)
 
-    def connect(self, name: str, url: str, tls: ClientTlsSpec | None) -> Service:
-        """Return the upstream of an identity's server, with a breaker.  It survives reloads as other upstreams do."""
+    def connect(
+        self, name: str, url: str, tls: ClientTlsSpec | None, kind: str = IDENTITY, mark: Mark | None = None
+    ) -> Service:
+        """Return the upstream of a server of identities or of credentials, with a breaker.
+
+        It survives reloads as other upstreams do.  Its breaker is soon closed again, because answers are cached and so
+        few requests come at once.  `mark` is the place of its settings; None for that of the identity.
+        """
         parts = urlsplit(url)
-        upstream = f"{IDENTITY}:{name}"
-        mark = self.spec.where("identities", name)
+        upstream = f"{kind}:{name}"
+        mark = mark or self.spec.where("identities", name)
         endpoints = (parse_endpoint(f"{parts.scheme}://{parts.netloc}").url,)
         spec = UpstreamSpec.built_in(endpoints=endpoints, tls=tls)
         terminal = self._make(upstream, spec, self.env, self.lease.obtain, str(mark), None)
-        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=10.0)
+        half_open = HalfOpenSpec.built_in(probes=1, verdict_within=2.0, ramp=0.0)
+        block = BreakerBlock.built_in(consecutive_failures=5, open_for=1.0, max_open_for=2.0, half_open=half_open)
         breaker = BY_NAME[BREAKER].build(block, self.make_context("*", upstream, UPSTREAM, mark))
         return Pipeline([cast("Stage", breaker)], terminal)
+
+    def route_of(self, name: str) -> Route:
+        """Return a route; it is built at the first call, possibly by a route that has it as a part."""
+        found = self.made.get(name)
+        if found is None:
+            found = self.made[name] = self.make_route(self.routes[name])
+        return found
+
+    def places_of(self, spec: RouteSpec) -> SlowPlaces:
+        """Return the places for slow requests of a route; with `aggregate` those of its first part's upstream."""
+        while spec.parts:
+            spec = self.routes[next(iter(spec.parts.values()))]
+        return self.slow_places[spec.upstream]
 
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
@@ -335,8 +416,63 @@ class Compilation:
                 found += self.make_links(BY_NAME[RATE_LIMIT], spec.name, spec.upstream, spec, is_inside=True)
             links += found
             stages += [link.stage for link in found]
-        pipeline = Pipeline(stages, self.upstreams[spec.upstream])
-        return Route(spec, tuple(links), pipeline, self.slow_places[spec.upstream])
+            if kind.name == CACHE and spec.name in self.arm_stages:
+                stages.append(self.arm_stages[spec.name])
+        own = self.make_credentials(spec.upstream) if spec.upstream else []
+        links += own
+        stages += [link.stage for link in own]
+        pipeline = Pipeline(stages, self.upstreams[spec.upstream] if spec.upstream else unbound)
+        return Route(spec, tuple(links), pipeline, self.places_of(spec))
+
+    def make_credentials(self, upstream: str) -> list[Link]:
+        """Return the stage that puts the sidecar's credentials into requests to an upstream, if it needs one."""
+        source, block = self.credentials.get(upstream), self.spec.upstreams[upstream].credentials
+        if source is None or block is None:
+            return []
+        from sidecar.identity.outgoing.stage import CredentialsStage
+
+        mark = self.spec.where("upstreams", upstream, CREDENTIALS)
+        stage = CredentialsStage(upstream, source, str(mark), self.env)
+        return [Link(CREDENTIALS, UPSTREAM, block, str(mark), cast("Stage", stage))]
+
+    @staticmethod
+    def make_router(rules: list[Rule[Route]], picks: dict[Route, Pick[Route]]) -> Router[Route]:
+        """Return the router of a listener."""
+        answering = {rule.target for rule in rules if rule.target.answers_preflights}
+        own = {rule.target: picks[rule.target] for rule in rules if rule.target in picks}
+        if own:
+            return ArmRouter(rules, answering, own)
+        return PreflightRouter(rules, answering) if answering else Router(rules)
+
+    def add_rollouts(self) -> None:
+        """Obtain the arms of routes with candidates, and build the stages that report to them."""
+        if not any(each.arms for each in self.spec.routes):
+            return
+        from sidecar.rollout.arms import Arms, Settings
+        from sidecar.rollout.stage import ArmStage
+
+        for each in self.spec.routes:
+            rule = each.rollout
+            if rule is None:
+                continue
+            names = tuple(arm.name for arm in (each, *each.arms))
+            settings = Settings(names, each.shares, rule.sticky, rule.when, rule.ramp, rule.return_when, each.arms)
+            make = partial(Arms, each.name, settings, self.env)
+            arms: Arms = self.lease.obtain(("rollout", each.name), settings, make)
+            self.arms[each.name] = arms
+            for number, name in enumerate(names):
+                self.arm_stages[name] = ArmStage(arms, number, self.env.now)
+
+    def make_picks(self, routes: dict[str, Route]) -> dict[Route, Pick[Route]]:
+        """Return the functions that choose the arm of a request, by the route that it has matched."""
+        found: dict[Route, Pick[Route]] = {}
+        for name, arms in self.arms.items():
+            stable = routes[name]
+            members = (stable, *(routes[arm.name] for arm in stable.spec.arms))
+            for each in members[1:]:
+                each.candidate_of = stable
+            found[stable] = partial(_pick, arms.choose, members)
+        return found
 
     def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
         """Return the stage that drops claims about callers on a route without `authenticate`, if it needs one."""
@@ -345,7 +481,24 @@ class Compilation:
 
     def fields_to_drop(self, spec: RouteSpec) -> frozenset[bytes]:
         """Return the names of the fields that tell an upstream of a route about callers."""
-        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in targets_of(spec)))
+        return frozenset().union(*(self.caller_fields.get(name, frozenset()) for name in self.targets_of(spec)))
+
+    def targets_of(self, spec: RouteSpec) -> set[str]:
+        """Return the upstreams that may get requests of a route: its own, and those of fallback, mirror and parts."""
+        steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
+        found = {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+        for name in spec.parts.values():
+            found |= self.targets_of(self.routes[name])
+        return found - {""}
+
+    def add_caller_routes(self) -> None:
+        """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
+        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        while left:
+            name = left.pop()
+            if name not in self.caller_routes:
+                self.caller_routes.add(name)
+                left += self.routes[name].parts.values()
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -362,7 +515,8 @@ class Compilation:
         Without `spec`, only those of the upstream.  `is_inside`: True for the parts of blocks inside the cache.
         """
         found = []
-        shared = getattr(self.spec.upstreams[upstream], kind.name, None) if kind.name in UPSTREAM_WIDE else None
+        owner = self.spec.upstreams.get(upstream)
+        shared = getattr(owner, kind.name, None) if owner is not None and kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
             mark = self.spec.where("upstreams", upstream, kind.name)
             places = partial(self.find_place, partial(self.spec.where, "upstreams", upstream, kind.name))
@@ -403,7 +557,7 @@ class Compilation:
             obtain=self.lease.obtain,
             resources=partial(self.find_resource, route),
             service=self.spec.service,
-            has_callers=spec is not None and AUTHENTICATE in spec.blocks,
+            has_callers=spec is not None and (AUTHENTICATE in spec.blocks or route in self.caller_routes),
             places=places,
         )
 
@@ -420,12 +574,25 @@ class Compilation:
         """
         if kind == CACHE:
             return self.stores[name]
+        if kind == STORE:
+            return self.find_store(name)
         if kind == IDENTITY:
             return self.identities[name]
         if kind == CRITICALITY:
             return self.routes[name].by_caller
+        if kind == CHALLENGES:
+            from sidecar.identity.verdict import challenges
+
+            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            found = challenges((self.identities[each] for each in names), self.spec.service)
+            return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:
             return self.fields_to_drop(self.routes[name])
+        if kind == ORIGINS:
+            return allowed_origins(self.routes[name])
+        if kind == ROUTE and name in self.routes:
+            inner = self.route_of(name)
+            return InnerRoute(inner, Rule(inner.spec.match, inner))
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
@@ -437,15 +604,26 @@ class Compilation:
         if kind == UPSTREAM:
             links = [link for kind in STAGES for link in self.make_links(kind, route, name, None)]
             links += self.make_links(BY_NAME[RATE_LIMIT], route, name, None, is_inside=True)
-            stages = [link.stage for link in links]
+            stages = [link.stage for link in [*links, *self.make_credentials(name)]]
             return Pipeline(stages, self.upstreams[name])
-        raise ValueError(f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {UPSTREAM}")
+        raise ValueError(
+            f"asks for the unknown kind {kind}; known are {CACHE}, {RECLAIM}, {RETRY_BUDGET}, {ROUTE}, {UPSTREAM}"
+        )
 
 
-def targets_of(spec: RouteSpec) -> set[str]:
-    """Return the upstreams that may get requests of a route: its own, and those of its fallback."""
-    steps = getattr(spec.blocks.get("fallback"), "steps", ())
-    return {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
+def allowed_origins(spec: RouteSpec) -> Callable[[bytes], bool]:
+    """Return the function that says which origins the `cors` block of a route allows; none without the block."""
+    block: Any = spec.blocks.get(CORS)
+    if block is None or not block.is_enforced:
+        return lambda _: False
+    from sidecar.stages.cors.origins import Origins
+
+    return Origins(block.origins).allows
+
+
+def _pick(choose: Callable[[Exchange], int], members: tuple[Route, ...], x: Exchange) -> Route:
+    """Return the arm of a request."""
+    return members[choose(x)]
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

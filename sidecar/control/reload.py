@@ -356,7 +356,7 @@ def _changes(old: Snapshot | None, new: Snapshot) -> tuple[tuple[str, ...], tupl
 
     def meaning(snapshot: Snapshot, name: str) -> object:
         spec = snapshot.routes[name].spec
-        return spec, snapshot.spec.upstreams[spec.upstream]
+        return spec, snapshot.spec.upstreams.get(spec.upstream)
 
     kept = [name for name in new.routes if name in old.routes]
     return (

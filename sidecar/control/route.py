@@ -13,6 +13,7 @@ from sidecar.core.message import Headers
 from sidecar.core.spec import Block
 from sidecar.core.stage import Stage
 from sidecar.engine.pipeline import Pipeline
+from sidecar.routing.rule import Rule
 from sidecar.upstream.slow_places import SlowPlaces
 
 
@@ -33,8 +34,8 @@ class Route:
     """Route ready to serve requests; an exchange keeps its route from start to end."""
 
     __slots__ = (
-        "_cors", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies", "slow_places", "spec",
-        "template", "upstream",
+        "_cors", "candidate_of", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies",
+        "slow_places", "spec", "template", "upstream",
     )  # fmt: skip
 
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
@@ -55,10 +56,17 @@ class Route:
         """Places of the upstream for requests that are sent on before their body is complete."""
         self.criticality = CRITICALITIES[spec.criticality]
         """Importance as a number; see `CRITICALITIES`."""
+        self.candidate_of: Route | None = None
+        """Route whose candidate this one is; None for all others."""
         self.metrics: Any = None
         """Histograms of its requests (`sidecar.telemetry.metrics.durations.RouteMetrics`)."""
 
         self._cors: Any = next((link.stage for link in chain if link.policy == "cors"), None)
+
+    @property
+    def stable(self) -> Route:
+        """Route whose candidate this one is, or else the route itself."""
+        return self if self.candidate_of is None else self.candidate_of
 
     @property
     def answers_preflights(self) -> bool:
@@ -71,4 +79,22 @@ class Route:
         return fields
 
     def __repr__(self) -> str:
-        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream])}>"
+        return f"<Route {self.name}: {' > '.join([*(link.policy for link in self.chain), self.upstream]).rstrip(' >')}>"
+
+
+class InnerRoute(NamedTuple):
+    """Route as parts of aggregated answers use it, without a listener."""
+
+    route: Route
+    rule: Rule[Route]
+    """Rule that captures parts of the path."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Stages and upstream of the route."""
+        return self.route.pipeline
+
+    @property
+    def criticality(self) -> int:
+        """Importance of the route as a number."""
+        return self.route.criticality

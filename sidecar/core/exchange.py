@@ -7,8 +7,7 @@ Rules:
 2. Each further attempt has a fork, with a copy of the attributes and the same list of attempts.
 3. Objects of other packages (route, trace, shared fetch) are declared here as protocols.
 
-Defaults are class attributes, so that a new exchange stores only what differs from them.  `fork` names each attribute
-that it copies, so that type checker and compiler see them.
+`fork` names each attribute that it copies, so that type checker and compiler see them.
 """
 
 from __future__ import annotations
@@ -43,6 +42,10 @@ CRITICALITIES: Final = {"critical": CRITICAL, "default": DEFAULT, "sheddable": S
 """Criticality by its name in a policy file; under overload the highest number is refused first."""
 
 
+NOWHERE: Final[frozenset[str]] = frozenset()
+"""Value of `Exchange.avoid` before the first attempt has failed."""
+NO_FIELDS: Final[frozenset[bytes]] = frozenset()
+"""Value of `Exchange.sensitive` without such fields."""
 HTTP_VERSIONS: Final = {10: "1.0", 11: "1.1", 20: "2"}
 """Values of `network.protocol.version` by `Exchange.version`."""
 
@@ -216,130 +219,159 @@ class Attempt:
         """Instant of the start (`env.now`)."""
 
 
+class Part:
+    """Part of an aggregated answer, as metrics, spans and the access log report it."""
+
+    ended = 0.0
+    """Instant of its end; 0.0 while it runs."""
+    outcome: Outcome | None = None
+    """Outcome of its request; None without one."""
+    reason = ""
+    """Reason of its failure: code of a failure, status of a response, or word of `aggregate`; empty for a success."""
+
+    def __init__(self, name: str, x: Exchange | None, result: str, started: float) -> None:
+        self.name = name
+        """Name in the policy file; that of an item of a list has its number: `order[3]`."""
+        self.x = x
+        """Request of the part; None if none was made."""
+        self.result = result
+        """Result: `ok`, `failed`, `stale`, `substituted`, `skipped`, `duplicate` or `cancelled`."""
+        self.started = started
+        """Instant of its start."""
+
+
 class Exchange(Message):
     """Request with its attributes, its attempts and its state in the stages."""
 
-    route: MatchedRoute | None
-    """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
-    version = 11
-    """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2."""
-    scheme = b"http"
-    """Scheme of the request, `http` or `https`: that of the connection unless a trusted proxy states another."""
-    authority = b""
-    """Host field or authority of an absolute target, without user information.  The upstream gets it as its Host."""
-    public_authority = b""
-    """Host that the client requested, if a trusted proxy states another than `authority`; else empty."""
-    path = b"/"
-    """Path as received, percent-encoded; never empty."""
-    query: bytes | None = None
-    """Query without its question mark; None if the target has none."""
-    has_escapes = True
-    """False if neither path nor query is percent-encoded."""
-    body = b""
-    """Body that had arrived completely with the head of the request."""
-    stream: Body | None = None
-    """Body that was still arriving; `body` is then empty.  None for a body that had arrived completely."""
-    forwarding = b""
-    """Complete field lines that the sidecar adds for the upstream (Via, X-Forwarded-*)."""
-    client_address = ""
-    """IP address of the client."""
-    request_id = b""
-    """Value of X-Request-Id."""
-    captured_by: CapturingRule | None
-    """Rule that the path has matched; None before matching."""
-    captured_path = b""
-    """Canonical path (`sidecar.core.uri`) that the rule has matched."""
-    _captures: dict[str, str] | None = None
-    upgrade: bytes | None = None
-    """Protocol that the request asks to upgrade to, always `websocket`; None without an upgrade."""
-    expects_continue = False
-    """True while the client waits for a 100 before it sends the body."""
-    accepts_trailers = False
-    """True if the request has `TE: trailers`."""
-    interim: Callable[[int, bytes], None] | None = None
-    """Function that sends status and field lines of an interim response (1xx) to the client; None for HTTP/1.0."""
-    arrived = 0.0
-    """Instant (`env.now`) of the first byte."""
-    deadline = NEVER
-    """Instant by which the last byte of the response must be sent."""
-    caller_deadline = NEVER
-    """Deadline that the caller has set.  `deadline` is earlier if the policy allows less time."""
-    min_deadline = 0.0
-    """Seconds from the arrival to the earliest deadline that the request itself may set; 0 for a trusted peer."""
-    attempt_timeout = NEVER
-    """Timeout of one attempt in seconds."""
-    timeout_header = b"x-request-timeout-ms"
-    """Name of the field that gives the upstream the time left in milliseconds; empty to send none."""
-    grpc_timeout = False
-    """True if the upstream gets the time left in `grpc-timeout` too: for a call of gRPC, or if the request had one."""
-    is_grpc = False
-    """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
-    rest_method = b""
-    """Method by which a call that a stage has translated may be repeated; empty for other requests."""
-    web = b""
-    """Content type of gRPC-Web in which the client gets the answer, without message format; empty for other calls."""
-    idle_timeout = NEVER
-    """Longest time between two pieces of a body, in seconds."""
-    criticality = DEFAULT
-    """Criticality, one of `CRITICALITIES`."""
-    stated_criticality = NOT_STATED
-    """Criticality that a field of the request names; `NOT_STATED` if it names none."""
-    caller: Caller | None = None
-    """Authenticated caller; None for an anonymous request, and on a route without `authenticate`."""
-    client_certificate: dict[str, Any] | None = None
-    """Verified certificate of the client, as `SSLObject.getpeercert` returns it; None without one."""
-    is_unverified = False
-    """True if the credentials were refused, but the request goes on because `authenticate` has `mode: observe`."""
-    attempt = 1
-    """Number of this attempt, the first is 1; a fork has its own."""
-    why = "first"
-    """Reason of this attempt, see `Attempt.why`."""
-    marked_attempt = 0
-    """Number of attempts that a caller has made before this one, as stated by the request; 0 if it states none."""
-    is_hedge = False
-    """True for a fork that a hedge has started."""
-    is_counted = False
-    """True once the request has been counted in the retry budget."""
-    avoid: frozenset[str] = frozenset()
-    """URLs of the endpoints of earlier attempts; the balancer prefers others."""
-    attempts: list[Attempt]
-    """Attempts in the order in which they started; all forks share the list."""
-    retry_stopped = ""
-    """Reason for no further retry: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`; else
-    empty."""
-    refused_by = ""
-    """Name of the block whose refusal a fallback has replaced, or that has ended a session; empty without one."""
-    replaced: Outcome | None = None
-    """Failure or bad response that a fallback has replaced; None without one."""
-    speaks_to_caches = True
-    """False if no field matters to caches: none is in `sidecar.core.message.FOR_CACHES`, and none has a name that may
-    be a twin of another."""
-    shared_fetch: SharedFetch | None
-    """Fetch that this request makes for itself and for others; None without one, and once it has ended."""
-    cache = ""
-    """Result of the cache: `hit`, `stale`, `revalidated`, `coalesced`, `miss` or `bypass`; empty without a cache."""
-    stale: Callable[[], Outcome] | None = None
-    """Function that makes a response from the stale one in the cache; None if the cache has none."""
-    trace: RequestTrace | None
-    """Place of the request in a trace; None if tracing is off."""
-    call: Supersedable | None
-    """Running call, for a stage that may supersede what runs behind it; else None."""
-    trace_lines = b""
-    """Complete field lines that propagate the trace to the upstream in this attempt."""
+    __slots__ = (
+        "_captures", "accepts_trailers", "arrived", "attempt", "attempt_timeout", "attempts", "authority", "avoid",
+        "body", "cache", "call", "caller", "caller_deadline", "captured_by", "captured_path", "client_address",
+        "client_certificate", "criticality", "deadline", "expects_continue", "forwarding", "grpc_timeout",
+        "has_escapes", "idle_timeout", "interim", "is_counted", "is_grpc", "is_hedge", "is_inner", "is_unverified",
+        "marked_attempt", "method", "min_deadline", "parts", "path", "public_authority", "query", "refused_by",
+        "replaced", "request_id", "rest_method", "retry_stopped", "route", "scheme", "sensitive", "shared_fetch",
+        "speaks_to_caches", "stale", "stated_criticality", "stream", "timeout_header", "trace", "trace_lines",
+        "upgrade", "version", "web", "why",
+    )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, headers: Headers | None = None, lines: bytes = b"") -> None:
         """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
         self.method = method
-        self.path = path
         self.parsed = headers
         self.raw = lines
-        self.attempts = []
-        # Not class attributes: there, mypyc takes None for "not set" if the type is a protocol.
-        self.route = None
-        self.captured_by = None
-        self.shared_fetch = None
-        self.trace = None
-        self.call = None
+        self.route: MatchedRoute | None = None
+        """Route that the request was matched to; it stays the same for the whole exchange.  None before matching."""
+        self.version = 11
+        """HTTP version of the request: 10 for HTTP/1.0, 11 for HTTP/1.1, 20 for HTTP/2."""
+        self.scheme = b"http"
+        """Scheme of the request, `http` or `https`: that of the connection unless a trusted proxy states another."""
+        self.authority = b""
+        """Host field or authority of an absolute target, without user information; the Host for the upstream."""
+        self.public_authority = b""
+        """Host that the client requested, if a trusted proxy states another than `authority`; else empty."""
+        self.path = path
+        """Path as received, percent-encoded; never empty."""
+        self.query: bytes | None = None
+        """Query without its question mark; None if the target has none."""
+        self.has_escapes = True
+        """False if neither path nor query is percent-encoded."""
+        self.body = b""
+        """Body that had arrived completely with the head of the request."""
+        self.stream: Body | None = None
+        """Body that was still arriving; `body` is then empty.  None for a body that had arrived completely."""
+        self.forwarding = b""
+        """Complete field lines that the sidecar adds for the upstream (Via, X-Forwarded-*)."""
+        self.client_address = ""
+        """IP address of the client."""
+        self.request_id = b""
+        """Value of X-Request-Id."""
+        self.captured_by: CapturingRule | None = None
+        """Rule that the path has matched; None before matching."""
+        self.captured_path = b""
+        """Canonical path (`sidecar.core.uri`) that the rule has matched."""
+        self._captures: dict[str, str] | None = None
+        self.upgrade: bytes | None = None
+        """Protocol that the request asks to upgrade to, always `websocket`; None without an upgrade."""
+        self.expects_continue = False
+        """True while the client waits for a 100 before it sends the body."""
+        self.accepts_trailers = False
+        """True if the request has `TE: trailers`."""
+        self.interim: Callable[[int, bytes], None] | None = None
+        """Function that sends status and field lines of an interim response (1xx) to the client; None for HTTP/1.0."""
+        self.arrived = 0.0
+        """Instant (`env.now`) of the first byte."""
+        self.deadline = NEVER
+        """Instant by which the last byte of the response must be sent."""
+        self.caller_deadline = NEVER
+        """Deadline that the caller has set.  `deadline` is earlier if the policy allows less time."""
+        self.min_deadline = 0.0
+        """Seconds from the arrival to the earliest deadline that the request itself may set; 0 for a trusted peer."""
+        self.attempt_timeout = NEVER
+        """Timeout of one attempt in seconds."""
+        self.timeout_header = b"x-request-timeout-ms"
+        """Name of the field that gives the upstream the time left in milliseconds; empty to send none."""
+        self.grpc_timeout = False
+        """True if the upstream gets the time left in `grpc-timeout` too: a call of gRPC, or the request had one."""
+        self.is_grpc = False
+        """True for a call of gRPC: over HTTP/2 with its content type, or translated to one."""
+        self.rest_method = b""
+        """Method by which a call that a stage has translated may be repeated; empty for other requests."""
+        self.web = b""
+        """Content type of gRPC-Web that the client gets, without message format; empty for other calls."""
+        self.idle_timeout = NEVER
+        """Longest time between two pieces of a body, in seconds."""
+        self.criticality = DEFAULT
+        """Criticality, one of `CRITICALITIES`."""
+        self.stated_criticality = NOT_STATED
+        """Criticality that a field of the request names; `NOT_STATED` if it names none."""
+        self.caller: Caller | None = None
+        """Authenticated caller; None for an anonymous request, and on a route without `authenticate`."""
+        self.client_certificate: dict[str, Any] | None = None
+        """Verified certificate of the client, as `SSLObject.getpeercert` returns it; None without one."""
+        self.is_unverified = False
+        """True if the credentials were refused, but the request goes on because `authenticate` has `mode: observe`."""
+        self.attempt = 1
+        """Number of this attempt, the first is 1; a fork has its own."""
+        self.why = "first"
+        """Reason of this attempt, see `Attempt.why`."""
+        self.marked_attempt = 0
+        """Number of attempts that a caller has made before this one, as stated by the request; 0 if it states none."""
+        self.is_hedge = False
+        """True for a fork that a hedge has started."""
+        self.is_counted = False
+        """True once the request has been counted in the retry budget."""
+        self.avoid = NOWHERE
+        """URLs of the endpoints of earlier attempts; the balancer prefers others."""
+        self.attempts: list[Attempt] = []
+        """Attempts in the order in which they started; all forks share the list."""
+        self.retry_stopped = ""
+        """Reason for no further retry: `marked`, `method`, `attempts`, `body`, `retry_after`, `deadline` or `budget`;
+        else empty."""
+        self.refused_by = ""
+        """Name of the block whose refusal a fallback has replaced, or that has ended a session; empty without one."""
+        self.replaced: Outcome | None = None
+        """Failure or bad response that a fallback has replaced; None without one."""
+        self.speaks_to_caches = True
+        """False if no field matters to caches: none is in `sidecar.core.message.FOR_CACHES`, and none has a name that
+        may be a twin of another."""
+        self.shared_fetch: SharedFetch | None = None
+        """Fetch that this request makes for itself and for others; None without one, and once it has ended."""
+        self.cache = ""
+        """Result of the cache: `hit`, `stale`, `revalidated`, `coalesced`, `miss` or `bypass`; empty without one."""
+        self.stale: Callable[[], Outcome] | None = None
+        """Function that makes a response from the stale one in the cache; None if the cache has none."""
+        self.trace: RequestTrace | None = None
+        """Place of the request in a trace; None if tracing is off."""
+        self.is_inner = False
+        """True for a request that the sidecar makes itself on behalf of another, such as a part of its answer."""
+        self.parts: list[Part] | None = None
+        """Parts of an aggregated answer, in the order of their start; None for every other request."""
+        self.sensitive = NO_FIELDS
+        """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
+        self.call: Supersedable | None = None
+        """Running call, for a stage that may supersede what runs behind it; else None."""
+        self.trace_lines = b""
+        """Complete field lines that propagate the trace to the upstream in this attempt."""
 
     def fork(self, attempt: int, why: str) -> Exchange:
         """Return a copy of the request for another attempt, with the same list of attempts.
@@ -393,9 +425,42 @@ class Exchange(Message):
         twin.replaced = self.replaced
         twin.cache = self.cache
         twin.stale = self.stale
+        twin.is_inner = self.is_inner
         twin.trace = self.trace
         twin.trace_lines = self.trace_lines
+        twin.sensitive = self.sensitive
         return twin
+
+    def make_inner(self, method: bytes, path: bytes, query: bytes | None, lines: bytes, now: float) -> Exchange:
+        """Return a request of the sidecar's own on behalf of this one, with its own target, fields and attempts.
+
+        Client, caller, host, criticality, deadline and ids are those of this request.  It has no body, and no place
+        for interim responses.  It arrives `now`, and this request is its caller, whose deadline counts.
+        """
+        inner = Exchange(method, path, None, lines)
+        inner.is_inner = True
+        inner.route = self.route
+        inner.scheme = self.scheme
+        inner.authority = self.authority
+        inner.public_authority = self.public_authority
+        inner.query = query
+        inner.forwarding = self.forwarding
+        inner.client_address = self.client_address
+        inner.request_id = self.request_id
+        inner.arrived = now
+        inner.deadline = self.deadline
+        inner.caller_deadline = self.deadline
+        inner.timeout_header = self.timeout_header
+        inner.criticality = self.criticality
+        inner.stated_criticality = self.stated_criticality
+        inner.caller = self.caller
+        inner.client_certificate = self.client_certificate
+        inner.is_unverified = self.is_unverified
+        inner.marked_attempt = self.marked_attempt
+        inner.speaks_to_caches = self.speaks_to_caches
+        inner.sensitive = self.sensitive
+        inner.trace = self.trace
+        return inner
 
     def abandon(self, call: Cancellable) -> bool:
         """Cancel the call of a request whose client has left.  False if it continues for other requests, which share

@@ -142,6 +142,8 @@ LINES: Final = 1024
 """Most lines, and most names, that a `Selection` caches."""
 LINE: Final = 256
 """Longest line or name that is cached, in bytes; longer ones mostly differ from message to message."""
+BLOCKS: Final = 256
+"""Most blocks of field lines that a `Selection` caches."""
 TOKEN_OCTETS: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 VALUE_OCTETS: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 """Octets of field values.  Looking octets up is cheaper for long lines than matching `FIELD_LINE`."""
@@ -176,10 +178,14 @@ def is_cacheable(text: bytes) -> bool:
     return len(text) <= LINE and fold(text[: text.find(b":")]) not in SECRETS
 
 
-class Selection:
-    """Set of field names to take from messages, with a cache of recent lines, which are not checked again."""
+Selected = tuple[bytes, Headers, bool]
+"""Lines to forward, fields taken, and True if a line was noted."""
 
-    __slots__ = ("_guarded", "_kinds", "_known", "_names", "_noted", "_notices_twins", "_prefixes")
+
+class Selection:
+    """Set of field names to take from messages, with caches of recent lines and blocks, which are not checked again."""
+
+    __slots__ = ("_guarded", "_kinds", "_known", "_names", "_noted", "_notices_twins", "_prefixes", "blocks")
 
     def __init__(
         self,
@@ -204,8 +210,10 @@ class Selection:
         """Cached decisions by line."""
         self._kinds: dict[bytes, LineDecision] = {}
         """Cached decisions by name, as spelt."""
+        self.blocks: dict[bytes, Selected] = {}
+        """Cached results of `select` by block.  The clients of a service send few different blocks."""
 
-    def take(self, data: bytes, start: int, end: int) -> tuple[bytes, Headers, bool]:
+    def take(self, data: bytes, start: int, end: int) -> Selected:
         """Split the field lines `data[start:end]`, which match the grammar, as `select` does."""
         texts = data[start:end].split(b"\r\n")
         del texts[-1]
@@ -213,12 +221,13 @@ class Selection:
         assert found is not None
         return found
 
-    def select(self, texts: list[bytes]) -> tuple[bytes, Headers, bool] | None:
+    def select(self, texts: list[bytes], block: bytes = b"") -> Selected | None:
         """Return the lines to forward, the fields taken, and True if a line was noted; None if a line is invalid.
 
-        `texts` are field lines without their CRLF.
+        `texts` are field lines without their CRLF.  They are those of `block`; empty to cache nothing.  A block is
+        cached once all its lines are, so no block is that has a line with a secret or of one message.
         """
-        noticed = False
+        noticed = is_new = False
         taken: Headers = []
         kept: list[bytes] = []
         known = self._known
@@ -228,6 +237,7 @@ class Selection:
                 line = self.decide(text)
                 if line is None:
                     return None
+                is_new = True
                 if is_cacheable(text):
                     if len(known) >= LINES:
                         known.clear()
@@ -239,7 +249,12 @@ class Selection:
                 if line.is_noted:
                     noticed = True
         kept.append(b"")
-        return b"\r\n".join(kept), taken, noticed
+        found = b"\r\n".join(kept), taken, noticed
+        if block and not is_new:
+            if len(self.blocks) >= BLOCKS:
+                self.blocks.clear()
+            self.blocks[block] = found
+        return found
 
     def decide(self, text: bytes) -> LineDecision | None:
         """Return the decision on a line; None if it is not a valid field line."""

@@ -164,6 +164,7 @@ RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the firs
 RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due but not made, by reason.")
 HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first attempt.")
 FALLBACKS: Final = metric("sidecar.fallbacks", "{request}", "Requests that a fallback answered.")
+AGGREGATE_PARTS: Final = metric("sidecar.aggregate.parts", "{part}", "Parts of aggregated answers, by result.")
 PREFLIGHTS: Final = metric(
     "sidecar.cors.preflights", "{request}", "CORS preflights, by what a browser takes as their result."
 )
@@ -190,6 +191,20 @@ RATE_LIMITED: Final = metric(
 RATE_LIMIT_KEYS: Final = metric("sidecar.rate_limit.keys", "{key}", "Keys that a rate limit counts one by one.")
 RATE_LIMIT_OVERFLOW: Final = metric(
     "sidecar.rate_limit.overflow", "{request}", "Requests counted together because all keys of a rate limit are in use."
+)
+THROTTLED: Final = metric("sidecar.throttle.refused", "{attempt}", "Attempts that a throttle refused.")
+STORE_CALLS: Final = metric("sidecar.store.calls", "{call}", "Calls of a store that several processes share.")
+STORE_ERRORS: Final = metric("sidecar.store.errors", "{error}", "Calls of a store that failed.")
+STORE_UP: Final = metric("sidecar.store.up", "", "1 if a store is in use, 0 while its breaker is open.")
+RATE_LIMIT_STORELESS: Final = metric(
+    "sidecar.rate_limit.storeless", "{request}", "Requests that a rate limit decided without its store."
+)
+ROLLOUT_SHARE: Final = metric(
+    "sidecar.rollout.share", "1", "Share of a route's requests that an arm gets, from 0 to 1."
+)
+ROLLOUT_RETURNS: Final = metric("sidecar.rollout.returns", "{return}", "Candidates that were taken back.")
+MIRRORED: Final = metric(
+    "sidecar.mirror.requests", "{request}", "Requests that were due for a copy, by what became of it."
 )
 QUEUE_LENGTH: Final = metric("sidecar.queue.length", "{request}", "Requests that wait for a permit.")
 ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream, by state.")
@@ -253,6 +268,15 @@ IDENTITY_TOKENS: Final = metric(
 )
 VERIFICATIONS_DENIED: Final = metric(
     "sidecar.verifications.denied", "{request}", "Requests whose new tokens were not verified, to save CPU."
+)
+CREDENTIAL_FETCHES: Final = metric(
+    "sidecar.credentials.fetches", "{fetch}", "Fetches of a token for an upstream, by result."
+)
+CREDENTIAL_LEFT: Final = metric(
+    "sidecar.credentials.left", "s", "Time until the token for an upstream ends; 0 without a token."
+)
+CREDENTIAL_REJECTIONS: Final = metric(
+    "sidecar.credentials.rejections", "{request}", "Answers of an upstream that reject the credentials of the sidecar."
 )
 PROCESS_MEMORY: Final = metric("process.memory.usage", "By", "Resident memory.")
 PROCESS_CPU: Final = metric("process.cpu.time", "s", "CPU time used.")

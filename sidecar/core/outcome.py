@@ -50,9 +50,9 @@ STATUS_TO_COME: Final = 99
 
 def grpc_verdict(code: int) -> int:
     """Return the verdict on a gRPC answer: 200 for OK, from 600 on for a failure of the upstream, else the code."""
-    if code in GRPC_FAULTS:
-        return FAULT_VERDICTS + code
-    return code or 200
+    if not code:
+        return 200
+    return FAULT_VERDICTS + code if code in GRPC_FAULTS else code
 
 
 def grpc_code(verdict: int) -> int:
@@ -117,6 +117,10 @@ DEADLINE: Final = Failure(
 TRANSFORM: Final = Failure(
     "transform_failed", 502, "gateway", True, "The response could not be transformed", INTERNAL_STATUS
 )
+ANSWER_TOO_LARGE: Final = Failure(
+    "answer_too_large", 502, "gateway", True, "The answer is larger than the policy allows", INTERNAL_STATUS
+)
+PART_FAILED: Final = Failure("part_failed", 502, "gateway", True, "A required part of the answer failed")
 FAULT: Final = Failure("fault_injected", 503, "gateway", False, "A fault was injected by policy")
 NO_ROUTE: Final = Failure("no_route", 404, "gateway", False, "No route matches the request", UNIMPLEMENTED_STATUS)
 ORIGIN_REFUSED: Final = Failure(
@@ -129,6 +133,9 @@ BAD_CREDENTIALS: Final = Failure(
     "bad_credentials", 400, "gateway", False, "The request has ambiguous credentials", UNAUTHENTICATED_STATUS
 )
 UNVERIFIABLE: Final = Failure("unverifiable", 503, "gateway", False, "The credentials cannot be verified at present")
+NO_CREDENTIALS: Final = Failure(
+    "no_credentials", 503, "gateway", False, "The sidecar has no credentials for the upstream at present"
+)
 FORBIDDEN: Final = Failure("forbidden", 403, "gateway", False, "The request is not allowed", PERMISSION_DENIED_STATUS)
 LOOP: Final = Failure("loop", 508, "gateway", False, "The request is in a loop of sidecars", INTERNAL_STATUS)
 CLIENT_CLOSED: Final = Failure("client_closed", 499, "client", True, "The client went away", CANCELLED_STATUS)
@@ -145,9 +152,9 @@ INTERNAL: Final = Failure("internal_error", 500, "gateway", True, "The sidecar f
 FAILURES: Final = {
     f.code: f
     for f in (
-        CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED,
-        NO_ENDPOINT, TRANSFORM, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS, UNVERIFIABLE,
-        FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
+        CONNECT_FAILURE, CONNECT_TIMEOUT, RESET, TIMEOUT, PROTOCOL, BREAKER_OPEN, OVERLOADED, RATE_LIMITED, NO_ENDPOINT,
+        TRANSFORM, ANSWER_TOO_LARGE, PART_FAILED, FAULT, NO_ROUTE, ORIGIN_REFUSED, UNAUTHENTICATED, BAD_CREDENTIALS,
+        UNVERIFIABLE, NO_CREDENTIALS, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
@@ -186,25 +193,33 @@ class Upgraded(Protocol):
         """Close the connection."""
 
 
+NOT_MARKED: Final[frozenset[bytes]] = frozenset()
+"""Names of no fields."""
+
+
 class Outcome(Message):
     """Result of a request or of an attempt: a response or a failure.  A failure's `status` is the one that the client
     would get."""
 
-    __slots__ = ("body", "cause", "failure", "refusal", "status", "stream", "tunnel", "verdict")
+    __slots__ = (
+        "body", "call_lines", "cause", "failure", "refusal", "sensitive", "status", "stream", "tunnel", "verdict",
+    )  # fmt: skip
 
     def __init__(
         self,
         status: int,
         headers: Headers | None = None,
         body: bytes = b"",
-        *,
+        lines: bytes | None = None,
         stream: Body | None = None,
         failure: Failure | None = None,
         refusal: Refusal = NO_REFUSAL,
         cause: str = "",
-        lines: bytes | None = None,
     ) -> None:
-        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar."""
+        """Take the end-to-end fields as `headers`, or as `lines` that match the grammar.
+
+        The interpreter is slow to pass arguments by keyword, so the most common response is made without any.
+        """
         self.status = status
         self.verdict = status
         """Status that policies judge by: `status`, or for an answer of gRPC the `grpc_verdict` on its code."""
@@ -214,6 +229,9 @@ class Outcome(Message):
         else:
             self.parsed = None
             self.raw = lines
+        self.call_lines: bytes | None = None
+        """Field lines that are known to be those of an answer of gRPC with 200 and without a status; None for others.
+        They say something about the outcome as long as they are its `raw` lines (`has_call_head`)."""
         self.body = body
         """Body that had arrived completely with the head."""
         self.stream = stream
@@ -225,8 +243,16 @@ class Outcome(Message):
         """Failure; None for a response."""
         self.refusal = refusal
         """Refusal by a policy; `NO_REFUSAL` if none refused."""
+        self.sensitive = NOT_MARKED
+        """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
         self.cause = cause
         """Error text of the operating system or the parser, for logs only; clients do not get it."""
+
+    @property
+    def has_call_head(self) -> bool:
+        """True if the head is known to be that of an answer of gRPC whose status, 200, says nothing; False if it may
+        be any."""
+        return self.call_lines is not None and self.parsed is None and self.call_lines is self.raw
 
     @property
     def reason(self) -> str:
@@ -271,6 +297,7 @@ def copy_streamed(outcome: Outcome) -> Outcome:
     lines = outcome.lines if outcome.is_raw else None
     copy = Outcome(outcome.status, headers, stream=outcome.stream, cause=outcome.cause, lines=lines)
     copy.verdict = outcome.verdict
+    copy.sensitive = outcome.sensitive
     return copy
 
 

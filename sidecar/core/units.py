@@ -101,6 +101,8 @@ Size = Annotated[
 """Size in bytes."""
 Share = Annotated[float, BeforeValidator(_share), _schema(r"\d+(\.\d+)?%", "20%")]
 """Share from 0 to 1."""
+Growth = Annotated[float, BeforeValidator(_positive(parse_share)), _schema(r"\d+(\.\d+)?%", "30%")]
+"""Share by which something grows: more than zero, and possibly more than 1."""
 Rate = Annotated[float, BeforeValidator(_positive(_rate)), _schema(r"\d+(\.\d+)?/(s|m|h)", "100/s")]
 """Rate per second."""
 

@@ -98,7 +98,10 @@ class TimeWindow(Window):
         self._slow = SlidingCount(self.seconds)
 
     def record(self, bits: int, now: float) -> None:
-        self._calls.add(now)
+        calls = self._calls  # inlined `SlidingCount.add`
+        if now * calls._per_second >= calls._ends:
+            calls._advance(now)
+        calls._newest += 1
         if bits:
             if bits & FAILED:
                 self._failed.add(now)

@@ -1,21 +1,23 @@
-"""Command `sidecar demo`: three small services behind one sidecar, with `policies/demo.yaml`.
+"""Command `sidecar demo`: four small services behind one sidecar, with `policies/demo.yaml`.
 
-The command starts four processes and waits until they are ready.  It tries each policy once, shows the responses, and
+The command starts five processes and waits until they are ready.  It tries each policy once, shows the responses, and
 prints commands to try with curl.  Then it runs until Ctrl-C.  On Ctrl-C the sidecar drains; a second Ctrl-C ends it at
 once.
 
 - `DEMO_ONCE=1`: end after the trial.
-- `DEMO_PORT` (8080), `DEMO_ADMIN_PORT` (9901), `DEMO_SERVICE_PORT` (9001 and the two after it): other ports.
+- `DEMO_PORT` (8080), `DEMO_ADMIN_PORT` (9901), `DEMO_SERVICE_PORT` (9001 and the three after it): other ports.
 - The exit code is 1 if a response was not as expected.
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,12 +26,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from sidecar.demo import examples
+from sidecar.demo import examples, prices
 from sidecar.process import children as processes
 
 HOST: Final = "127.0.0.1"
 POLICIES: Final = examples.find("demo.yaml")
 KINDS: Final = ("healthy", "slow", "flaky")
+"""Services that speak HTTP/1.1; the one of prices is on the port after theirs."""
 READY_WITHIN: Final = 15.0
 """Longest time in seconds until all processes are ready."""
 DRAIN_WITHIN: Final = 25.0
@@ -58,7 +61,7 @@ class Ports(NamedTuple):
 
     def all(self) -> list[tuple[str, int]]:
         """Return each port with the environment variable that changes it."""
-        services = [("DEMO_SERVICE_PORT", self.services + number) for number in range(len(KINDS))]
+        services = [("DEMO_SERVICE_PORT", self.services + number) for number in range(len(KINDS) + 1)]
         return [("DEMO_PORT", self.sidecar), ("DEMO_ADMIN_PORT", self.admin), *services]
 
 
@@ -72,6 +75,14 @@ class Answer(NamedTuple):
     reason: str
     retry_after: str
     body: bytes
+    seconds: float
+
+
+class Call(NamedTuple):
+    """Answer to one call of gRPC: the name of its status, and the rest as for `Answer`."""
+
+    status: str
+    reason: str
     seconds: float
 
 
@@ -100,9 +111,12 @@ class Demo:
             address = f"{HOST}:{self.ports.services + number}"
             argv = [sys.executable, "-m", "sidecar.demo.services", kind, "--address", address]
             self.services.append(processes.start(argv, self.log))
+        address = f"{HOST}:{self.ports.services + len(KINDS)}"
+        argv = [sys.executable, "-m", "sidecar.demo.prices", "--address", address]
+        self.services.append(processes.start(argv, self.log))
         env = {name: str(port) for name, port in zip(
-            ("DEMO_PORT", "DEMO_ADMIN_PORT", "HEALTHY_PORT", "SLOW_PORT", "FLAKY_PORT"),
-            (self.ports.sidecar, self.ports.admin, *(self.ports.services + n for n in range(3))), strict=True,
+            ("DEMO_PORT", "DEMO_ADMIN_PORT", "HEALTHY_PORT", "SLOW_PORT", "FLAKY_PORT", "PRICES_PORT"),
+            (self.ports.sidecar, self.ports.admin, *(self.ports.services + n for n in range(4))), strict=True,
         )}  # fmt: skip
         argv = [sys.executable, "-m", "sidecar", "run", str(POLICIES)]
         self.sidecar = processes.start(argv, self.log, env)
@@ -110,7 +124,8 @@ class Demo:
 
     def wait_until_ready(self) -> None:
         """Wait until all services and the sidecar answer.  Raises `DemoError`."""
-        waiting = [(self.ports.services + n, "/healthz") for n in range(len(KINDS))] + [(self.ports.admin, "/readyz")]
+        waiting = [(self.ports.services + n, "/healthz") for n in range(len(KINDS))]
+        waiting += [(self.ports.services + len(KINDS), ""), (self.ports.admin, "/readyz")]
         give_up = time.monotonic() + READY_WITHIN
         while waiting:
             for child in (*self.services, self.sidecar):
@@ -124,8 +139,11 @@ class Demo:
             time.sleep(0.05 if waiting else 0)
 
     def is_up(self, port: int, path: str) -> bool:
-        """True if a GET is answered with 200."""
+        """True if a GET is answered with 200, or for an empty path if something listens on the port."""
         try:
+            if not path:
+                socket.create_connection((HOST, port), 1).close()
+                return True
             return self.ask(port, "GET", path).status == 200
         except OSError:
             return False
@@ -171,13 +189,27 @@ class Demo:
         took = time.monotonic() - began
         return Answer(response.status, header("x-sidecar-reason", ""), header("retry-after", ""), body, took)
 
-    def show(self, what: str, answer: Answer, status: int, reason: str = "") -> None:
-        """Print one line about a response, and count it if it is not as expected."""
-        fits = answer.status == status and answer.reason == reason
+    def call(self, sku: str) -> Call:
+        """Ask the sidecar for a price by gRPC."""
+
+        async def call() -> tuple[str, dict[str, Any], str]:
+            client = prices.Client(f"{HOST}:{self.ports.sidecar}")
+            try:
+                return await client.get(sku, {}, timeout=10)
+            finally:
+                await client.close()
+
+        began = time.monotonic()
+        status, _, reason = asyncio.run(call())
+        return Call(status, reason, time.monotonic() - began)
+
+    def show(self, what: str, answer: Answer | Call, status: int | str, reason: str | None = "") -> None:
+        """Print one line about a response, and count it if it is not as expected; None stands for any reason."""
+        fits = answer.status == status and reason in (answer.reason, None)
         self.surprises += not fits
-        mark = "ok" if fits else f"EXPECTED {status} {reason}"
+        mark = "ok" if fits else f"EXPECTED {status} {reason or ''}"
         said = f"{answer.status} {answer.reason}".strip()
-        print(f"  {mark:<4} {what:<52} {said:<20} {answer.seconds * 1000:6.1f} ms")
+        print(f"  {mark:<4} {what:<52} {said:<25} {answer.seconds * 1000:6.1f} ms")
 
     def try_all(self) -> None:
         """Try each policy once."""
@@ -197,12 +229,18 @@ class Demo:
         self.show("GET /payments, recovered, still refused", self.ask(through, "GET", "/payments"), 503, "breaker_open")
         time.sleep(min(float(answer.retry_after or 2), 5) + 0.5)
         self.show("GET /payments, let through as a probe", self.ask(through, "GET", "/payments"), 200)
+        self.show("gRPC shop.Prices/Get, HTTP/2 on the same port", self.call("tea"), "OK")
+        self.show("gRPC, ended by a late status, asked again", self.call("unsure"), "OK")
+        # Service and sidecar give up at the same instant: either may be the first to say so.
+        self.show("gRPC, slower than its timeout", self.call("slow"), "DEADLINE_EXCEEDED", None)
+        self.show("GET /v1/prices/tea, the same method as JSON", self.ask(through, "GET", "/v1/prices/tea"), 200)
+        self.show("GET /v1/prices/nothing, NOT_FOUND by gRPC", self.ask(through, "GET", "/v1/prices/nothing"), 404)
         state: dict[str, Any] = json.loads(self.ask(self.ports.admin, "GET", "/state").body)
         print(f"  ok   GET /state, the state of the sidecar: {', '.join(state)}\n")
 
     def hints(self) -> str:
         """Return the commands to try."""
-        sidecar, admin, flaky = self.ports.sidecar, self.ports.admin, self.ports.services + 2
+        sidecar, admin, flaky, rpc = self.ports.sidecar, self.ports.admin, *(self.ports.services + n for n in (2, 3))
         return f"""try:
   curl -i localhost:{sidecar}/orders/7                a healthy service
   curl -i localhost:{sidecar}/reports                 a service slower than its timeout: 504 with the policy's name
@@ -210,6 +248,10 @@ class Demo:
   curl -i localhost:{sidecar}/payments                503 from the service; after the 5th one, from the breaker
   curl -i localhost:{sidecar}/offers                  the same service with a fallback
   curl -X POST localhost:{flaky}/recover            the breaker closes again within seconds
+  curl -i --http2-prior-knowledge localhost:{sidecar}/orders/7    the healthy service again, over HTTP/2
+  curl -i localhost:{sidecar}/v1/prices/tea           a gRPC service, asked by REST; `unsure` fails half of its calls
+  curl -N localhost:{sidecar}/v1/prices/tea/changes   its stream: a line each second, until Ctrl-C
+  sidecar proto pull localhost:{rpc} -o prices.binpb    the types of the gRPC service
   curl localhost:{admin}/state                      breakers, budgets, endpoints; {admin}/metrics for Prometheus
   edit {os.path.relpath(POLICIES)}                    a change takes effect at once, or the log says why not
   tail -f {self.log}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.downstream.backlog import Backlog
@@ -43,7 +44,7 @@ class LingeringClose(asyncio.Protocol):
         transport.set_protocol(self)
         if not transport.is_closing():
             if transport.can_write_eof():
-                transport.write_eof()
+                end_writing(transport)
             transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -71,6 +72,12 @@ class LingeringClose(asyncio.Protocol):
 
     def abort(self) -> None:
         self._transport.abort()
+
+
+def end_writing(transport: asyncio.Transport) -> None:
+    """Close the writing side of a connection, unless its peer has reset it, which the next read will report."""
+    with suppress(OSError):  # asyncio shuts the socket down at once, uvloop in a later turn
+        transport.write_eof()
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -41,9 +41,9 @@ from sidecar.core.outcome import (
 from sidecar.downstream.backlog import WRITE_LIMIT, Backlog, unsent_bytes
 from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset
 from sidecar.downstream.request_body import RequestBody, too_large
-from sidecar.downstream.request_head import LastHop, Peer, read_request, split_request
+from sidecar.downstream.request_head import LastHop, Peer, read_ordinary, read_request, split_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBody
-from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
+from sidecar.downstream.response_head import LENGTHS, STATUS_LINES, encode_head, make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
 from sidecar.downstream.tunnel import Tunnel
 from sidecar.engine.pipeline import Call
@@ -129,6 +129,8 @@ WORDS: Final = {rank: word.encode() for word, rank in CRITICALITIES.items()}
 HALF_CLOSE_SECONDS: Final = 1.0
 """Seconds after the last byte of a request in which an EOF is taken for a half-close.  A later EOF usually means that
 the client has timed out and closed, and its call is cancelled."""
+SHORT: Final = len(LENGTHS)
+"""Size of a body in bytes below which its Content-Length is in `LENGTHS`."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
@@ -377,12 +379,14 @@ class DownstreamConnection(asyncio.Protocol):
                     return False
                 if data == b"\r":
                     return False
-            head = split_request(data, listener.limits, self._scanned)
-            if head is None:
-                if not self._scanned:
-                    self.expires = now + listener.limits.header_timeout
-                self._scanned = len(data)
-                return False
+            head = None if self._scanned else read_ordinary(data)
+            if head is None or head[3] > listener.limits.max_header_bytes:
+                head = split_request(data, listener.limits, self._scanned)
+                if head is None:
+                    if not self._scanned:
+                        self.expires = now + listener.limits.header_timeout
+                    self._scanned = len(data)
+                    return False
             method, target, version, end, lines, special, speaks_to_caches = head
             self._scanned = 0
             self._buffer = data[end:] if len(data) > end else b""
@@ -391,7 +395,8 @@ class DownstreamConnection(asyncio.Protocol):
             )
             self._exchange = x
             if not x.request_id:
-                x.request_id = listener.make_request_id()
+                ids = listener.request_ids
+                x.request_id = ids.pop() if ids else listener.make_request_id()
             x.raw = b"%bx-request-id: %b\r\n" % (x.raw, x.request_id)  # `x.add`, with one copy less
             x.interim = self._interim if method != b"HEAD" else self._write_continue
             phase = SERVING
@@ -717,8 +722,10 @@ class DownstreamConnection(asyncio.Protocol):
         x = self._exchange
         if x is None:
             self._exchange = x = Exchange(b"", b"/", [])
+        else:
+            self.listener.note_web_call(x)
         x.version = 11
-        self._write(x, make_problem(None, outcome, self.listener.details))
+        self._write(x, make_problem(x if x.web else None, outcome, self.listener.details))
 
     def _respond(self, x: Exchange, outcome: Outcome) -> None:
         """Write the response of an outcome: a tunnel, a response, or a problem document for a failure."""
@@ -758,7 +765,7 @@ class DownstreamConnection(asyncio.Protocol):
             framing = b""
         elif stream is None:
             size = len(body)
-            framing = b"content-length: %d\r\n" % size
+            framing = LENGTHS[size] if size < SHORT else b"content-length: %d\r\n" % size
         else:
             response_body = ResponseBody(self, transport, x, stream.length)
             framing = response_body.framing

@@ -99,7 +99,7 @@ class Listener:
         self.now = server.env.now
         self.getrandbits = server.env.rng.getrandbits
         """Source of request ids."""
-        self._request_ids: list[bytes] = []
+        self.request_ids: list[bytes] = []
         """Request ids that are not yet used."""
         self.recorder: Recorder = server.recorder
         """Function that records each completed exchange."""
@@ -192,6 +192,13 @@ class Listener:
         self._allowed = router.allowed
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
+
+    def note_web_call(self, x: Exchange) -> None:
+        """Make a request that is refused before it has a route a call of gRPC-Web, if it is one."""
+        if self.spec.grpc_web:
+            from sidecar.grpc.web import become_call
+
+            become_call(x)
 
     def stop_accepting(self) -> None:
         """Close the acceptors and the listening sockets."""
@@ -357,10 +364,9 @@ class Listener:
 
         Many are made at a time, because the call of the random generator takes most of the time.
         """
-        ids = self._request_ids
+        ids = self.request_ids
         if not ids:
-            digits = hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"))
-            ids.extend([digits[at : at + 32] for at in range(0, len(digits), 32)])
+            ids += hexlify(self.getrandbits(128 * IDS).to_bytes(16 * IDS, "big"), b" ", 16).split()
         return ids.pop()
 
     def count_rejection(self) -> None:

@@ -70,8 +70,8 @@ LONGEST: Final = 64 * 1024
 """Longest head that `take_request` parses, in bytes."""
 METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
 """Methods of the requests that `take_request` parses."""
-TARGET_OCTETS: Final = bytes(octet for octet in range(0x21, 0x7F) if octet != 0x23)
-"""Octets of a request target (`http1.TARGET`)."""
+TARGETS: Final = bytes(octet if 0x21 <= octet <= 0x7E and octet != 0x23 else 0x2F for octet in range(256))
+"""Translation table that leaves a valid request target (`http1.TARGET`) as it is.  Any other octet becomes a slash."""
 ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 DOT: Final = 0x2E
 PERCENT: Final = 0x25
@@ -190,14 +190,10 @@ it notes one."""
 
 
 def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | None:
-    """Return the parts of the head at the beginning of `data`; None while the head is incomplete.
+    """Return the parts of the head at the beginning of `data`, by the grammar; None while the head is incomplete.
 
     An earlier call has found no end of the head in the first `seen` bytes.  Raises `Invalid` with the status to answer.
     """
-    if not seen:
-        head = read_ordinary(data)
-        if head is not None and head[3] <= limits.max_header_bytes:
-            return head
     parsed = parse_request(data, limits.max_header_bytes, seen)
     if parsed is None:
         return None
@@ -212,25 +208,33 @@ def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | N
 def take_request(data: bytes) -> RequestHead | None:
     """Return the parts of a common head: complete, HTTP/1.1, valid, and not long.  Return None for any other head.
 
-    This is faster than the grammar (`parse_request`), because lines that were seen before are not checked again.  For
-    a common head both give the same result.
+    This is faster than the grammar (`parse_request`), because lines that were seen before are not checked again, nor
+    are blocks of such lines.  For a common head both give the same result.
     """
-    end = data.find(b"\r\n\r\n", 0, LONGEST)
-    if end < 0:
-        return None
-    texts = data[:end].split(b"\r\n")
-    line = texts.pop(0)
+    line, _, rest = data.partition(b"\r\n")
     parts = line.split(b" ")
-    if len(parts) != 3 or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end, len(texts))):
+    if len(parts) != 3:
         return None
     method, target, version = parts
-    if method not in METHODS or not target or target.translate(None, TARGET_OCTETS) or version != b"HTTP/1.1":
+    if method not in METHODS or not target or target.translate(TARGETS) != target or version != b"HTTP/1.1":
         return None
-    fields = SPECIAL.select(texts)
+    is_short = len(data) <= LONG_HEAD
+    fields = SPECIAL.blocks.get(rest) if is_short else None
+    end = len(data)
     if fields is None:
-        return None
+        start, end = len(line) + 2, data.find(b"\r\n\r\n", 0, LONGEST) + 2
+        if end < start:
+            return None
+        texts = data[start:end].split(b"\r\n")
+        del texts[-1]
+        end += 2
+        if end > LONG_HEAD and not has_few_parts(data, start, end, len(texts)):
+            return None
+        fields = SPECIAL.select(texts, rest if is_short and end == len(data) else b"")
+        if fields is None:
+            return None
     lines, special, speaks_to_caches = fields
-    return method, target, 11, end + 4, lines, special, speaks_to_caches
+    return method, target, 11, end, lines, special, speaks_to_caches
 
 
 def _reader() -> Callable[[bytes], RequestHead | None]:
@@ -376,7 +380,7 @@ def _read_special(x: Exchange, special: Headers, peer: Peer) -> tuple[int | None
                 raise Invalid("the only supported expectation is 100-continue", 417)
             x.expects_continue = x.version == 11
         elif name == b"te":
-            x.accepts_trailers = b"trailers" in value.lower()
+            x.accepts_trailers = value == b"trailers" or value.lower().find(b"trailers") >= 0
         elif name == b"upgrade":
             upgrade = value.lower()
         elif name == b"max-forwards":

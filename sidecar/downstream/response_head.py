@@ -17,6 +17,8 @@ PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, PHRASES.get(status, "").encode()) for status in range(100, 600)
 }
+LENGTHS: Final = tuple([b"content-length: %d\r\n" % size for size in range(1024)])
+"""Content-Length of short bodies, by their size in bytes: formatting costs more than a look-up."""
 PROBLEM: Final = (b"content-type", b"application/problem+json")
 UNMASKED: Final = Masks({})
 """Masks of policies without environment variables."""

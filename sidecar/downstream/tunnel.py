@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from sidecar.core.body import Body
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure, Outcome, Refusal, Upgraded
-from sidecar.downstream.closing import LINGER_SECONDS
+from sidecar.downstream.closing import LINGER_SECONDS, end_writing
 from sidecar.downstream.websocket import GOING_AWAY, GOING_AWAY_MASKED, FrameFollower
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ class Tunnel:
         client.set_protocol(self._client)
         client.write(head)
         self.restart_idle_timeout()
+        client.resume_reading()  # before bytes that may pause it again
         if answered:
             self._server.data_received(answered)
         if early:
             self._client.data_received(early)
-        client.resume_reading()
         return True
 
     def half_close(self) -> None:
@@ -221,7 +221,7 @@ class TunnelSide(asyncio.Protocol):
         if self.other.is_eof or other is None or not other.can_write_eof() or not self._tunnel.bound_silence():
             self.other.close()
             return False
-        other.write_eof()
+        end_writing(other)
         return self.transport is not None and self.transport.can_write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Fast parsers of common request and response heads, in C.
+"""Fast parsers of common request and response heads, and of bearer tokens in them, in C.
 
 A head is common if it is complete, valid and not long, and its field names have only letters, digits and hyphens.  For
 any other head the parsers return None, and the grammar (`core/http1.py`) parses or rejects it.  For a common head the
@@ -10,7 +10,7 @@ Loops over octets need no bound: `bytes` end with a NUL, which is in no class of
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from sidecar.core.http1 import CHUNKED, FEW_MEMBERS, FEW_PARAMETERS, LONG_HEAD, MAX_FIELDS
 from sidecar.core.message import HOP_BY_HOP, write_http_date
@@ -47,6 +47,11 @@ for _octet in range(256):
     if _octet == 9 or 0x20 <= _octet <= 0x7E or _octet >= 0x80:
         OCTETS[_octet] |= VALUE
     LOWER[_octet] = _octet + 32 if 65 <= _octet <= 90 else _octet
+
+cdef unsigned long long ONES = 0x0101010101010101
+cdef unsigned long long SPACES = 0x2020202020202020
+cdef unsigned long long DELS = 0x7F7F7F7F7F7F7F7F
+cdef unsigned long long HIGH_BITS = 0x8080808080808080
 
 cdef Py_ssize_t LONG = LONG_HEAD
 cdef Py_ssize_t FIELDS = MAX_FIELDS
@@ -109,8 +114,9 @@ cdef struct Passing:
     int count
 
 
-cdef inline bint read_field(const unsigned char *p, Py_ssize_t i, Field *field) noexcept:
-    """Parse the field line at `i` into `field`; False if the line is not a common one."""
+cdef inline bint read_field(const unsigned char *p, Py_ssize_t size, Py_ssize_t i, Field *field) noexcept:
+    """Parse the field line at `i` of `size` octets into `field`; False if the line is not a common one."""
+    cdef unsigned long long word, others
     field.start = i
     while OCTETS[p[i]] & NAME:
         i += 1
@@ -121,6 +127,12 @@ cdef inline bint read_field(const unsigned char *p, Py_ssize_t i, Field *field) 
     while p[i] == 32 or p[i] == 9:
         i += 1
     field.value = i
+    while i + 8 <= size:  # eight octets at once, while none is less than a space or is DEL
+        memcpy(&word, p + i, 8)
+        others = word ^ DELS
+        if ((word - SPACES) & ~word | (others - ONES) & ~others) & HIGH_BITS:
+            break
+        i += 8
     while OCTETS[p[i]] & VALUE:
         i += 1
     if p[i] != 13 or p[i + 1] != 10:
@@ -235,7 +247,7 @@ cdef class RequestHeads:
         special = []
         passing.count = passing.size = 0
         while p[i] != 13:
-            if i > LONGEST or fields == FIELDS or not read_field(p, i, &field):
+            if i > LONGEST or fields == FIELDS or not read_field(p, PyBytes_GET_SIZE(data), i, &field):
                 return None
             i = field.next
             fields += 1
@@ -289,7 +301,7 @@ def take_response(bytes data not None, wall):
     start = i = i + 2
     passing.count = passing.size = 0
     while p[i] != 13:
-        if i > LONGEST or fields == FIELDS or not read_field(p, i, &field):
+        if i > LONGEST or fields == FIELDS or not read_field(p, PyBytes_GET_SIZE(data), i, &field):
             return None
         i = field.next
         fields += 1
@@ -327,3 +339,70 @@ def take_response(bytes data not None, wall):
     if not has_date:
         lines += b"date: %b\r\n" % write_http_date(wall())
     return status, i, lines, None if length == UNKNOWN else length, keep
+
+
+cdef enum:
+    HASHED = 8      # octets at the end of a token that choose its place in a table
+    PLACES = 256    # places in a table of field lines; a power of two
+
+
+cdef const unsigned char *token_end(const unsigned char *p, Py_ssize_t size) noexcept:
+    """Return the end of the first bearer token in field lines, in its usual spelling; NULL without one."""
+    cdef const unsigned char *end = p + size
+    cdef const unsigned char *feed
+    while end - p > 22:
+        feed = <const unsigned char *>memchr(p, 10, end - p)
+        if feed == NULL:
+            return NULL
+        if p[0] | 32 == 97 and feed - p > 22 and memcmp(p + 1, b"uthorization: Bearer ", 21) == 0:
+            return feed - 1 if feed - p >= 23 + HASHED else NULL
+        p = feed + 1
+    return NULL
+
+
+cdef class KnownLines:
+    """Table of field lines with a bearer token, as that of `sidecar.identity.credentials`."""
+
+    cdef list known, others, entries, found
+
+    def __init__(self, list found not None):
+        self.known = [None] * PLACES
+        self.others = [None] * PLACES
+        self.entries = [None] * PLACES
+        self.found = found
+
+    cdef Py_ssize_t place(self, bytes lines) noexcept:
+        """Return the place of field lines; -1 for those without a token."""
+        cdef const unsigned char *end = token_end(
+            <const unsigned char *>PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines)
+        )
+        cdef unsigned long long word
+        if end == NULL:
+            return -1
+        memcpy(&word, end - HASHED, HASHED)
+        return <Py_ssize_t>((word * 0x9E3779B97F4A7C15ULL) >> 56)
+
+    def find(self, bytes lines not None, Py_ssize_t rest):
+        cdef Py_ssize_t place = self.place(lines), size, new
+        cdef const char *p = PyBytes_AS_STRING(lines)
+        cdef char *q
+        cdef bytes known, others, result
+        if place < 0 or self.known[place] is None:
+            return None
+        known, others = <bytes>self.known[place], <bytes>self.others[place]
+        size, new = PyBytes_GET_SIZE(known), PyBytes_GET_SIZE(others)
+        if PyBytes_GET_SIZE(lines) != size + rest or memcmp(p, PyBytes_AS_STRING(known), size):
+            return None
+        if rest and (rest < 14 or memcmp(p + size, b"x-request-id: ", 14)):
+            return None
+        result = PyBytes_FromStringAndSize(NULL, new + rest)
+        q = PyBytes_AS_STRING(result)
+        memcpy(q, PyBytes_AS_STRING(others), new)
+        memcpy(q + new, p + size, rest)
+        self.found[0] = self.entries[place]
+        return result
+
+    def keep(self, bytes known not None, bytes others not None, entry):
+        cdef Py_ssize_t place = self.place(known)
+        if place >= 0:
+            self.known[place], self.others[place], self.entries[place] = known, others, entry

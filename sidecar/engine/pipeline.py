@@ -18,12 +18,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
+from sidecar.core.body import COMPLETE
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
+
+INNERMOST: Final = -2
+"""Index that stands for the innermost stage, whatever its index is."""
 
 
 class InFlight(Protocol):
@@ -47,17 +51,18 @@ class Pipeline:
     Awaiting `pipeline(x)` returns the outcome.  A `Call` does the same without a coroutine.
     """
 
-    __slots__ = ("admits", "answers", "begin_last", "can_be_superseded", "settles")
+    __slots__ = ("admits", "begin_last", "can_be_superseded", "outward", "settles")
 
     def __init__(self, stages: Sequence[Stage], terminal: Terminal | Service) -> None:
         """Take the stages, outermost first.  A stage with an `inner` must not be in another pipeline."""
         end = terminal if hasattr(terminal, "begin") else Awaited(terminal)
         self.begin_last = cast("Terminal", end).begin
         self.admits = tuple(stage.admit for stage in stages)
-        self.answers: tuple[Callable[..., Any] | None, ...]  # Any, since a `cast` is a call where it is not compiled
-        self.answers = tuple(getattr(stage, "answer", None) for stage in stages)
+        answers: list[Callable[..., Any] | None] = [getattr(stage, "answer", None) for stage in stages]
         self.settles: tuple[Callable[..., None] | None, ...]
         self.settles = tuple(getattr(stage, "settle", None) for stage in stages)
+        self.outward = tuple(zip(range(len(stages)), answers, self.settles, strict=True))[::-1]
+        """Index, `answer` and `settle` of each stage, innermost first; None for a call that the stage does not have."""
         self.can_be_superseded = any(getattr(stage, "supersedes", False) for stage in stages)
         for index, stage in enumerate(stages):
             if hasattr(stage, "inner"):
@@ -68,8 +73,8 @@ class Pipeline:
         outer = Pipeline([stage], unbound)
         outer.begin_last = self.begin_last
         outer.admits += self.admits
-        outer.answers += self.answers
         outer.settles += self.settles
+        outer.outward = tuple([(index + 1, answer, settle) for index, answer, settle in self.outward]) + outer.outward
         outer.can_be_superseded = self.can_be_superseded
         return outer
 
@@ -123,11 +128,6 @@ class Call:
         self._is_cancelled = False
         """True once the call was cancelled."""
 
-    def take(self, outcome: Outcome) -> None:
-        """Accept the outcome of the request in flight at the terminal."""
-        self._begun = None
-        self._go_out(outcome, len(self._tickets) - 1, False)
-
     def fail(self, error: BaseException) -> None:
         """End with the error of the request in flight at the terminal: a bug or `CancelledError`."""
         self._begun = None
@@ -158,7 +158,7 @@ class Call:
         if given is not None:
             given.discard()
         self._abandon(index + 1)
-        self._go_out(outcome, index, False)
+        self.take(outcome, index)
 
     def discard(self) -> None:
         """Discard the outcome, which the caller does not need."""
@@ -167,24 +167,22 @@ class Call:
 
     # ----- the way in
 
-    def start(self, index: int = 0) -> None:
-        """Call `admit` of the stages from `index` inwards, then begin the request at the terminal."""
+    def start(self) -> None:
+        """Call `admit` of the stages that have no ticket yet, then begin the request at the terminal."""
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
-        admits = pipeline.admits
         if pipeline.can_be_superseded:
             x.call = self
         try:
-            while index < len(admits):
-                found = admits[index](x)
+            for admit in pipeline.admits[len(tickets) :] if tickets else pipeline.admits:
+                found = admit(x)
                 kind = type(found)  # cheaper than isinstance, and far cheaper than `__class__`
                 if kind is Outcome:
                     outcome = cast("Outcome", found)
                     break
                 if kind is Wait:
-                    self._wait(index, cast("Wait", found), True, None)
+                    self._wait(len(tickets), cast("Wait", found), True, None)
                     return
                 tickets.append(found)
-                index += 1
             else:
                 begun: Any = pipeline.begin_last(x, self)
                 if type(begun) is not Outcome:
@@ -196,22 +194,23 @@ class Call:
         except BaseException as error:
             self._break_down(error)
             return
-        self._go_out(outcome, index - 1, False)
+        self.take(outcome, len(tickets) - 1)
 
     # ----- the way out
 
-    def _go_out(self, outcome: Outcome, index: int, has_answered: bool) -> None:
-        """Call `answer` and `settle` of the stages from `index` outwards.
+    def take(self, outcome: Outcome, first: int = INNERMOST, has_answered: bool = False) -> None:
+        """Accept an outcome: call `answer` and `settle` of the stages from the index `first` outwards.
 
-        `has_answered` is True if `outcome` is what `answer` of the first stage has returned.
+        The terminal passes the outcome of the request in flight, which all stages get.  `has_answered` is True if
+        `outcome` is what `answer` of the first stage has returned.
         """
+        self._begun = None
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
-        answers, settles = pipeline.answers, pipeline.settles
+        outward = pipeline.outward
         try:
-            while index >= 0:
-                answer = answers[index]
+            for index, answer, settle in outward if first == INNERMOST else outward[len(outward) - 1 - first :]:
                 if answer is not None and not has_answered:
-                    if len(tickets) > index + 1:
+                    if outcome.stream is not None and len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
                     if type(found) is Wait:
@@ -219,12 +218,13 @@ class Call:
                         return
                     outcome = found
                 has_answered = False
-                if outcome.stream is None:
+                body = outcome.stream
+                if body is None or body.state == COMPLETE:
+                    if body is not None and body.verdict:
+                        outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
                     ticket = tickets.pop()
-                    settle = settles[index]
                     if settle is not None:
                         settle(x, ticket, outcome)
-                index -= 1
             if tickets:
                 self._bind(outcome, 0)
         except BaseException as error:
@@ -232,7 +232,11 @@ class Call:
             self._break_down(error)
             return
         self.value = outcome
-        self._end()
+        if pipeline.can_be_superseded:  # inlined `_end`
+            x.call = None
+        done, self._done = self._done, None
+        if done is not None:
+            done(self)
 
     def _bind(self, outcome: Outcome, first: int) -> None:
         """Arrange that the tickets from `first` inwards are settled at the end of the outcome's body."""
@@ -284,12 +288,12 @@ class Call:
                 given.discard()
             self._break_down(error)
         elif not self._is_inward:
-            self._go_out(cast("Outcome", found), self._at, True)
+            self.take(cast("Outcome", found), self._at, True)
         elif type(found) is Outcome:
-            self._go_out(found, self._at - 1, False)
+            self.take(found, self._at - 1)
         else:
             self._tickets.append(found)
-            self.start(self._at + 1)
+            self.start()
 
     def _refuse_found(self, found: object, index: int) -> None:
         """Release a result that comes too late to be used: discard an outcome, settle a ticket as abandoned.

@@ -39,6 +39,8 @@ from sidecar.grpc.templates import Match, Template, TemplateError, TemplateTable
 from sidecar.grpc.wire import varint
 
 WHOLE: Final = "*"
+SOCKET: Final = "GET"
+"""Method of the handshake of a WebSocket."""
 MOST_NAMES: Final = 32
 """Most names of fields in one parameter."""
 Chain = tuple[Field, ...]
@@ -53,8 +55,8 @@ class Binding:
     """Binding of a method, compiled."""
 
     __slots__ = (
-        "_bound", "_oneofs", "_types", "body", "ignored", "is_raw_answer", "is_raw_request", "method", "response",
-        "rule", "template",
+        "_bound", "_oneofs", "_types", "body", "ignored", "is_raw_answer", "is_raw_request", "is_socket", "method",
+        "response", "rule", "template",
     )  # fmt: skip
 
     def __init__(self, method: Method, rule: HttpRule, types: DescriptorSet, ignored: frozenset[str]) -> None:
@@ -81,6 +83,8 @@ class Binding:
         """True if the body is a `google.api.HttpBody`."""
         self.is_raw_answer = self._is_raw(self.response, method.output)
         """True if the answer is one."""
+        self.is_socket = method.client_streaming
+        """True if the requests are a stream, which needs a WebSocket."""
 
     def _is_raw(self, field: Field | None, whole: MessageType) -> bool:
         if field is None:
@@ -110,7 +114,9 @@ class Binding:
 
     @property
     def text(self) -> str:
-        """Binding as in a proto file: `GET /v1/orders/{id}`."""
+        """Binding as in a proto file: `GET /v1/orders/{id}`, or `WebSocket /v1/chat` for a stream of requests."""
+        if self.is_socket:
+            return f"WebSocket {self.rule.path}"
         return f"{'any method' if self.rule.method == WHOLE else self.rule.method} {self.rule.path}"
 
     def message(self, segments: list[bytes], query: bytes | None, body: bytes, content_type: bytes) -> bytes:
@@ -121,13 +127,26 @@ class Binding:
                 parts.append(self._from_body(body, content_type))
         elif body:
             raise RequestError(f"The request has a body, which {self.text} does not take.")
+        self._add_parameters(parts, segments, query)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def parameters(self, segments: list[bytes], query: bytes | None) -> bytes:
+        """Return the fields of the path and the query, to be added to a message.  Raises `RequestError`."""
+        parts: list[bytes] = []
+        self._add_parameters(parts, segments, query)
+        return b"".join(parts)
+
+    def piece(self, body: bytes) -> bytes:
+        """Return one message of a stream of requests, without its parameters.  Raises `RequestError`."""
+        return self._from_body(body, b"")
+
+    def _add_parameters(self, parts: list[bytes], segments: list[bytes], query: bytes | None) -> None:
         if query:
             parts.append(self._from_query(query))
         if self._bound:
             values = self.template.captures(segments)
             for variable, chain, value in zip(self.template.variables, self._bound, values, strict=True):
                 parts.append(self._parameter(chain, value, f"path's {variable.name}"))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _from_body(self, body: bytes, content_type: bytes) -> bytes:
         if self.is_raw_request:
@@ -240,11 +259,19 @@ def note_oneofs(chain: Chain, members: dict[tuple[int, ...], int]) -> str | None
 class Bindings:
     """Bindings of services: those of all methods that a route serves."""
 
-    __slots__ = ("all", "table", "unbound")
+    __slots__ = ("all", "sockets", "table", "unbound")
 
-    def __init__(self, types: DescriptorSet, services: Iterable[str], ignored: frozenset[str] = frozenset()) -> None:
-        """Compile the rules of the services.  Raises `DescriptorError`."""
+    def __init__(
+        self,
+        types: DescriptorSet,
+        services: Iterable[str],
+        ignored: frozenset[str] = frozenset(),
+        has_sockets: bool = False,
+    ) -> None:
+        """Compile the rules of the services; with `has_sockets`, streams have WebSockets.  Raises `DescriptorError`."""
         self.table: TemplateTable[Binding] = TemplateTable()
+        self.sockets: TemplateTable[Binding] | None = TemplateTable() if has_sockets else None
+        """Bindings of streams, for a GET that asks for a WebSocket; None without them."""
         self.all: list[Binding] = []
         """Bindings in the order of the descriptors."""
         self.unbound: list[Method] = []
@@ -264,17 +291,31 @@ class Bindings:
         """Return the binding of a request; `path` is as received."""
         return self.table.find(method.decode("latin-1"), canonical(path) if b"%" in path else path)
 
+    def match_socket(self, path: bytes) -> Match[Binding]:
+        """Return the binding of a handshake; `path` is as received."""
+        if self.sockets is None:
+            return Match(None, [], set())
+        return self.sockets.find(SOCKET, canonical(path) if b"%" in path else path)
+
     def _add(self, binding: Binding) -> None:
-        method = binding.method
-        if method.client_streaming:
+        method, sockets = binding.method, self.sockets
+        if binding.is_socket and sockets is None:
             raise DescriptorError(
-                f"binds {method.full_name} to {binding.text}, but its requests are a stream, which HTTP has no form for"
+                f"binds {method.full_name} to {binding.rule.path}, but its requests are a stream, which only "
+                "`streams: websocket` has a form for"
             )
-        other = self.table.add(binding.rule.method, binding.template, binding)
+        if not binding.is_socket:
+            self._refuse_twins(binding, self.table.add(binding.rule.method, binding.template, binding))
+        if sockets is not None and (method.client_streaming or method.server_streaming):
+            self._refuse_twins(binding, sockets.add(SOCKET, binding.template, binding))
+        self.all.append(binding)
+
+    def _refuse_twins(self, binding: Binding, other: Binding | None) -> None:
+        """Raise `DescriptorError` if there is another binding for the same requests."""
+        method = binding.method
         if other is not None:
             raise DescriptorError(
                 f"binds both {other.method.full_name} and {method.full_name} to {binding.text}; change one of the two"
                 if other.method is not method
                 else f"binds {method.full_name} twice to {binding.text}; remove one of the two"
             )
-        self.all.append(binding)

@@ -58,6 +58,8 @@ def is_grpc(content_type: bytes) -> bool:
 
 def parse_status(value: bytes) -> int:
     """Return the code in a `grpc-status` field."""
+    if value == b"0":
+        return 0
     if value.isdigit() and len(value) <= 2:
         code = int(value)
         if code < len(GRPC_STATUSES):

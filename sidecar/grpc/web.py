@@ -8,8 +8,10 @@ from __future__ import annotations
 from binascii import Error, a2b_base64, b2a_base64
 from typing import Final, NamedTuple
 
-from sidecar.core.message import Headers
+from sidecar.core.exchange import Exchange
+from sidecar.core.message import Headers, tokens
 from sidecar.grpc.framing import PREFIX
+from sidecar.grpc.status import CONTENT_TYPE
 
 TRAILERS: Final = 0x80
 """Flag of the frame that has the trailers."""
@@ -36,6 +38,23 @@ def parse_type(value: bytes) -> WebType | None:
     return WebType(kind == TEXT, plus + format_)
 
 
+def become_call(x: Exchange) -> WebType | None:
+    """Turn the head of a call of gRPC-Web into that of gRPC, and return its content type; None for another request."""
+    kind = parse_type(x.header(b"content-type") or b"") if x.method == b"POST" else None
+    if kind is None:
+        return None
+    accepted = {found for part in tokens(x.headers, b"accept") if (found := parse_type(part)) is not None}
+    is_text = any(found.is_text for found in accepted) or (kind.is_text and not accepted)
+    x.web = TEXT if is_text else BINARY
+    x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
+    gone = (b"content-type", b"accept", b"x-grpc-web")
+    x.headers = [
+        *[field for field in x.headers if field[0] not in gone],
+        (b"content-type", CONTENT_TYPE + kind.suffix),
+    ]
+    return kind
+
+
 def trailer_frame(trailers: Headers) -> bytes:
     """Return the frame that ends an answer, also if there are no trailers."""
     lines = b"".join([b"%b: %b\r\n" % field for field in trailers])
@@ -45,6 +64,43 @@ def trailer_frame(trailers: Headers) -> bytes:
 def encode_text(data: bytes) -> bytes:
     """Return a piece of a body in the text form."""
     return b2a_base64(data, newline=False)
+
+
+class FrameFollower:
+    """Follower of the frames in a body of gRPC, which finds one that is no message."""
+
+    __slots__ = ("_left", "_prefix")
+
+    def __init__(self) -> None:
+        self._prefix = b""
+        """Bytes of an incomplete prefix."""
+        self._left = 0
+        """Bytes of the message that have yet to come."""
+
+    @property
+    def is_between(self) -> bool:
+        """True if no message is incomplete."""
+        return not self._left and not self._prefix
+
+    def follow(self, data: bytes) -> int:
+        """Return the number of bytes before the first frame that would be taken for the trailers."""
+        at, size = 0, len(data)
+        while at < size:
+            if self._left:
+                step = min(self._left, size - at)
+                self._left -= step
+                at += step
+                continue
+            if not self._prefix and data[at] & TRAILERS:
+                return at
+            step = min(PREFIX.size - len(self._prefix), size - at)
+            prefix = self._prefix + data[at : at + step]
+            at += step
+            if len(prefix) == PREFIX.size:
+                self._left = int.from_bytes(prefix[1:], "big")
+                prefix = b""
+            self._prefix = prefix
+        return size
 
 
 class TextDecoder:

@@ -6,6 +6,7 @@ header blocks demand.  It does so before the payload arrives, so nothing is kept
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from sidecar.core.body import add_piece
@@ -34,6 +35,8 @@ PADDED: Final = 0x08
 PRIORITIZED: Final = 0x20
 HEAD: Final = 9
 """Bytes of a frame's head."""
+PACK: Final = Struct(">HBBBL").pack
+"""Function that writes such a head: length in two parts, type, flags, stream."""
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 HEADER_TABLE_SIZE: Final = 1
@@ -126,6 +129,24 @@ class FrameReader:
             self._block = 0 if self.flags & END_HEADERS else stream
         return True
 
+    def take_content(self, stream: int, most: int, expected: int) -> bytes | None:
+        """Go to the next frame and return its payload, if it is whole, the last DATA of the stream, and not padded.
+
+        None, and no step, for any other frame, for more than `most` bytes, and for another number than `expected`
+        unless that is negative.
+        """
+        data, at = self.data, self._position
+        left = len(data) - at - HEAD
+        if left < 0 or data[at + 3] != DATA or data[at + 4] != END_STREAM:
+            return None
+        length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+        number = (data[at + 5] & 0x7F) << 24 | data[at + 6] << 16 | data[at + 7] << 8 | data[at + 8]
+        if length > left or length > most or number != stream or (expected >= 0 and length != expected):
+            return None
+        at += HEAD
+        self._position = at + length
+        return data[at : at + length]
+
     def _wait(self, missing: int) -> bool:
         """Keep the beginning of a frame until the missing bytes are here."""
         if self._position < len(self.data):
@@ -180,12 +201,7 @@ class FrameReader:
 
 def frame_head(kind: int, flags: int, stream: int, size: int) -> bytes:
     """Return the head of a frame whose payload has `size` bytes."""
-    return bytes(
-        (
-            size >> 16, size >> 8 & 255, size & 255, kind, flags,
-            stream >> 24, stream >> 16 & 255, stream >> 8 & 255, stream & 255,
-        )
-    )  # fmt: skip
+    return PACK(size >> 8, size & 255, kind, flags, stream)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

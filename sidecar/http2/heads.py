@@ -55,11 +55,11 @@ class Head:
         """Protocol of an extended CONNECT (RFC 8441); empty for any other request."""
         self.status = 0
         self.lines = b""
-        """Fields as HTTP/1.1 lines, each with its CRLF.  A request's begin with its Host."""
+        """Fields as HTTP/1.1 lines, each with its CRLF.  A request's begin with its Host, unless it is too large."""
         self.content_length = -1
         """Bytes that the content must have; -1 if it is not said."""
         self.sensitive: frozenset[bytes] = frozenset()
-        """Names of fields that must be sent on as never indexed."""
+        """Names of fields that must be sent on as never indexed (`Block.sensitive`)."""
         self.derived: object = None
         """Result that the reader of this head has derived from it, kept for the next block with the same bytes."""
 
@@ -136,6 +136,7 @@ def _read_request(block: Block, limits: Limits) -> Head:
     head.protocol = pseudo.get(b":protocol", b"")
     head.content_length = parts.length
     if block.is_too_large:
+        head.lines = parts.lines
         head.refusal = Invalid("the request head is too large", 431)
         return head
     head.error = _judge_request(head, parts, limits)

@@ -9,10 +9,13 @@ Rules:
    stand for a field of thousands.
 4. What is secret, or came as never indexed, goes out as never indexed (RFC 7541 7.1).
 5. Fields that differ from message to message are not inserted: they would only push others out.
+6. Lines that come together in many messages are remembered together (`Encoder.encode_request`).  Their number is small,
+   because each connection has such a memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core.message import SECRETS
@@ -27,6 +30,10 @@ TABLE_SIZE: Final = 4096
 """Bytes of a dynamic table at most, ours and the peer's: the default of SETTINGS_HEADER_TABLE_SIZE."""
 REMEMBERED: Final = 64
 """Blocks, lines and strings that are remembered, each."""
+PARTS: Final = 8
+"""Groups of lines and of pseudo-headers that are remembered, each."""
+LONGEST_PART: Final = 1024
+"""Bytes of the longest of them."""
 LONGEST: Final = 2048
 """Bytes of the longest of them."""
 LONGEST_LIST: Final = 4096
@@ -67,10 +74,21 @@ VOLATILE: Final = frozenset(
     )
 )  # fmt: skip
 """Fields that differ from message to message."""
+UNIQUE: Final = frozenset(
+    (b"b3", b"traceparent", b"tracestate", b"x-b3-spanid", b"x-b3-traceid", b"x-request-id", b":path")
+)
+"""Fields among them that hardly ever come twice."""
 HOP: Final = CONNECTION_FIELDS | {b"host"}
 """Fields that are never encoded: HTTP/2 has none of them, and the host is a pseudo-header."""
 NOTHING: Final[frozenset[bytes]] = frozenset()
+UNINDEXED: Final[set[bytes]] = set(SECRETS)
+"""Names of fields that go out as never indexed whatever their sender has marked."""
 INDEXED, INCREMENTAL, SIZE_UPDATE, NEVER_INDEXED, PLAIN = 0x80, 0x40, 0x20, 0x10, 0x00
+
+
+def never_index(names: Iterable[bytes]) -> None:
+    """Add names in lower case to `UNINDEXED`, such as those of fields with credentials in a policy file."""
+    UNINDEXED.update(names)
 
 
 def fault(text: str) -> ConnectionFault:
@@ -89,7 +107,7 @@ class Block:
         self.excess = 0
         """Number of the fields that are beyond."""
         self.sensitive: frozenset[bytes] = frozenset()
-        """Names of fields that came as never indexed."""
+        """Names of fields that came as never indexed, without those of `UNINDEXED`."""
         self.request: Head | None = None
         self.response: Head | None = None
         self.trailers: Head | None = None
@@ -156,7 +174,7 @@ class Decoder:
                 if is_inserted:
                     changes = True
                     self._insert(field)
-                elif byte >= NEVER_INDEXED:
+                elif byte >= NEVER_INDEXED and name not in UNINDEXED:
                     if sensitive is None:
                         sensitive = set()
                     if len(sensitive) < self._max_fields:
@@ -272,15 +290,36 @@ def encode_integer(prefix: int, mask: int, value: int) -> bytes:
     return bytes(out)
 
 
+SHORT: Final = [bytes((size,)) for size in range(0x7F)]
+"""Lengths of short strings."""
+
+
 def encode_string(text: bytes) -> bytes:
     """Return a string as it is."""
-    return encode_integer(0, 0x7F, len(text)) + text
+    size = len(text)
+    return (SHORT[size] if size < 0x7F else encode_integer(0, 0x7F, size)) + text
 
 
 def encode_huffman(text: bytes) -> bytes:
     """Return a string in the shorter of the two forms."""
     coded = huffman.encode(text)
     return encode_integer(0x80, 0x7F, len(coded)) + coded if len(coded) < len(text) else encode_string(text)
+
+
+def _name(name: bytes) -> bytes:
+    """Return the beginning of a field that is not inserted, up to its value."""
+    index = NAMES.get(name, 0)
+    head = encode_integer(PLAIN, 0x0F, index)
+    return head if index else head + encode_string(name)
+
+
+VOLATILE_NAMES: Final = {name: _name(name) for name in VOLATILE}
+"""Beginnings of fields that are not inserted, by their names."""
+REQUEST_ID: Final = VOLATILE_NAMES[b"x-request-id"]
+STATUSES: Final = {
+    int(value): encode_integer(INDEXED, 0x7F, index) for (name, value), index in PAIRS.items() if name == b":status"
+}
+"""Encoded statuses that have an index."""
 
 
 class Encoder:
@@ -290,7 +329,9 @@ class Encoder:
     must be sent in the order in which they are made.
     """
 
-    __slots__ = ("_inserted", "_least", "_limit", "_lines", "_numbers", "_size")
+    __slots__ = (
+        "_inserted", "_is_lasting", "_latest", "_least", "_limit", "_lines", "_numbers", "_parts", "_pseudo", "_size",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[bytes, bytes], int] = {}
@@ -302,6 +343,14 @@ class Encoder:
         """Smallest size of the table since the last block; -1 if it has not changed."""
         self._lines: dict[bytes, bytes] = {}
         """Encoding of lines, each of which changes nothing."""
+        self._parts: dict[bytes, bytes] = {}
+        """Encoding of groups of such lines."""
+        self._pseudo: dict[tuple[bytes, bytes, bytes, bytes], bytes] = {}
+        """Encoding of the pseudo-headers of requests that change nothing."""
+        self._latest = (b"", b"")
+        """Lines of a request that were encoded last, and their encoding."""
+        self._is_lasting = True
+        """False once the group of lines at hand has one that is not to be remembered."""
 
     @property
     def table_size(self) -> int:
@@ -327,20 +376,131 @@ class Encoder:
         """
         out: list[bytes] = []
         if self._least >= 0:
-            if self._least < self._limit:
-                out.append(encode_integer(SIZE_UPDATE, 0x1F, self._least))
-            out.append(encode_integer(SIZE_UPDATE, 0x1F, self._limit))
-            self._least = -1
+            out.append(self._sizes())
+        has_marks = bool(sensitive)
         for name, value in pseudo:
-            out.append(self._field(name, value, False))
+            out.append(self._field(name, value, has_marks and name in sensitive))
         if lines:
-            texts = lines.split(b"\r\n")
-            for text in texts:
-                known = None if sensitive else self._lines.get(text)
-                if known is None:
-                    known = self._line(text, sensitive)
-                out.append(known)
+            self._write_lines(out, lines, sensitive)
         return b"".join(out)
+
+    def encode_request(
+        self,
+        method: bytes,
+        scheme: bytes,
+        authority: bytes,
+        path: bytes,
+        lines: bytes,
+        request_id: bytes = b"",
+        steady: tuple[bytes, bytes] = (b"", b""),
+        sensitive: frozenset[bytes] = NOTHING,
+        protocol: bytes = b"",
+    ) -> bytes:
+        """Return the block of a request.
+
+        Many requests have the `steady` lines in common, which stand before and after the id and the `lines` of this
+        one.
+        """
+        out: list[bytes] = []
+        if self._least >= 0:
+            out.append(self._sizes())
+        if protocol or sensitive:
+            pairs = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)]
+            if protocol:
+                pairs.insert(1, (b":protocol", protocol))
+            out.append(self._fields(pairs, sensitive))
+        else:
+            pseudo = self._pseudo.get((method, scheme, authority, path))
+            out.append(self._write_pseudo(method, scheme, authority, path) if pseudo is None else pseudo)
+        before, after = steady
+        if sensitive:
+            own = b"x-request-id: %b\r\n" % request_id if request_id else b""
+            self._write_lines(out, b"%b%b%b%b" % (before, own, lines, after), sensitive)
+            return b"".join(out)
+        if before:
+            out.append(self._part(before))
+        if request_id:
+            if b"x-request-id" in UNINDEXED:
+                out.append(self._field(b"x-request-id", request_id, False))
+            else:
+                out.append(REQUEST_ID)
+                out.append(encode_string(request_id))
+        if lines:
+            out.append(self._latest[1] if lines == self._latest[0] else self._write_latest(lines))
+        if after:
+            out.append(self._part(after))
+        return b"".join(out)
+
+    def _write_latest(self, lines: bytes) -> bytes:
+        """Encode lines of one request, and remember them until others come."""
+        out: list[bytes] = []
+        before = self._inserted
+        self._is_lasting = True
+        self._write_lines(out, lines, NOTHING)
+        coded = b"".join(out)
+        if self._is_lasting and before == self._inserted and len(lines) <= LONGEST_PART:
+            self._latest = lines, coded
+        return coded
+
+    def encode_response(self, status: int, lines: bytes, sensitive: frozenset[bytes] = NOTHING) -> bytes:
+        """Return the block of a response."""
+        if self._least >= 0 or sensitive:
+            return self.encode([(b":status", b"%d" % status)], lines, sensitive)
+        head = STATUSES.get(status)
+        if head is None:
+            head = self._field(b":status", b"%d" % status, False)
+        return head + self._part(lines) if lines else head
+
+    def encode_trailers(self, lines: bytes) -> bytes:
+        """Return the block of trailers."""
+        return self.encode([], lines) if self._least >= 0 else self._part(lines)
+
+    def _sizes(self) -> bytes:
+        """Return the change of the table's size that the next block begins with."""
+        out = encode_integer(SIZE_UPDATE, 0x1F, self._limit)
+        if self._least < self._limit:
+            out = encode_integer(SIZE_UPDATE, 0x1F, self._least) + out
+        self._least = -1
+        return out
+
+    def _fields(self, pairs: list[tuple[bytes, bytes]], sensitive: frozenset[bytes]) -> bytes:
+        return b"".join([self._field(name, value, name in sensitive) for name, value in pairs])
+
+    def _write_pseudo(self, method: bytes, scheme: bytes, authority: bytes, path: bytes) -> bytes:
+        """Encode the pseudo-headers of a request, and remember them if that changes no table."""
+        before = self._inserted
+        pairs = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)]
+        coded = self._fields(pairs, NOTHING)
+        if before == self._inserted and len(authority) + len(path) <= LONGEST_PART:
+            if len(self._pseudo) >= PARTS:
+                self._pseudo.clear()
+            self._pseudo[method, scheme, authority, path] = coded
+        return coded
+
+    def _write_lines(self, out: list[bytes], lines: bytes, sensitive: frozenset[bytes]) -> None:
+        """Encode lines one by one."""
+        has_marks = bool(sensitive)
+        for text in lines.split(b"\r\n"):
+            known = self._lines.get(text)
+            if known is None or (has_marks and text[: text.find(b":")].lower() in sensitive):
+                known = self._line(text, sensitive)
+            out.append(known)
+
+    def _part(self, lines: bytes) -> bytes:
+        """Encode lines that often come together, and remember them if that changes no table."""
+        known = self._parts.get(lines)
+        if known is not None:
+            return known
+        out: list[bytes] = []
+        before = self._inserted
+        self._is_lasting = True
+        self._write_lines(out, lines, NOTHING)
+        known = b"".join(out)
+        if self._is_lasting and before == self._inserted and len(lines) <= LONGEST_PART:
+            if len(self._parts) >= PARTS:
+                self._parts.clear()
+            self._parts[lines] = known
+        return known
 
     def _line(self, text: bytes, sensitive: frozenset[bytes]) -> bytes:
         """Encode a line, and remember it if that changes no table."""
@@ -352,7 +512,8 @@ class Encoder:
             return b""
         before = self._inserted
         coded = self._field(name, text[colon + 1 :].strip(b" \t"), name in sensitive)
-        if before != self._inserted or sensitive or name in VOLATILE or name in SECRETS or len(text) > LARGEST:
+        if before != self._inserted or name in sensitive or name in UNIQUE or name in UNINDEXED or len(text) > LARGEST:
+            self._is_lasting = False
             return coded
         if len(self._lines) >= REMEMBERED:
             self._lines.clear()
@@ -361,8 +522,12 @@ class Encoder:
 
     def _field(self, name: bytes, value: bytes, is_sensitive: bool) -> bytes:
         """Encode a field, and insert it if it is likely to come again."""
+        start = VOLATILE_NAMES.get(name)
+        if start is not None and not is_sensitive and name not in UNINDEXED:
+            static = PAIRS.get((name, value), 0)
+            return encode_integer(INDEXED, 0x7F, static) if static else start + encode_string(value)
         index = NAMES.get(name, 0)
-        if is_sensitive or name in SECRETS:
+        if is_sensitive or name in UNINDEXED:
             return self._literal(NEVER_INDEXED, 0x0F, index, name, value)
         pair = (name, value)
         number = self._numbers.get(pair, -1)
@@ -372,7 +537,7 @@ class Encoder:
         if static:
             return encode_integer(INDEXED, 0x7F, static)
         size = len(name) + len(value) + OVERHEAD
-        if name in VOLATILE or size > LARGEST or size > self._limit:
+        if size > LARGEST or size > self._limit:
             return self._literal(PLAIN, 0x0F, index, name, value)
         self._insert(pair, size)
         head = encode_integer(INCREMENTAL, 0x3F, index)
@@ -383,7 +548,7 @@ class Encoder:
         return (head if index else head + encode_string(name)) + encode_string(value)
 
     def _insert(self, pair: tuple[bytes, bytes], size: int) -> None:
-        self._lines.clear()  # indices count from the newest entry
+        self._forget()  # indices count from the newest entry
         self._numbers[pair] = self._inserted
         self._inserted += 1
         self._size += size
@@ -394,5 +559,14 @@ class Encoder:
             name, value = next(iter(self._numbers))
             del self._numbers[name, value]
             self._size -= len(name) + len(value) + OVERHEAD
-            if self._lines:
-                self._lines.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget all that was remembered, which is encoded with indices of the table as it was."""
+        if self._lines:
+            self._lines.clear()
+        if self._parts:
+            self._parts.clear()
+        if self._pseudo:
+            self._pseudo.clear()
+        self._latest = (b"", b"")

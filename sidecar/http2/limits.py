@@ -104,4 +104,5 @@ class Bucket:
 
     def pay(self, amount: float) -> None:
         """Take off what useful work is worth."""
-        self.level = max(0.0, self.level - amount)
+        level = self.level - amount
+        self.level = level if level > 0.0 else 0.0

@@ -14,7 +14,10 @@ Rules:
    window take turns, a frame each.
 5. Header blocks are encoded when they are sent, never before: their order is the order of the tables.
 6. What a peer costs is bounded by rates (`limits`).
-7. Priorities are ignored (RFC 9113 5.3.2); nothing is pushed.
+7. The content of a request that arrives whole with its head can be passed with the head (`joins_content`).
+8. Priorities are ignored (RFC 9113 5.3.2); nothing is pushed.
+9. Other DATA frames of less than `USEFUL` bytes are held back to the end of the read, and those of a stream are
+   delivered as one piece: a piece costs far more on its way than a frame.
 
 It does not keep time: its owner closes a peer that does not acknowledge settings, answer a PING, or open a window.
 """
@@ -82,7 +85,10 @@ class Handler(Protocol):
     """Owner of a session.  Its methods never raise, and may call the session."""
 
     def on_head(self, stream: Stream, head: Head, is_end: bool) -> None:
-        """Take a request's or a final response's head; `head.refusal` says that it is to be answered at once."""
+        """Take a request's or a final response's head; `head.refusal` says that it is to be answered at once.
+
+        With `is_end` the message is whole, and a request may have content (`Stream.content`).
+        """
 
     def on_interim(self, stream: Stream, head: Head) -> None:
         """Take an interim response."""
@@ -112,10 +118,10 @@ class Session:
 
     __slots__ = (
         "_block", "_block_frames", "_block_is_end", "_block_size", "_credit", "_decoder", "_encoder", "_frames",
-        "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left", "_reader",
-        "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway", "handler",
-        "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "last_accepted", "limits",
-        "max_peer_streams", "peer_window", "progress", "streams", "unsent",
+        "_held", "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left",
+        "_reader", "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway",
+        "handler", "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "joins_content",
+        "last_accepted", "limits", "max_peer_streams", "peer_window", "progress", "streams", "unsent",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, limits: Limits, is_client: bool) -> None:
@@ -136,6 +142,8 @@ class Session:
         """True once the peer has acknowledged our settings."""
         self.is_writing_paused = False
         """True while the transport is full."""
+        self.joins_content = False
+        """True if the content of a request is passed with its head where both are whole in one read."""
         self.unsent = 0
         """Bytes of content that wait on all streams for the peer's windows or for the transport."""
         self.peer_window = WINDOW
@@ -174,6 +182,8 @@ class Session:
         """Streams that we have reset lately, whose frames may still arrive."""
         self._resets = Bucket(limits.reset_burst, limits.reset_rate)
         self._frames = Bucket(limits.frame_burst, limits.frame_rate)
+        self._held: list[Stream] = []
+        """Streams whose content is held back."""
         self._unread = 0
         """Answers to control frames since the transport became full."""
         self._now = 0.0
@@ -212,12 +222,17 @@ class Session:
                     return
             reader = self._reader
             reader.feed(data)
-            while not self.has_failed and reader.advance():
+            while reader.advance():
                 self._take_frame(reader)
                 if not reader.is_within_block:
                     self.progress += 1
+                if self.fault is not None:
+                    break
         except ConnectionFault as fault:
+            self._release_held()
             self.fail(fault.code, fault.text)
+        if self._held:
+            self._release_held()
 
     @property
     def has_failed(self) -> bool:
@@ -271,6 +286,8 @@ class Session:
             if kind != frames.SETTINGS or reader.flags & frames.ACK:
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._peer_settings = True
+        if self._held and kind != frames.DATA:
+            self._release_held()
         if kind == frames.DATA:
             self._take_data(reader)
         elif kind == frames.HEADERS:
@@ -316,42 +333,76 @@ class Session:
         size = reader.end - reader.start
         if size > self._credit:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "DATA is more than the connection's window")
+        self._count_taken(size)
+        start, end, flags = reader.start, reader.end, reader.flags
+        if flags & frames.PADDED:
+            start, end = reader.payload()
+        is_end = flags & frames.END_STREAM != 0
+        stream = self.streams.get(reader.stream)
+        if stream is None:
+            self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
+            return
+        if not stream.can_receive:
+            self._fail_content(stream, STREAM_CLOSED, "DATA after the end of the stream")
+            return
+        if size > stream.credit:
+            self._fail_content(stream, FLOW_CONTROL_ERROR, "DATA is more than the stream's window")
+            return
+        stream.credit -= size
+        if not stream.has_final_head:
+            self._fail_content(stream, PROTOCOL_ERROR, "DATA before a head")
+            return
+        if start == end and not is_end:
+            self._charge(1.0)
+            self._give_back(stream, size)
+            return
+        stream.received += end - start
+        if (stream.expected >= 0 or stream.forbids_content) and self._contradicts(stream, is_end):
+            stream.received -= end - start  # what is refused is not received
+            self._fail_content(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
+            return
+        if is_end:
+            self._end_received(stream)
+        else:
+            self._give_back(stream, size)
+        data = reader.data[start:end]
+        pieces = stream.held
+        if pieces is not None:
+            add_piece(pieces, data)
+            if is_end:
+                self._release(stream, True)
+        elif is_end or size >= USEFUL:
+            self.handler.on_data(stream, data, is_end)
+        else:
+            stream.held = [data]
+            self._held.append(stream)
+
+    def _fail_content(self, stream: Stream, code: int, text: str) -> None:
+        """Reset a stream for its DATA, once the content before that is delivered, however it was cut."""
+        self._release(stream, False)
+        if stream.id in self.streams:
+            self._fail_stream(stream, code, text)
+
+    def _count_taken(self, size: int) -> None:
+        """Count bytes of the connection's window, and give them back once that is worth a frame."""
         self._credit -= size
         self._taken += size
         if self._taken * 2 >= self.limits.connection_window:
             self._out.append(frames.window_update(0, self._taken))
             self._credit += self._taken
             self._taken = 0
-        start, end = reader.payload()
-        is_end = reader.flags & frames.END_STREAM != 0
-        stream = self.streams.get(reader.stream)
-        if stream is None:
-            self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
-            return
-        if not stream.can_receive:
-            self._fail_stream(stream, STREAM_CLOSED, "DATA after the end of the stream")
-            return
-        if size > stream.credit:
-            self._fail_stream(stream, FLOW_CONTROL_ERROR, "DATA is more than the stream's window")
-            return
-        stream.credit -= size
-        if not stream.has_final_head:
-            self._fail_stream(stream, PROTOCOL_ERROR, "DATA before a head")
-            return
-        if start == end and not is_end:
-            self._charge(1.0)
-            self._give_back(stream, size)
-            return
-        data = reader.data[start:end]
-        stream.received += len(data)
-        if self._contradicts(stream, is_end):
-            self._fail_stream(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
-            return
-        if is_end:
-            self._end_received(stream)
-        else:
-            self._give_back(stream, size)
-        self.handler.on_data(stream, data, is_end)
+
+    def _release(self, stream: Stream, is_end: bool) -> None:
+        """Deliver the content of a stream that was held back."""
+        pieces, stream.held = stream.held, None
+        if pieces is not None:
+            self.handler.on_data(stream, b"".join(pieces), is_end)
+
+    def _release_held(self) -> None:
+        """Deliver all content that was held back."""
+        held, self._held = self._held, []
+        for stream in held:
+            self._release(stream, False)
 
     def _contradicts(self, stream: Stream, is_end: bool) -> bool:
         """True if the content is longer, or at its end shorter, than the head says (RFC 9113 8.1.1)."""
@@ -380,15 +431,16 @@ class Session:
     # HEADERS
 
     def _take_headers(self, reader: FrameReader) -> None:
-        if reader.flags & frames.PRIORITIZED:
-            at = 1 if reader.flags & frames.PADDED else 0
-            reader.payload()
-            if reader.number(at) & MAX_WINDOW == reader.stream:
-                raise ConnectionFault(PROTOCOL_ERROR, "a stream depends on itself")
-        start, end = reader.payload()
+        start, end, flags = reader.start, reader.end, reader.flags
+        if flags & (frames.PRIORITIZED | frames.PADDED):
+            start, end = reader.payload()
+            if flags & frames.PRIORITIZED:
+                at = 1 if flags & frames.PADDED else 0
+                if reader.number(at) & MAX_WINDOW == reader.stream:
+                    raise ConnectionFault(PROTOCOL_ERROR, "a stream depends on itself")
         part = reader.data[start:end]
-        is_end = reader.flags & frames.END_STREAM != 0
-        if reader.flags & frames.END_HEADERS:
+        is_end = flags & frames.END_STREAM != 0
+        if flags & frames.END_HEADERS:
             self._take_block(reader.stream, part, is_end)
             return
         self._block = [part]
@@ -477,13 +529,26 @@ class Session:
 
     def _take_head(self, stream: Stream, head: Head, is_end: bool) -> None:
         stream.has_final_head = True
-        stream.expected = head.content_length
+        stream.expected = expected = head.content_length
         if is_end:
-            if self._contradicts(stream, True):
+            if (expected >= 0 or stream.forbids_content) and self._contradicts(stream, True):
                 self._fail_stream(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
                 return
             self._end_received(stream)
+        elif self.joins_content:
+            content = self._reader.take_content(stream.id, min(MAX_FRAME, self._credit, stream.credit), expected)
+            if content is not None:
+                is_end = True
+                self._take_content(stream, content)
         self.handler.on_head(stream, head, is_end)
+
+    def _take_content(self, stream: Stream, content: bytes) -> None:
+        """Take the content of a request that has come whole with its head."""
+        stream.content = content
+        stream.received = len(content)
+        self.progress += 1
+        self._count_taken(len(content))
+        self._end_received(stream)
 
     def _take_trailers(self, stream: Stream, block: Block, is_end: bool) -> None:
         head = trailers_of(block, self.limits)
@@ -505,8 +570,10 @@ class Session:
     def _close(self, stream: Stream) -> None:
         """A stream has run its course, which pays for one that does not."""
         self.streams.pop(stream.id, None)
-        self._resets.pay(1.0)
-        self._frames.pay(1.0)
+        if self._resets.level > 0.0:
+            self._resets.pay(1.0)
+        if self._frames.level > 0.0:
+            self._frames.pay(1.0)
 
     # RST_STREAM, WINDOW_UPDATE, PRIORITY
 
@@ -670,21 +737,23 @@ class Session:
         is_end: bool,
         sensitive: frozenset[bytes] = frozenset(),
         protocol: bytes = b"",
+        request_id: bytes = b"",
+        steady: tuple[bytes, bytes] = (b"", b""),
     ) -> Stream:
         """Send a request's head on a new stream; only if `can_open`.
 
-        `lines` are HTTP/1.1 field lines; those of the connection and Host among them are left out.
+        `lines` are HTTP/1.1 field lines; those of the connection and Host among them are left out.  `steady` are
+        further lines, before and after the request's id and these, which many requests have in common.
         """
-        assert self.can_open
         stream = self._open(self._next)
         self._next += 2
         if method == b"HEAD":
             stream.forbids_content = True
-        pseudo = [(b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path)]
-        if protocol:
-            pseudo.insert(1, (b":protocol", protocol))
         stream.has_sent_head = True
-        self._write_block(stream, self._encoder.encode(pseudo, lines, sensitive), is_end)
+        block = self._encoder.encode_request(
+            method, scheme, authority, path, lines, request_id, steady, sensitive, protocol
+        )
+        self._write_block(stream, block, is_end)
         return stream
 
     def respond(
@@ -694,11 +763,16 @@ class Session:
         if not stream.can_send or stream.has_sent_head or self.fault is not None:
             return
         stream.has_sent_head = status >= 200
-        block = self._encoder.encode([(b":status", b"%d" % status)], lines, sensitive)
-        self._write_block(stream, block, is_end and status >= 200)
+        self._write_block(stream, self._encoder.encode_response(status, lines, sensitive), is_end and status >= 200)
 
     def _write_block(self, stream: Stream, block: bytes, is_end: bool) -> None:
-        self._out.append(frames.header_frames(stream.id, block, is_end))
+        size = len(block)
+        if size > MAX_FRAME:
+            self._out.append(frames.header_frames(stream.id, block, is_end))
+        else:
+            flags = frames.END_HEADERS | frames.END_STREAM if is_end else frames.END_HEADERS
+            self._out.append(frames.frame_head(frames.HEADERS, flags, stream.id, size))
+            self._out.append(block)
         if is_end:
             self._end_sent(stream)
 
@@ -743,7 +817,7 @@ class Session:
             stream.waits = True
             stream.trailers = lines
         elif lines:
-            self._write_block(stream, self._encoder.encode([], lines), True)
+            self._write_block(stream, self._encoder.encode_trailers(lines), True)
         else:
             self._write_data(stream, b"", True)
 
@@ -755,7 +829,7 @@ class Session:
         self._out.append(frames.frame_head(frames.DATA, frames.END_STREAM if is_end else 0, stream.id, size))
         if size:
             self._out.append(data)
-            if size >= USEFUL or not stream.pending:
+            if self._frames.level > 0.0 and (size >= USEFUL or not stream.pending):
                 self._frames.pay(WORTH)
         if is_end:
             self._end_sent(stream)

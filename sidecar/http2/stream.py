@@ -21,24 +21,19 @@ HALF_CLOSED_REMOTE: Final = 2
 CLOSED: Final = 3
 STATES: Final = ("OPEN", "HALF_CLOSED_LOCAL", "HALF_CLOSED_REMOTE", "CLOSED")
 """Names of the states, by number."""
-SENT_END: Final = 0
-RECEIVED_END: Final = 1
-RESET: Final = 2
-TRANSITIONS: Final = (
-    (HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, CLOSED),
-    (HALF_CLOSED_LOCAL, CLOSED, CLOSED),
-    (CLOSED, HALF_CLOSED_REMOTE, CLOSED),
-    (CLOSED, CLOSED, CLOSED),
-)
-"""State that follows, by state and event."""
+SENT_END: Final = HALF_CLOSED_LOCAL
+RECEIVED_END: Final = HALF_CLOSED_REMOTE
+RESET: Final = CLOSED
+"""Events, as the bits that they set in a state: one for each side that is closed."""
 
 
 class Stream:
     """Stream of one request and its response.  The owner keeps what is its own in `user`."""
 
     __slots__ = (
-        "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head", "has_sent_head", "id",
-        "is_queued", "paused", "pending", "received", "state", "taken", "trailers", "unsent", "user", "waits", "window",
+        "content", "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head",
+        "has_sent_head", "held", "id", "is_queued", "paused", "pending", "received", "state", "taken", "trailers",
+        "unsent", "user", "waits", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, window: int, credit: int) -> None:
@@ -66,6 +61,8 @@ class Stream:
         """Pieces that wait for a window."""
         self.unsent = 0
         """Bytes in them."""
+        self.held: list[bytes] | None = None
+        """Content of small frames that is delivered at the end of the read; None without any."""
         self.waits = False
         """True if the owner was told that pieces wait, and is told when they are out."""
         self.is_queued = False
@@ -75,17 +72,19 @@ class Stream:
         """Trailers that wait behind those pieces; None if there are none."""
         self.fault = ""
         """Words on what the peer has done wrong, for which we have reset the stream; empty if we have not."""
+        self.content: bytes | None = None
+        """Content of a request that arrived whole with its head (`Session.joins_content`); None for any other."""
         self.user: object = None
 
     @property
     def can_send(self) -> bool:
         """True until we have ended our side."""
-        return self.state == OPEN or self.state == HALF_CLOSED_REMOTE
+        return not self.state & SENT_END
 
     @property
     def can_receive(self) -> bool:
         """True until the peer has ended its side."""
-        return self.state == OPEN or self.state == HALF_CLOSED_LOCAL
+        return not self.state & RECEIVED_END
 
     @property
     def has_pending(self) -> bool:
@@ -94,8 +93,8 @@ class Stream:
 
     def move(self, event: int) -> bool:
         """Go to the state that follows; return True if that is CLOSED."""
-        self.state = TRANSITIONS[self.state][event]
-        return self.state == CLOSED
+        self.state = state = self.state | event
+        return state == CLOSED
 
     def __repr__(self) -> str:
         return f"<Stream {self.id} {STATES[self.state]}>"

@@ -28,4 +28,6 @@ Shared:
 
 - `http_source`: client for the servers of identity providers.
 - `forwarding`: header fields about the caller for the upstream.
+
+Credentials of the sidecar itself at an upstream: `outgoing/`.
 """

@@ -5,7 +5,7 @@ A request with two credentials in one place is ambiguous, because the service mi
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.uri import parameter
@@ -15,6 +15,17 @@ AUTHORIZATION: Final = b"authorization"
 MARK: Final = b"\nauthorization:"
 SCHEME: Final = b" bearer "
 SPACE: Final = 0x20
+USUAL: Final = b"uthorization: Bearer "
+"""Usual spelling of the field's name and the scheme, without the first letter, which is written in either case."""
+NAMES: Final = (b"Authorization", b"authorization")
+LINE_FEED: Final = 0x0A
+TAIL: Final = 40
+"""Last bytes of a token by which it is found; most of a signature, so that tokens seldom have them in common."""
+MOST_LINES: Final = 256
+"""Most field lines that are kept for one route."""
+LONGEST_LINES: Final = 4096
+"""Longest field lines in bytes that are kept."""
+REQUEST_ID: Final = b"x-request-id: "
 AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
 
 
@@ -44,6 +55,64 @@ def bearer_token(lines: bytes, lower: bytes) -> bytes | Rejection | None:
     if value[:7].lower() != b"bearer ":
         return b"" if value.lower() == b"bearer" else None
     return value[7:].strip(b" ")
+
+
+def token_tail(lines: bytes) -> bytes | None:
+    """Return the last `TAIL` bytes of the token in an Authorization line of the usual spelling; None if there is none.
+
+    The caller compares the whole token, and checks that there is no second line.
+    """
+    at = lines.find(USUAL) - 1
+    if at < 0 or not lines.startswith(NAMES, at) or (at and lines[at - 1] != LINE_FEED):
+        return None
+    end = lines.find(b"\n", at) - 1
+    return lines[end - TAIL : end] if end - TAIL > at + len(USUAL) else None
+
+
+class KnownLines:
+    """Table of field lines with an accepted token, and of those that go on in their place.
+
+    At most `MOST_LINES` are kept.  There is the same table in C, which forgets one for another with the same place.
+    """
+
+    def __init__(self, found: list[Any]) -> None:
+        """`found` is a list of one, which `find` sets."""
+        self._found = found
+        self._kept: dict[bytes, tuple[bytes, bytes, object]] = {}
+
+    def find(self, lines: bytes, rest: int) -> bytes | None:
+        """Return the lines that go on in place of `lines`, and set `found` to their entry; None if they are not known.
+
+        `rest` is the length of the line X-Request-Id at their end, which goes on as it is; 0 without it.
+        """
+        kept = self._kept.get(token_tail(lines) or b"")
+        if kept is None:
+            return None
+        known, others, entry = kept
+        size = len(known)
+        if len(lines) != size + rest or not lines.startswith(known):
+            return None
+        if rest and not lines.startswith(REQUEST_ID, size):
+            return None
+        self._found[0] = entry
+        return others + lines[size:]
+
+    def keep(self, known: bytes, others: bytes, entry: object) -> None:
+        """Keep the lines that go on in place of `known`."""
+        if (tail := token_tail(known)) is not None:
+            self._kept.pop(tail, None)
+            if len(self._kept) >= MOST_LINES:
+                del self._kept[next(iter(self._kept))]
+            self._kept[tail] = (known, others, entry)
+
+
+def known_lines(found: list[Any]) -> Any:
+    """Return the fastest table of field lines: the one in C if it is built."""
+    try:
+        from sidecar.engine import head
+    except ImportError:
+        return KnownLines(found)
+    return head.KnownLines(found)
 
 
 def parameter_value(x: Exchange, name: bytes) -> bytes | Rejection | None:

@@ -1,4 +1,4 @@
-"""Factory of identities from their specs.
+"""Factory of identities from their specs, and of the sidecar's own credentials.
 
 The state store has the objects that survive a reload: key sets, caches of verdicts, and the budget of verifications.
 Their keys contain digests of the settings on which a verdict depends, so a changed issuer or audience forgets verdicts.
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.core.env import Env
-from sidecar.core.spec import reveal
+from sidecar.core.spec import Secret, SecretFile, reveal
 from sidecar.core.stage import Service
 from sidecar.identity.spec import (
     ApiKeySpec,
@@ -28,6 +28,8 @@ from sidecar.upstream.tls import ClientTlsSpec
 
 if TYPE_CHECKING:
     from sidecar.identity.key_source import KeySource
+    from sidecar.identity.outgoing.source import Credentials
+    from sidecar.identity.outgoing.spec import CredentialsSpec
 
 MODULES: Final = {
     "jwt": ("jwt", "key_source", "verification"),
@@ -35,8 +37,9 @@ MODULES: Final = {
     "introspection": ("introspection",),
     "certificate": ("certificate",),
     "external": ("external",),
+    "credentials": ("outgoing.oauth2", "outgoing.stage"),
 }
-"""Modules that an identity of each kind needs."""
+"""Modules that an identity of each kind needs, and those of credentials of the sidecar at upstreams."""
 
 
 class Connect(Protocol):
@@ -134,6 +137,37 @@ class IdentityFactory:
             make = lambda: RemoteKeys(name, keys, spec.issuer, HttpSource(url, service, env), env)  # noqa: E731
             source = self._obtain(key, keys, make)
         return source
+
+
+def make_credentials(
+    upstream: str, spec: CredentialsSpec, env: Env, obtain: Callable[..., Any], connect: Connect
+) -> Credentials:
+    """Return the source of the sidecar's credentials at an upstream.  Raises `OSError` and `ValueError`.
+
+    `obtain` is that of `BuildContext`, and `connect` returns the upstream of a token server.
+    """
+    source: Credentials
+    if (header := spec.header) is not None:
+        from sidecar.identity.outgoing.source import HeaderCredentials
+
+        key = ("credentials", upstream, digest(spec, _fixed(header.value)))
+        source = obtain(key, None, lambda: HeaderCredentials(upstream, header, env))
+        return source
+    from sidecar.identity.http_source import HttpSource
+    from sidecar.identity.outgoing.oauth2 import ClientCredentials
+
+    oauth2 = spec.oauth2
+    assert oauth2 is not None
+    service = connect(upstream, oauth2.token_url, oauth2.tls)
+    key = ("credentials", upstream, digest(spec, _fixed(oauth2.client.secret)))
+    http = HttpSource(oauth2.token_url, service, env)
+    source = obtain(key, None, lambda: ClientCredentials(upstream, oauth2, http, env))
+    return source
+
+
+def _fixed(secret: Secret) -> str:
+    """Return a secret of the policy; empty for one from a file, which may change."""
+    return "" if isinstance(secret, SecretFile) else reveal(secret)
 
 
 def _place(spec: JwtSpec) -> tuple[Any, ...]:

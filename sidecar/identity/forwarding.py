@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-from sidecar.core.exchange import NEVER, Caller, Exchange
+from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.message import SEPARATORS, fold
 from sidecar.identity.credentials import AUTHORIZATION
 
@@ -101,9 +101,10 @@ class Forwarding:
             caller.forwarded = known
         return known[1] if self._token is None else known[1] + self._token.line(caller)[0]
 
-    def renewal(self, caller: Caller) -> float:
-        """Return the instant from which `lines_of` returns other lines for the same caller."""
-        return NEVER if self._token is None else self._token.line(caller)[1]
+    @property
+    def is_renewed(self) -> bool:
+        """True if `lines_of` returns other lines for the same caller after a while."""
+        return self._token is not None
 
     def _write(self, caller: Caller) -> bytes:
         found: list[tuple[bytes, Any]] = [(self._caller, caller.id)] if self._caller else []

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from binascii import a2b_base64
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
 PARTS: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*)")
@@ -22,6 +23,8 @@ PARTS: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*
 TO_PLAIN: Final = bytes.maketrans(b"-_", b"+/")
 LAST: Final = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
 """Last characters without unused bits, by the number of characters in the last group (RFC 4648 3.5)."""
+MOST_HEADERS: Final = 64
+"""Most headers that are cached.  A token is bounded, and so is its header."""
 MOST_DEPTH: Final = 32
 """Most levels of a JSON value."""
 REFUSED: Final = ("crit", "b64", "zip", "enc")
@@ -48,6 +51,18 @@ def parse_token(token: bytes) -> Token:
     if match is None:
         raise InvalidToken("the token is not a signed token in compact form")
     head, payload, signature = match.groups()
+    header = _parse_header(head)
+    if not signature:
+        raise InvalidToken("the token is not signed")
+    return Token(header, _parse_object(payload, "payload"), token[: match.end(2)], _decode(signature, "signature"))
+
+
+@lru_cache(maxsize=MOST_HEADERS)
+def _parse_header(head: bytes) -> dict[str, Any]:
+    """Return the header of a token, which nobody changes: tokens of one key mostly have the same.
+
+    Raises `InvalidToken`, which is not cached.
+    """
     header = _parse_object(head, "header")
     for name in REFUSED:
         if name in header:
@@ -55,9 +70,7 @@ def parse_token(token: bytes) -> Token:
     cty = header.get("cty")
     if isinstance(cty, str) and cty.lower().removeprefix("application/") == "jwt":
         raise InvalidToken("the token is nested in another one")
-    if not signature:
-        raise InvalidToken("the token is not signed")
-    return Token(header, _parse_object(payload, "payload"), token[: match.end(2)], _decode(signature, "signature"))
+    return header
 
 
 def _decode(text: bytes, part: str) -> bytes:

@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
+from sidecar.identity.tokens import Validity
+
 Verify = Callable[[bytes, bytes], bool]
 """Function of signature and signed bytes; True if the signature is right."""
 
@@ -43,6 +45,12 @@ RSA_BITS: Final = (2048, 8192)
 """Least and most bits of an RSA modulus (RFC 7518 3.3)."""
 MOST_EXPONENT: Final = 2**32
 """Largest exponent of an RSA key; with a larger one verification would take long."""
+
+
+ROCA_PRIMES: Final = (
+    11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157,
+)  # fmt: skip
+"""Primes for which the powers of 65537 are few among the residues."""
 
 
 class Signer:
@@ -113,7 +121,7 @@ def encode(data: bytes) -> bytes:
 class Key:
     """Key that verifies signatures."""
 
-    __slots__ = ("_verifiers", "digest", "id", "is_current", "kind")
+    __slots__ = ("_verifiers", "digest", "id", "kind", "validity")
 
     def __init__(self, id: str | None, kind: str, digest: bytes, verifiers: dict[str, Verify]) -> None:
         self.id = id
@@ -122,9 +130,18 @@ class Key:
         """Key type and curve or size, for people."""
         self.digest = digest
         """Digest of the key; equal digests mean equal keys."""
-        self.is_current = True
-        """False once the key has left its set."""
+        self.validity = Validity()
+        """Validity of the verdicts that rest on the key."""
         self._verifiers = verifiers
+
+    @property
+    def is_current(self) -> bool:
+        """False once the key has left its set."""
+        return self.validity.is_current
+
+    @is_current.setter
+    def is_current(self, is_current: bool) -> None:
+        self.validity.is_current = is_current
 
     @property
     def algorithms(self) -> list[str]:
@@ -208,6 +225,8 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
         exponent = key.public_numbers().e
         if not least <= key.key_size <= most:
             raise ValueError(f"has {key.key_size} bits; {least} to {most} are allowed")
+        if has_roca_form(key.public_numbers().n):
+            raise ValueError("was made by a flawed chip (CVE-2017-15361), so that anyone can find its private half")
         if not 3 <= exponent <= MOST_EXPONENT or exponent % 2 == 0:
             raise ValueError("has an unusual exponent; 65537 is common")
         found: dict[str, Verify] = {}
@@ -227,6 +246,20 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
             raise ValueError(f"has {len(key)} bytes; a secret has at least 32 (RFC 7518 3.2)")
         return usable, f"oct of {len(key)} bytes"
     raise ValueError("is not a public key")
+
+
+def has_roca_form(modulus: int) -> bool:
+    """True if an RSA modulus has the form that a flawed chip gives it (Nemec et al., "The Return of Coppersmith's
+    Attack", 2017): its residue modulo each small prime is a power of 65537.
+
+    Hardly any other modulus has it by chance.
+    """
+    return all(modulus % prime in powers for prime, powers in ROCA_RESIDUES)
+
+
+def _powers(prime: int) -> frozenset[int]:
+    """Return the residues of all powers of 65537 modulo a prime."""
+    return frozenset(pow(65537, exponent, prime) for exponent in range(prime - 1))
 
 
 def _rsa(key: RSAPublicKey, how: Any, kind: hashes.HashAlgorithm) -> Verify:
@@ -279,3 +312,7 @@ def _hmac(secret: bytes, name: str) -> Verify:
         return hmac.compare_digest(hmac.digest(secret, signed, name), signature)
 
     return verify
+
+
+ROCA_RESIDUES: Final = tuple((prime, _powers(prime)) for prime in ROCA_PRIMES)
+"""Residues of moduli of a flawed chip, by prime."""

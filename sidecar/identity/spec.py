@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from sidecar.core.message import TOKEN
-from sidecar.core.spec import Model, Secret
+from sidecar.core.spec import Model
 from sidecar.core.units import Duration, DurationOrZero, Size
+from sidecar.identity.outgoing.spec import ClientSpec, FieldName, Url, check_url
 from sidecar.telemetry.plain import names_secret
 from sidecar.upstream.tls import ClientTlsSpec
 
 SYMMETRIC: Final = frozenset(("HS256", "HS384", "HS512"))
 """Algorithms whose keys can also sign, so that they are never taken from a URL."""
-
-
-def _url(text: str) -> str:
-    """Return an http URL unchanged.  Raises `ValueError` for anything else."""
-    try:
-        parts = urlsplit(text)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_url = False
-    if not is_url or parts.fragment or parts.username is not None or not re.fullmatch(r"[!-~]+", text):
-        raise ValueError(f"has {text!r}, which is not a URL of a server; write it such as https://id.example/keys")
-    return text
-
-
-def _field(name: str) -> str:
-    if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
-        raise ValueError(f"has `{name}`, which is not the name of a header field; write such as x-caller")
-    return name.lower()
 
 
 def _cookie(name: str) -> str:
@@ -42,9 +24,6 @@ def _cookie(name: str) -> str:
     return name
 
 
-Url = Annotated[str, AfterValidator(_url), Field(max_length=2048)]
-FieldName = Annotated[str, AfterValidator(_field), Field(min_length=1, max_length=100)]
-"""Name of a header field (RFC 9110 5.1), converted to lower case."""
 CookieName = Annotated[str, AfterValidator(_cookie), Field(min_length=1, max_length=100)]
 Claim = Annotated[str, Field(min_length=1, max_length=200)]
 Algorithm = Literal[
@@ -137,7 +116,7 @@ class JwtSpec(Model):
                 "or an algorithm such as RS256"
             )
         if self.keys.is_remote and self.keys.url is None and self.keys.discovery is None:
-            _url(self.issuer)
+            check_url(self.issuer)
         return self
 
 
@@ -161,21 +140,6 @@ class ApiKeySpec(Model):
             raise ValueError(f"has {' and '.join(given)}; keep one of them")
         if self.parameter is not None and not names_secret(self.parameter):
             raise ValueError(f"has the parameter `{self.parameter}`, which spans would show; write such as api_key")
-        return self
-
-
-class ClientSpec(Model):
-    """Credentials of the sidecar at an identity provider."""
-
-    id: Annotated[str, Field(min_length=1, max_length=500)]
-    """Client ID."""
-    secret: Secret
-    """Client secret, best as `{file: path}`."""
-
-    @model_validator(mode="after")
-    def _is_some(self) -> ClientSpec:
-        if isinstance(self.secret, SecretStr) and not self.secret.get_secret_value():
-            raise ValueError("has an empty secret; give it a value")
         return self
 
 

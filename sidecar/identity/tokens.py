@@ -9,8 +9,6 @@ Rules:
 4. A request with an accepted token in the usual spelling is found by the last bytes of the token, then compared as a
    whole: a digest of the token would cost more than the rest of the look-up.  So accepted tokens are in memory for as
    long as their verdicts; rejected ones are known by their digests only.
-5. The field lines last seen with a token, and the lines that went on in their place, are kept beside it within the same
-   bound.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.core.exchange import Caller
 from sidecar.core.metrics import Counter
+from sidecar.identity.credentials import TAIL
 from sidecar.identity.verdict import Rejection
 
 if TYPE_CHECKING:
@@ -32,42 +31,44 @@ REJECTED_FOR: Final = 5.0
 MOST_ACCEPTED: Final = 10_000
 """Most accepted tokens that are kept."""
 MOST_BYTES: Final = 16 * 2**20
-"""Most bytes of accepted tokens, of their claims and of field lines kept beside them."""
-TAIL: Final = 40
-"""Last bytes of a token by which it is found; most of a signature, so that tokens seldom have them in common."""
-LONGEST_LINES: Final = 4096
-"""Longest field lines in bytes that are kept."""
-MOST_CHANGES: Final = 4
-"""Most times that the field lines of a token are kept anew, since some clients never send the same ones twice."""
+"""Most bytes of accepted tokens and of their claims."""
 MOST_REJECTED: Final = 4_000
 """Most rejected tokens that are kept."""
+
+
+class Validity:
+    """Validity of all verdicts that rest on one key."""
+
+    __slots__ = ("is_current",)
+
+    def __init__(self) -> None:
+        self.is_current = True
+        """False once the key has left its set."""
 
 
 class Entry:
     """Verdict on an accepted token."""
 
-    __slots__ = ("caller", "changes", "forwarded", "forwarding", "key", "lines", "renewal", "size", "token", "until")
+    __slots__ = ("caller", "hits", "size", "token", "until", "validity")
 
-    def __init__(self, caller: Caller, key: Key | None, until: float, size: int, token: bytes) -> None:
+    def __init__(
+        self, caller: Caller, validity: Validity, until: float, size: int, token: bytes, hits: Counter
+    ) -> None:
         self.caller = caller
-        self.key = key
-        """Key that has verified the token; None if the issuer was asked."""
+        self.validity = validity
+        """Validity of the key that has verified the token."""
         self.until = until
         """Instant at which the verdict ends."""
         self.size = size
         """Bytes that count towards `MOST_BYTES`."""
         self.token = token
         """The token; empty if it is known by its digest only."""
-        self.lines = b""
-        """Field lines of a request with the token; empty before the first that is kept."""
-        self.forwarded = b""
-        """Field lines that go on in their place."""
-        self.renewal = 0.0
-        """Instant from which `forwarded` is made anew."""
-        self.forwarding: object = None
-        """Settings by which `forwarded` was made."""
-        self.changes = 0
-        """Number of times that `lines` was set."""
+        self.hits = hits
+        """Counts requests whose token was found accepted."""
+
+
+ASKED: Final = Validity()
+"""Validity of verdicts that rest on no key, because the issuer was asked."""
 
 
 class TokenCache:
@@ -112,23 +113,6 @@ class TokenCache:
         """
         return self._by_tail.get(tail)
 
-    def remember(self, entry: Entry, lines: bytes, forwarded: bytes, forwarding: object, renewal: float) -> None:
-        """Keep the field lines of a request with an accepted token, and those that go on until the instant `renewal`,
-        if the bounds allow it."""
-        more = len(lines) + len(forwarded) - len(entry.lines) - len(entry.forwarded)
-        is_renewed = entry.lines == lines and entry.forwarding is forwarding
-        if (
-            (entry.changes >= MOST_CHANGES and not is_renewed)
-            or len(lines) > LONGEST_LINES
-            or self._bytes + more > MOST_BYTES
-        ):
-            return
-        entry.changes += not is_renewed
-        entry.renewal = renewal
-        entry.lines, entry.forwarded, entry.forwarding = lines, forwarded, forwarding
-        entry.size += more
-        self._bytes += more
-
     def accept(
         self, digest: bytes, caller: Caller, key: Key | None, until: float, size: int, token: bytes = b""
     ) -> None:
@@ -143,7 +127,8 @@ class TokenCache:
         while accepted and (len(accepted) >= MOST_ACCEPTED or self._bytes + size > MOST_BYTES):
             oldest = next(iter(accepted))
             self._drop(oldest, accepted[oldest])
-        accepted[digest] = entry = Entry(caller, key, until, size, token)
+        validity = ASKED if key is None else key.validity
+        accepted[digest] = entry = Entry(caller, validity, until, size, token, self.hits)
         self._bytes += size
         if len(token) > TAIL:
             self._by_tail[token[-TAIL:]] = entry
@@ -171,4 +156,4 @@ class TokenCache:
 
 def holds(entry: Entry, now: float) -> bool:
     """True if the verdict on an accepted token holds at the instant `now`."""
-    return now < entry.until and (entry.key is None or entry.key.is_current)
+    return now < entry.until and entry.validity.is_current

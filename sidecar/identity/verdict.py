@@ -6,6 +6,8 @@ are for logs and spans: clients get the words of RFC 6750 only.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from sidecar.core.exchange import Caller, Exchange
@@ -49,6 +51,9 @@ class Unavailable:
         return f"<Unavailable {self.cause}>"
 
 
+QUOTED: Final = re.compile(r"[^ !#-\[\]-~]")
+"""Matches a character that a realm is written without (RFC 9110 5.6.4)."""
+
 Verdict = Caller | Rejection | Unavailable
 
 
@@ -70,3 +75,10 @@ class Identity(Protocol):
 
         `lines` are the request's field lines, and `lower` is a line feed and the same lines in lower case.
         """
+
+
+def challenges(identities: Iterable[Identity], service: str) -> list[tuple[bytes, bytes]]:
+    """Return scheme and challenge (RFC 9110 11.3) of each authentication scheme; the realm is the service."""
+    realm = QUOTED.sub("", service).encode()
+    schemes = dict.fromkeys(identity.scheme for identity in identities if identity.scheme)
+    return [(scheme, b'%b realm="%b"' % (scheme, realm)) for scheme in schemes]

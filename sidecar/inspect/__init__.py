@@ -4,6 +4,7 @@ explain            start here: text of all routes, and of the route that one req
 explain_cache      what a cache would do with the request and its response
 explain_translate  which call of gRPC the request would become
 explain_authorize  which rule of `authorize` decides on the request
+explain_cors       what pages of the request's origin may do
 explain_token      who accepts a token or an API key on the route of a request
 explain_limits     which keys a request has under rate limits
 documents          types of the JSON documents that the commands print with `--json`

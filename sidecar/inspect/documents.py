@@ -125,6 +125,8 @@ class BindingEntry(TypedDict):
     """Method that is called, such as `shop.Orders/Get`."""
     is_stream: bool
     """True if the answer is a stream of messages."""
+    needs_websocket: bool
+    """True if the requests are a stream, for which clients open a WebSocket."""
 
 
 class RouteEntry(TypedDict):
@@ -140,7 +142,7 @@ class RouteEntry(TypedDict):
     """Conditions that a request must meet."""
     stages: list[StageEntry]
     """Stages in the order in which a request passes them, the outermost first."""
-    upstream: TargetEntry
+    upstream: TargetEntry | None
     """Upstream that its requests go to."""
     bindings: list[BindingEntry]
     """Requests that `translate` turns into calls; empty without that block."""
@@ -166,6 +168,8 @@ class RequestEntry(TypedDict):
     """Host and port; null for a request without a host."""
     listener: str
     """Listener that gets the request."""
+    is_grpc_web: bool
+    """True for a call of gRPC-Web, which goes on as one of gRPC."""
 
 
 class ValueEntry(TypedDict):
@@ -216,6 +220,10 @@ class TakenEntry(TypedDict):
     """Upstream that the request goes to."""
     criticality: ValueEntry
     """Importance of its requests."""
+    cors: list[str] | None
+    """Sentences on what pages of the request's origin may do; null for a route without `cors`."""
+    authorize: list[str] | None
+    """Sentences on the rule that decides; null for a route without `authorize`."""
     rate_limit: list[str] | None
     """Sentences on the rate limits and the keys of the request; null for a route without one."""
     cache: list[str] | None

@@ -25,7 +25,7 @@ from sidecar.upstream.endpoint import EndpointSet
 class Unconnected:
     """Upstream that refuses every request."""
 
-    def __init__(self, name: str, spec: UpstreamSpec, env: Env, *_: Any) -> None:
+    def __init__(self, name: str, spec: UpstreamSpec, env: Env, *_: Any, **__: Any) -> None:
         self.name = name
         self.endpoints = EndpointSet(name, spec, env)
 
@@ -63,10 +63,17 @@ def stopped_env() -> Env:
 def compile_dry(spec: PolicySpec) -> Snapshot:
     """Return a snapshot that can be inspected but not served.  Raises `CompileError`."""
     alone = {name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()}
+    stores = {name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()}
     identities = dict(spec.identities)
     if identities:
         from sidecar.identity.spec import without_files
 
         identities = {name: without_files(identity) for name, identity in identities.items()}
-    spec = replace(spec, caches=alone, identities=identities)
+    upstreams = dict(spec.upstreams)
+    for name, upstream in upstreams.items():
+        if upstream.credentials is not None:
+            from sidecar.identity.outgoing.spec import stand_in
+
+            upstreams[name] = upstream.model_copy(update={"credentials": stand_in(upstream.credentials)})
+    spec = replace(spec, caches=alone, stores=stores, identities=identities, upstreams=upstreams)
     return compile_policies(spec, stopped_env(), StateStore().lease(), make=Unconnected)

@@ -27,6 +27,7 @@ from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
@@ -98,23 +99,30 @@ def routes_text(snapshot: Snapshot) -> str:
     """Return the text of `sidecar routes`: for each route its match, its stages from the outside in, its upstream."""
     blocks = []
     for route in snapshot.routes.values():
-        upstream = snapshot.spec.upstreams[route.upstream]
-        node = snapshot.spec.node.find(("upstreams", route.upstream))
-        to = written(node, "endpoints", upstream.endpoints or ())
-        if (discover := upstream.discover) is not None:
-            found = node.child("discover") if node is not None else None
-            to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
         rows = [
             *(
                 (_title(each.policy, each.scope, route), flow(each.settings), str(each.mark))
                 for each in stages_of(snapshot, route)
             ),
-            (f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))),
+            *_upstream_row(snapshot, route),
         ]
         head = f"{route.name}  {match_words(route)}  on {route.listener or 'every listener'}"
         calls = [(f"= {each.text}", call_text(each), "") for each in bindings_of(route)]
         blocks.append("\n".join([head, *table(rows), *table(calls)]))
     return snapshot.spec.masks.text("\n\n".join(blocks) + "\n")
+
+
+def _upstream_row(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, str]]:
+    """Yield the row of a route's upstream; none for a route with `aggregate`."""
+    upstream = snapshot.spec.upstreams.get(route.upstream)
+    if upstream is None:
+        return
+    node = snapshot.spec.node.find(("upstreams", route.upstream))
+    to = written(node, "endpoints", upstream.endpoints or ())
+    if (discover := upstream.discover) is not None:
+        found = node.child("discover") if node is not None else None
+        to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
+    yield f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))
 
 
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
@@ -123,9 +131,10 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     The text names the route that the request takes, routes that it nearly matches with the reason, and the effective
     values of the route.
     """
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     target = x.target.decode("utf-8", "replace")
-    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}", ""]
+    lines = [f"{x.method.decode()} {target} for {x.authority.decode() or 'no host'} on {listener}"]
+    lines += ["is a call of gRPC-Web, which goes on as one of gRPC", ""] if x.web else [""]
     if route is None:
         refused = refusal_of(snapshot, listener, x)
         lines.append(f"takes no route: {refused.message} ({refused.status})")
@@ -138,6 +147,10 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
         rows = [(name, why, str(mark)) for name, why, mark in others] + [("…", "and more", "")] * has_more
         lines += ["", "other routes", *table(rows)]
     if route is not None:
+        if route.spec.rollout is not None:
+            lines += ["", "rollout", *(f"    {sentence}" for sentence in rollout_sentences(route))]
+        if (sentences := cross_origin_sentences(route, x)) is not None:
+            lines += ["", "cors", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := authorization_sentences(route, x)) is not None:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:
@@ -148,6 +161,42 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
+
+
+def matched(snapshot: Snapshot, listener: str, x: Exchange) -> Route | None:
+    """Return the route that a request matches, whichever arm it would meet; None without one."""
+    found = snapshot.listeners[listener].match(x)
+    return None if found is None else found.stable
+
+
+def percent(share: float) -> str:
+    """Return a share as a text, such as `2.5%`."""
+    return f"{share * 100:.4g}%"
+
+
+def rollout_sentences(route: Route) -> list[str]:
+    """Return what becomes of the requests of a route with candidates."""
+    spec, rule = route.spec, route.spec.rollout
+    assert rule is not None
+    found = []
+    for arm, share in zip(spec.arms, spec.shares, strict=True):
+        grows = "" if rule.ramp is None else f", growing to {percent(rule.ramp.to)} in {rule.ramp.over:g}s"
+        found.append(f"{percent(share)} of the requests meet {arm.name}, to upstream {arm.upstream}{grows}")
+    if rule.when is not None:
+        found.append(f"only requests with {rule.when}; all others meet {route.name}")
+    if (key := rule.sticky) is not None:
+        what = f"the field {key.header}" if key.header else f"the cookie {key.cookie}" if key.cookie else "the caller"
+        found.append(f"by {what}: equal ones meet the same arm")
+    if (back := rule.return_when) is None:
+        found.append("the share stays until the policy changes")
+    else:
+        if back.errors is not None:
+            found.append(f"taken back if errors are more by {back.errors.worse_by_points:g} points")
+        if back.p99 is not None:
+            found.append(f"taken back if p99 is longer by {percent(back.p99.worse_by)}")
+        if back.breaker:
+            found.append("taken back if its circuit breaker opens alone")
+    return found
 
 
 def exchange_of(
@@ -183,6 +232,8 @@ def exchange_of(
     x = Exchange(token, path or (b"*" if token == b"OPTIONS" and not mark else b"/"), fields)
     x.query = query if mark else None
     x.is_grpc = token == b"POST" and is_grpc(x.header(b"content-type") or b"")
+    if token == b"GET" and (x.header(b"upgrade") or b"").lower() == b"websocket":
+        x.upgrade = b"websocket"
     x.scheme = scheme.lower()
     x.authority = authority.rpartition(b"@")[2] if match is not None else x.header(b"host") or b""
     if (match is not None or x.authority) and not HOST.fullmatch(x.authority):
@@ -269,7 +320,8 @@ def stages_of(snapshot: Snapshot, route: Route) -> Iterator[StageFacts]:
         node = above.child(link.policy) if above is not None else None
         mark = route.spec.where(link.policy) if scope == "route" else _where_of(snapshot, route, link.policy)
         yield StageFacts(link.policy, scope, node.shown() if node is not None else {}, mark)
-    block = snapshot.spec.upstreams[route.upstream].circuit_breaker
+    upstream = snapshot.spec.upstreams.get(route.upstream)
+    block = None if upstream is None else upstream.circuit_breaker
     node = snapshot.spec.node.find(("upstreams", route.upstream, BREAKER))
     if block is not None and block.per is not None and node is not None:
         yield StageFacts(BREAKER, "endpoint", node.shown(), node.place)
@@ -293,15 +345,17 @@ def upstream_in_force(snapshot: Snapshot, route: Route) -> list[Value]:
     """Return all values of a route's upstream, without those of stages in the chain."""
     own = tuple(link.policy for link in route.chain if link.scope != ROUTE)
     node = snapshot.spec.node.find(("upstreams", route.upstream))
-    return list(values(snapshot.spec.upstreams[route.upstream], node, without=own))
+    upstream = snapshot.spec.upstreams.get(route.upstream)
+    return [] if upstream is None else list(values(upstream, node, without=own))
 
 
 def _in_force(snapshot: Snapshot, route: Route) -> Iterator[str]:
     """Yield the lines for all effective values of the route's blocks, its upstream, and its criticality."""
     for link, found in blocks_in_force(snapshot, route):
         yield from ("", _title(link.policy, scope_of(link), route), *table([each.row for each in found]))
-    found = upstream_in_force(snapshot, route)
-    yield from ("", f"upstream {route.upstream}", *table([each.row for each in found]))
+    if route.upstream:
+        found = upstream_in_force(snapshot, route)
+        yield from ("", f"upstream {route.upstream}", *table([each.row for each in found]))
     spec = route.spec
     where = spec.where(CRITICALITY) if spec.node.child(CRITICALITY) is not None else "built-in"
     yield from ("", f"{CRITICALITY} {spec.criticality}  {where}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.config.checks.authorizations import AUTHORIZE, rule_node
+from sidecar.config.checks.identities import AUTHENTICATE
 from sidecar.control.route import Route
 from sidecar.core.exchange import Exchange
 
@@ -35,5 +36,7 @@ def authorization_sentences(route: Route, x: Exchange) -> list[str] | None:
         missing = []
     else:
         first = f"no rule allows {caller} {client}"
+    is_asked = x.caller is None and decision.rule < 0 and AUTHENTICATE in route.policies and rules.wait_for_caller(x)
+    status = 401 if is_asked else 403
     would = "" if link.block.is_enforced else ", but passes: mode is observe"
-    return [f"{first} (403){would}", *missing]
+    return [f"{first} ({status}){would}", *missing]

@@ -32,6 +32,7 @@ from sidecar.inspect.explain import (
     Refused,
     blocks_in_force,
     cache_sentences,
+    matched,
     others_of,
     refusal_of,
     scope_of,
@@ -39,6 +40,8 @@ from sidecar.inspect.explain import (
     upstream_in_force,
     written,
 )
+from sidecar.inspect.explain_authorize import authorization_sentences
+from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
 from sidecar.telemetry.plain import Masks
@@ -51,7 +54,7 @@ def routes_document(snapshot: Snapshot) -> RoutesDocument:
 
 def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainDocument:
     """Return the document of one request on a listener."""
-    route = snapshot.listeners[listener].match(x)
+    route = matched(snapshot, listener, x)
     others, has_more = others_of(snapshot, listener, route, x)
     mask = snapshot.spec.masks.text
     return {
@@ -61,6 +64,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
             "target": mask(x.target.decode("utf-8", "replace")),
             "host": mask(x.authority.decode("utf-8", "replace")) or None,
             "listener": mask(listener),
+            "is_grpc_web": bool(x.web),
         },
         "route": None if route is None else _taken(snapshot, route, x),
         "refusal": None if route is not None else _refusal(snapshot, refusal_of(snapshot, listener, x)),
@@ -89,10 +93,11 @@ def _route(snapshot: Snapshot, route: Route) -> RouteEntry:
         "upstream": _target(snapshot, route),
         "bindings": [
             {
-                "method": None if each.rule.method == "*" else each.rule.method,
+                "method": "GET" if each.is_socket else None if each.rule.method == "*" else each.rule.method,
                 "path": each.rule.path,
                 "calls": each.method.full_name,
                 "is_stream": each.method.server_streaming,
+                "needs_websocket": each.is_socket,
             }
             for each in bindings_of(route)
         ],
@@ -123,9 +128,11 @@ def _match(snapshot: Snapshot, route: Route) -> MatchEntry:
     }
 
 
-def _target(snapshot: Snapshot, route: Route) -> TargetEntry:
-    """Return the upstream of a route, masked."""
-    spec, mask = snapshot.spec.upstreams[route.upstream], snapshot.spec.masks.text
+def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
+    """Return the upstream of a route, masked; None for a route with `aggregate`."""
+    spec, mask = snapshot.spec.upstreams.get(route.upstream), snapshot.spec.masks.text
+    if spec is None:
+        return None
     node = snapshot.spec.node.find(("upstreams", route.upstream))
     found: DiscoverEntry | None = None
     if (discover := spec.discover) is not None:
@@ -144,7 +151,11 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
     """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
     mask, sentences, calls = masks.text, cache_sentences(route, x), translation_sentences(route, x)
-    limits = limit_sentences(route, x)
+    limits, rules, pages = (
+        limit_sentences(route, x),
+        authorization_sentences(route, x),
+        cross_origin_sentences(route, x),
+    )
     captures: Mapping[str, Any] = x.captures
     stages: list[BlockEntry] = [
         {"policy": link.policy, "scope": scope_of(link), "values": _values(values, masks)}
@@ -158,6 +169,8 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "stages": stages,
         "upstream": {"name": mask(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)},
         "criticality": {"key": CRITICALITY, "value": spec.criticality, "place": place_of(spec.where(CRITICALITY))},
+        "cors": None if pages is None else [mask(each) for each in pages],
+        "authorize": None if rules is None else [mask(each) for each in rules],
         "rate_limit": None if limits is None else [mask(each) for each in limits],
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],

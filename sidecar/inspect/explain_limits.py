@@ -13,6 +13,12 @@ from sidecar.stages.rate_limit.keys import cost_reader, key_reader
 from sidecar.stages.rate_limit.spec import ADDRESS, LimitSpec, Spec
 
 RATE_LIMIT: Final = "rate_limit"
+AWAY: Final = {
+    "process": "a fair share in each process",
+    "allow": "everything passes",
+    "deny": "everything is refused",
+}
+"""Words for what holds without the store."""
 
 
 def limit_sentences(route: Route, x: Exchange) -> list[str] | None:
@@ -29,7 +35,8 @@ def limit_sentences(route: Route, x: Exchange) -> list[str] | None:
 
 def _parts(limit: LimitSpec, x: Exchange, owner: str, observed: bool) -> Iterator[str]:
     """Yield the parts of the sentence on one limit."""
-    yield f"{limit.name}: {limit.words}, for {owner} in this process"
+    scope = "in this process" if limit.store is None else f"in all processes that share the store {limit.store}"
+    yield f"{limit.name}: {limit.words}, for {owner} {scope}"
     yield _key(limit, x)
     read = cost_reader(limit)
     cost = limit.cost if read is None else read(x)
@@ -37,6 +44,8 @@ def _parts(limit: LimitSpec, x: Exchange, owner: str, observed: bool) -> Iterato
         yield f"the request counts as {cost:g}"
     if limit.count == "misses":
         yield "only what the cache does not answer counts"
+    if limit.store is not None:
+        yield f"while the store is away: {AWAY[limit.on_store_failure]}"
     if limit.delay is not None:
         yield f"a request over the limit waits for up to {limit.delay.max:g}s"
     if observed:

@@ -27,8 +27,13 @@ def _stage(stage: Any) -> Any:
 
 
 def call_text(binding: Binding) -> str:
-    """Return the method of a binding, with the kind of its answer."""
-    return f"{binding.method.full_name}{' (stream)' if binding.method.server_streaming else ''}"
+    """Return the method of a binding, with the kind of its requests and of its answer."""
+    method = binding.method
+    if method.client_streaming:
+        kind = " (streams both ways)" if method.server_streaming else " (stream of requests)"
+    else:
+        kind = " (stream)" if method.server_streaming else ""
+    return f"{method.full_name}{kind}"
 
 
 def translation_sentences(route: Route, x: Exchange) -> list[str] | None:
@@ -40,10 +45,15 @@ def translation_sentences(route: Route, x: Exchange) -> list[str] | None:
 
 
 def _sentences(bindings: Any, block: Any, x: Exchange) -> Iterator[str]:
-    match = bindings.match(x.method, x.path)
+    is_socket = x.upgrade is not None
+    match = bindings.match_socket(x.path) if is_socket else bindings.match(x.method, x.path)
     if match.target is None:
-        if match.allowed:
+        if not is_socket and (socket := bindings.match_socket(x.path).target) is not None:
+            yield f"is refused with 426: {call_text(socket)} needs a WebSocket"
+        elif match.allowed:
             yield f"is refused with 405: the path is bound, but only for {', '.join(match.methods)}"
+        elif is_socket:
+            yield "is refused with 404: no stream of the route's services is bound to the path"
         else:
             yield "is refused with 404: no method of the route's services is bound to the path"
         return
@@ -52,11 +62,18 @@ def _sentences(bindings: Any, block: Any, x: Exchange) -> Iterator[str]:
     for variable, value in zip(binding.template.variables, binding.template.captures(match.segments), strict=True):
         yield f"the path sets {variable.name} to {value.decode('utf-8', 'replace')}"
     body = binding.rule.body
-    if body:
+    if is_socket:
+        takes = body or binding.method.client_streaming
+        named = f"the field {body}" if body not in ("", "*") else "the message"
+        yield f"each frame of the client is {named} as JSON" if takes else "the client sends no frames"
+    elif body:
         yield "the body is the message" if body == "*" else f"the body is the field {body}"
     if body != "*":
         yield "query parameters set other fields"
-    if binding.method.server_streaming:
-        yield f"each message of the answer is sent as it comes ({block.grpc.streams})"
+    if is_socket:
+        yield "each message of the answer is a frame; a status other than OK is the last one"
+    elif binding.method.server_streaming:
+        form = "ndjson" if block.grpc.streams == "websocket" else block.grpc.streams
+        yield f"each message of the answer is sent as it comes ({form})"
     if binding.rule.response_body:
         yield f"the answer is the field {binding.rule.response_body}"

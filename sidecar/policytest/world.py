@@ -76,6 +76,7 @@ class World:
             spec,
             upstreams={name: _simplified(upstream, name in called) for name, upstream in spec.upstreams.items()},
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
+            stores={name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()},
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
@@ -156,11 +157,16 @@ def _set_received(
 def _simplified(spec: UpstreamSpec, is_called: bool) -> UpstreamSpec:
     """Return an upstream with fixed endpoints, without health checks, TLS and discovery.
 
-    It speaks HTTP/2 if only that is left to it, or if it may and a route of gRPC calls it; else HTTP/1.1.
+    Its credentials are those for tests.  It speaks HTTP/2 if only that is left to it, or if it may and a route of gRPC
+    calls it; else HTTP/1.1.
     """
     speaks_http2 = spec.protocol == "http2" or (is_called and spec.may_use_http2(spec.is_tls))
     protocol = "http2" if speaks_http2 else "http1"
     changed: dict[str, Any] = {"health_check": None, "tls": None, "discover": None, "protocol": protocol}
+    if spec.credentials is not None:
+        from sidecar.identity.outgoing.spec import stand_in
+
+        changed["credentials"] = stand_in(spec.credentials)
     if spec.discover is not None:
         changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
     return spec.model_copy(update=changed)

@@ -232,7 +232,7 @@ class Router(Generic[R]):
                 and len(path) <= self._longest
                 and (leaf.isalnum() or (leaf != b"" and self._has_one_reading(leaf)))
             ):
-                found = first_match(group, x, path)
+                found = group[0] if group[0].is_open else first_match(group, x, path)
                 if found is not None:
                     x.captured_by = found
                     x.captured_path = path

@@ -102,7 +102,7 @@ class Rule(Generic[R]):
         for name, wanted in self.headers:
             if x.joined(name) != wanted:
                 return False
-        if not all(parameter(x.query, name) == [wanted] for name, wanted in self.query):
+        if self.query and not all(parameter(x.query, name) == [wanted] for name, wanted in self.query):
             return False
         return self.when is None or self.when.holds(x)
 

@@ -81,10 +81,15 @@ STAGES: Final = (
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts
     StageKind("transform"),  # once for all attempts; a response before it is stored or sent
     StageKind("translate"),  # inside `cache` and `transform`, which see REST; retry and breaker see calls of gRPC
+    StageKind(
+        "mirror"
+    ),  # inside `cache`, whose hits are not copied; outside of what repeats: one copy for all attempts
     StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
     StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
+    StageKind("throttle"),  # inside `retry`, outside `circuit_breaker`: counts single attempts, and no open circuit
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
-    StageKind("fault"),  # innermost: an injected fault looks like one of the upstream
+    StageKind("fault"),  # in front of the upstream: an injected fault looks like one of it
+    StageKind("aggregate"),  # innermost: it stands where the upstream does, and answers every request
 )
 """All policies, outermost first, with the reason for each place."""
 BY_NAME: Final = {kind.name: kind for kind in STAGES}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from sidecar.core.exchange import Attempt, Exchange, RequestMetrics
+from sidecar.core.exchange import Attempt, Exchange, Part, RequestMetrics
 from sidecar.core.metrics import Exemplar
 from sidecar.core.outcome import Outcome
 from sidecar.telemetry.metrics.durations import AttemptMetrics, CallMetrics, RouteMetrics
@@ -67,6 +67,8 @@ class Recorder:
                 self._end_attempt(a, outcome, reason)
             verdict = a.verdict or a.status
             self._attempts.record(a.upstream, a.endpoint, x.method, verdict, a.reason, a.ended - a.started)
+        if x.parts is not None:
+            self._record_parts(x.parts, outcome, reason)
         trace = x.trace
         if trace is not None and self.tracer is not None:
             self.tracer.end(x, outcome, reason, seconds)
@@ -83,6 +85,25 @@ class Recorder:
             self._refusals.note("" if x.route is None else x.route.name, first.failure.code, first.refusal)
         if self.failures is not None:
             self.failures(x, outcome, reason, seconds)
+
+    def _record_parts(self, parts: list[Part], whole: Outcome, reason: str) -> None:
+        """Record the requests and attempts of an aggregated answer's parts, each under the route of the part."""
+        for part in parts:
+            x = part.x
+            if x is None or x.route is None:
+                continue
+            found = part.outcome
+            verdict = 0 if found is None else found.verdict
+            why = reason if found is None else found.reason
+            x.route.metrics.record(x.method, verdict, why, part.ended - part.started)
+            for a in x.attempts:
+                if not a.ended:
+                    self._end_attempt(a, whole, why)
+                self._attempts.record(
+                    a.upstream, a.endpoint, x.method, a.verdict or a.status, a.reason, a.ended - a.started
+                )
+            if x.parts is not None:
+                self._record_parts(x.parts, whole, why)
 
     def _end_attempt(self, attempt: Attempt, outcome: Outcome, reason: str) -> None:
         """Set the end of an attempt that goes on for other requests, such as the fetch of a cache."""

@@ -150,11 +150,14 @@ def endpoints(model: Model) -> Rows:
 
 
 def _connections(pool: dict[str, Any] | None) -> str:
-    """Return the number of open connections of a pool, over HTTP/2 with that of their streams."""
+    """Return the number of open connections of a pool, over HTTP/2 with their streams and how many they take."""
     if pool is None:
         return "0"
     streams = pool.get("streams")
-    return f"{pool['open']}" if streams is None else f"{pool['open']}, {streams} stream{'' if streams == 1 else 's'}"
+    if streams is None:
+        return f"{pool['open']}"
+    most = f" of {pool['max_streams']}" if pool.get("max_streams") else ""
+    return f"{pool['open']}, {streams}{most} stream{'s' if most or streams != 1 else ''}"
 
 
 def limits(model: Model) -> Rows:

@@ -67,9 +67,9 @@ class RetryBudget:
         if lease is not None:
             lease.end()
 
-    def deposit(self) -> None:
-        """Count a first attempt."""
-        self._first.add(self._now())
+    def deposit(self, now: float) -> None:
+        """Count a first attempt at the instant `now`."""
+        self._first.add(now)
         lease = self._lease
         if lease is not None:
             lease.deposit()

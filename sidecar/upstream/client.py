@@ -12,10 +12,11 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
+from sidecar.core.body import COMPLETE
 from sidecar.core.env import Env
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.outcome import (
@@ -37,7 +38,8 @@ from sidecar.engine.pipeline import Call, InFlight
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
-from sidecar.upstream.balancing.health import HealthChecker, Probe, http_probe
+from sidecar.upstream.balancing.health import HealthChecker, Probe, ProbeCredentials, http_probe
+from sidecar.upstream.balancing.strategies import observe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
@@ -129,7 +131,9 @@ class AttemptInFlight(Attempt):
                 times.quick += 1
                 if times.quick == SAMPLED:
                     times.decay()
-        if outcome.stream is None:
+        if self._upstream.learns_latency:
+            observe(self._target, outcome, now - self.started, now)
+        if outcome.stream is None or outcome.stream.state == COMPLETE:
             self._settle(outcome, now)
         else:
             self.outcome = outcome
@@ -173,6 +177,8 @@ class AttemptInFlight(Attempt):
         if connection is not None:
             connection.abort()
         self.answered = now = self._upstream.now()
+        if self._upstream.learns_latency:
+            observe(self._target, ABANDONED, now - self.started, now)
         self._settle(ABANDONED, now)
 
     def _settle(self, outcome: Outcome, now: float) -> None:
@@ -212,13 +218,16 @@ class Upstream:
         obtain: Obtain,
         where: str = "",
         endpoint_gate: Callable[[Endpoint], Gate] | None = None,
+        credentials: ProbeCredentials | None = None,
     ) -> None:
-        """Take `file:line` of the upstream as `where`, and a function that makes an endpoint's breaker as
-        `endpoint_gate`; None without such breakers."""
+        """Take `file:line` of the upstream as `where`, a function that makes an endpoint's breaker as `endpoint_gate`
+        (None without such breakers), and the credentials that health checks bear (None without any)."""
         self.name = name
         self.spec = spec
         self.where = where
         self.now = env.now
+        self.learns_latency = spec.load_balancing == "latency"
+        """True if the balancer needs the latency of each attempt."""
         self._make_gate = endpoint_gate
         self._gates: dict[Endpoint, Gate] = {}
         self.endpoints: EndpointSet = obtain(("endpoints", name), spec, lambda: EndpointSet(name, spec, env))
@@ -241,19 +250,23 @@ class Upstream:
         make_pools = lambda: Pools(self.endpoints, spec, env, deadlines, self.tls, where, names, plain_tls)  # noqa: E731 - as the others
         spoken = () if spec.protocol == "auto" else (spec.protocol,)
         self.pools: Pools = obtain(("pools", name, repr(tls), *spoken, *resolved), spec, make_pools)
+        self._pools = self.pools.by_endpoint
         self._balancer = Balancer(self.endpoints, spec, env, None if endpoint_gate is None else self._accepts)
         self.ejector: Ejector | None = None
         """Ejector of failing endpoints; None without an `ejection` block."""
         if (ejection := spec.ejection) is not None:
             self.ejector = obtain(("ejection", name), ejection, lambda: Ejector(self.endpoints, ejection, env))
-        self._background: list[HealthChecker | Discovery] = []
+        self._background: list[HealthChecker | Discovery | ProbeCredentials] = []
         """Background tasks of the upstream."""
+        if credentials is not None:
+            self._background.append(credentials)
         if (check := spec.health_check) is not None:
             dns = "" if spec.discover is None else spec.discover.dns
             kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
             probe = self._make_probe(env, plain_tls, names, dns)
-            make_checker = lambda: HealthChecker(self.endpoints, check, env, probe)  # noqa: E731 - as the others
-            checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind)
+            make_checker = lambda: HealthChecker(self.endpoints, check, env, probe, credentials)  # noqa: E731
+            bearing = () if credentials is None else (f"credentials {id(credentials)}",)
+            checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind, *bearing)
             self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
             ask = ask_loop if names is None else names.ask
@@ -278,8 +291,10 @@ class Upstream:
         over_streams = stream_probe(connect, env, spec.protocol == "http2", dns)
         in_clear = http_probe(None, names, dns)
 
-        def probe(endpoint: Endpoint, check: HealthCheckSpec) -> Awaitable[str]:
-            return (over_streams if spec.may_use_http2(endpoint.is_tls) else in_clear)(endpoint, check)
+        def probe(
+            endpoint: Endpoint, check: HealthCheckSpec, fields: Iterable[tuple[bytes, bytes]] = ()
+        ) -> Awaitable[str]:
+            return (over_streams if spec.may_use_http2(endpoint.is_tls) else in_clear)(endpoint, check, fields)
 
         return probe
 
@@ -305,7 +320,7 @@ class Upstream:
             ticket = gate.admit(x)
             if type(ticket) is Outcome:
                 return ticket
-        pool = self.pools.of(endpoint)
+        pool = self._pools.get(endpoint) or self.pools.of(endpoint)
         attempt = AttemptInFlight(x, self, endpoint, pool, now, expires)
         if gate is not None:
             attempt.gate, attempt.ticket = gate, ticket

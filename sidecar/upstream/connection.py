@@ -130,11 +130,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_request_body",
         "_scanned",
         "_started",
-        "_transport",
         "expires",
         "idle_since",
         "pool",
         "served",
+        "transport",
     )
 
     def __init__(self, pool: Pool) -> None:
@@ -146,7 +146,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.expires = NEVER
         """Deadline after which the sweep calls `expire`, while an exchange is in flight."""
         self._phase = CONNECTING
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         """Transport; None before the connection is made and after it is lost."""
         self._exchange: Exchange | None = None
         """Current exchange; None outside AWAITING_HEAD and READING_BODY."""
@@ -184,7 +184,7 @@ class UpstreamConnection(asyncio.Protocol):
 
         `expires` is the instant by which the response must be complete; `now` is the start of the attempt.
         """
-        transport, pool = self._transport, self.pool
+        transport, pool = self.transport, self.pool
         assert transport is not None
         self._phase = AWAITING_HEAD
         self._exchange = x
@@ -192,7 +192,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline = self.expires = expires
         self._started = now
         self._interims = 0
-        pool.deadlines.add(self)
+        deadlines = pool.deadlines  # inlined `Deadlines.add`
+        deadlines.entries.add(self)
+        if not deadlines.is_ticking:
+            deadlines.start()
         head = request_head(x, now, pool.host)
         stream = x.stream
         if stream is None:
@@ -208,7 +211,7 @@ class UpstreamConnection(asyncio.Protocol):
         `is_doubtful` is True if the peer may still send an unannounced body.
         """
         self._exchange = self._reader = None
-        body, transport = self._request_body, self._transport
+        body, transport = self._request_body, self.transport
         if (
             is_reusable
             and (body is None or body.is_sent)
@@ -234,7 +237,7 @@ class UpstreamConnection(asyncio.Protocol):
 
         `cause` describes the error for logs.
         """
-        reader, transport = self._reader, self._transport
+        reader, transport = self._reader, self.transport
         self.finish(False)
         if transport is not None:
             transport.abort()
@@ -319,8 +322,8 @@ class UpstreamConnection(asyncio.Protocol):
             body.end()
         self.pool.deadlines.discard(self)
         self.pool.discard(self)
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
 
     # ----- called by the pool while requests wait for a connection
 
@@ -352,12 +355,12 @@ class UpstreamConnection(asyncio.Protocol):
         return self._phase == IDLE
 
     def is_closing(self) -> bool:
-        """True if the transport is closing or lost."""
-        return self._transport is None or self._transport.is_closing()
+        """True if the transport is closing or lost.  `Pool.take` has an inlined copy of this method."""
+        return self.transport is None or self.transport.is_closing()
 
     def peer_address(self) -> str:
         """Return the IP address of the endpoint; empty without one."""
-        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        peer = None if self.transport is None else self.transport.get_extra_info("peername")
         return str(peer[0]) if peer else ""
 
     def has_input(self) -> bool:
@@ -365,7 +368,7 @@ class UpstreamConnection(asyncio.Protocol):
 
         The check takes a system call, so it is only for requests that must not be sent twice.
         """
-        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        sock = None if self.transport is None else self.transport.get_extra_info("socket")
         if sock is None:
             return False
         poll = select.poll()
@@ -375,13 +378,21 @@ class UpstreamConnection(asyncio.Protocol):
     # ----- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._phase = IDLE
 
     def data_received(self, data: bytes) -> None:
         try:
             if self._phase == AWAITING_HEAD:
-                self._take_head(data)
+                if self._buffer:
+                    data = self._buffer + data
+                    self._buffer = b""
+                head = None if self._scanned else read_ordinary(data, self.pool.wall)
+                if head is None:
+                    self._take_unusual_head(data)
+                else:
+                    status, end, lines, length, self._keep_alive = head
+                    self._take_final(data, status, end, lines, length)
             elif self._phase == READING_BODY:
                 self._take_body(data)
             else:  # bytes without a request, such as a 408 before the peer closes
@@ -397,7 +408,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._read_early_response()
         while self._reader is not None and self._reader.is_behind:
             self.data_received(b"")
-        transport, self._transport = self._transport, None
+        transport, self.transport = self.transport, None
         x, reader = self._exchange, self._reader
         if x is None:
             self.close()
@@ -451,27 +462,15 @@ class UpstreamConnection(asyncio.Protocol):
         A server that answers 413 and closes resets the connection (RFC 9112 9.6).  Event loops do not read after a
         failed write.
         """
-        assert self._transport is not None
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or self._transport.get_extra_info("sslcontext") is not None:
+        assert self.transport is not None
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or self.transport.get_extra_info("sslcontext") is not None:
             return
         with suppress(OSError):
             while self._exchange is not None and (data := os.read(sock.fileno(), MAX_HEAD_BYTES)):
                 self.data_received(data)
 
     # ----- response head
-
-    def _take_head(self, data: bytes) -> None:
-        """Parse the next bytes of a response head."""
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
-        head = None if self._scanned else read_ordinary(data, self.pool.wall)
-        if head is None:
-            self._take_unusual_head(data)
-            return
-        status, end, lines, length, self._keep_alive = head
-        self._take_final(data, status, end, lines, length)
 
     def _take_unusual_head(self, data: bytes) -> None:
         """Parse a head that is not a common one with the grammar: incomplete, interim, invalid or unusual."""
@@ -527,17 +526,17 @@ class UpstreamConnection(asyncio.Protocol):
                 lines += b"content-length: %d\r\n" % length
             if length:
                 self._keep_alive = False
-            self._respond(Outcome(status, lines=lines), len(data) == end, status != 304)
+            self._respond(Outcome(status, None, b"", lines), len(data) == end, status != 304)
         elif length is None:  # delimited by the close (RFC 9112 6.3 rule 8)
             self._keep_alive = False
-            self._stream(Outcome(status, lines=lines), UNTIL_CLOSE, data[end:])
+            self._stream(Outcome(status, None, b"", lines), UNTIL_CLOSE, data[end:])
         elif length == CHUNKED:
-            self._take_chunked(x, Outcome(status, lines=lines), data[end:])
+            self._take_chunked(x, Outcome(status, None, b"", lines), data[end:])
         elif len(data) - end >= length:
-            outcome = Outcome(status, body=data[end : end + length], lines=lines)
+            outcome = Outcome(status, None, data[end : end + length], lines)
             self._respond(outcome, len(data) - end == length)
         else:
-            self._stream(Outcome(status, lines=lines), length, data[end:])
+            self._stream(Outcome(status, None, b"", lines), length, data[end:])
 
     def _pass_interim(self, x: Exchange, status: int, lines: bytes) -> None:
         """Forward an interim response; a 100 also starts a body that was held back.  Raises `Invalid` for too many."""
@@ -605,7 +604,7 @@ class UpstreamConnection(asyncio.Protocol):
 
         Event loops read larger pieces by default, from all ready connections before any of them can be paused.
         """
-        transport = self._transport
+        transport = self.transport
         if transport is not None:
             self._is_bounded = True
             transport.pause_reading()  # uvloop checks the kind of protocol only when reading starts
@@ -623,15 +622,15 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if is_whole:
             self._end_body(reader)
-        elif reader.is_behind and self._transport is not None:  # other connections come first
-            self._transport.pause_reading()
+        elif reader.is_behind and self.transport is not None:  # other connections come first
+            self.transport.pause_reading()
             self.pool.env.call_later(0, self._take_rest, reader)
 
     def _take_rest(self, reader: BodyReader) -> None:
         """Process received bytes that have waited for this turn of the loop, and resume reading after them."""
         if self._reader is reader and reader.is_behind:
             self.data_received(b"")
-        transport = self._transport
+        transport = self.transport
         if transport is not None and not reader.is_behind and not self._is_reading_paused:
             transport.resume_reading()
 
@@ -652,14 +651,14 @@ class UpstreamConnection(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Pause reading."""
         self._is_reading_paused = True
-        if self._transport is not None:
-            self._transport.pause_reading()
+        if self.transport is not None:
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Resume reading."""
         self._is_reading_paused = False
-        if self._transport is not None:
-            self._transport.resume_reading()
+        if self.transport is not None:
+            self.transport.resume_reading()
 
     def pause_body(self) -> None:
         self.expires = self._deadline  # no idle timeout, because the client delays the body
@@ -699,7 +698,7 @@ class UpstreamConnection(asyncio.Protocol):
 
         The connection remains in the pool until `close`, because tunnels count towards `connections.max`.
         """
-        transport = self._transport
+        transport = self.transport
         if transport is None or self._phase != SWITCHED:
             return None
         self.pool.deadlines.discard(self)

@@ -29,20 +29,25 @@ class Expiring(Protocol):
 class Deadlines:
     """Entries with a deadline; the sweep expires each at the first tick after it."""
 
-    __slots__ = ("_env", "_is_ticking", "entries")
+    __slots__ = ("_env", "entries", "is_ticking")
 
     def __init__(self, env: Env) -> None:
         self.entries: set[Expiring] = set()
         """Entries that the sweep checks."""
         self._env = env
-        self._is_ticking = False
+        self.is_ticking = False
+        """True while the sweep runs."""
 
     def add(self, entry: Expiring) -> None:
         """Add an entry, and start the sweep if it does not run."""
         self.entries.add(entry)
-        if not self._is_ticking:
-            self._is_ticking = True
-            self._env.call_later(TICK, self._tick)
+        if not self.is_ticking:
+            self.start()
+
+    def start(self) -> None:
+        """Start the sweep.  It ends by itself once there are no entries."""
+        self.is_ticking = True
+        self._env.call_later(TICK, self._tick)
 
     def discard(self, entry: Expiring) -> None:
         """Remove an entry, if it is there."""
@@ -62,4 +67,4 @@ class Deadlines:
         if self.entries:
             self._env.call_later(TICK, self._tick)
         else:
-            self._is_ticking = False
+            self.is_ticking = False

@@ -155,11 +155,14 @@ class Endpoint:
         "is_tls",
         "is_up",
         "key",
+        "latency",
+        "measured_at",
         "path",
         "port",
         "seed",
         "server_name",
         "successes",
+        "up_since",
         "url",
     )
 
@@ -199,15 +202,23 @@ class Endpoint:
         """True from the first request on trial after an ejection until the endpoint is restored."""
         self.is_up = True
         """True if the endpoint is healthy and not ejected."""
+        self.up_since = 0.0
+        """Instant at which the endpoint came up or joined the set, for a slow start; 0 once that no longer matters."""
+        self.latency = 0.0
+        """Average latency in seconds (`balancing.strategies.observe`); 0 until one is known."""
+        self.measured_at = 0.0
+        """Instant of the last change of `latency`."""
 
     def is_available(self, now: float) -> bool:
         """True if the endpoint may get a request: it is up, or the next request on trial is due."""
         return self.is_up or (self.is_healthy and self.ejected_until <= now)
 
-    def set_health(self, is_healthy: bool) -> None:
-        """Set the result of the active check."""
-        self.is_healthy = is_healthy
+    def set_health(self, is_healthy: bool, now: float = 0.0) -> None:
+        """Set the result of the active check; an endpoint that comes up by it at `now` starts slowly."""
+        was_up, self.is_healthy = self.is_up, is_healthy
         self.is_up = is_healthy and not self.ejected_until
+        if self.is_up and not was_up:
+            self.up_since = now
 
     def eject(self, now: float, until: float) -> None:
         """Exclude the endpoint from load balancing until the instant `until`."""
@@ -221,11 +232,12 @@ class Endpoint:
         self.is_on_trial = True
         self.ejected_until = now + TRIAL_INTERVAL
 
-    def restore(self) -> None:
-        """End the ejection."""
+    def restore(self, now: float = 0.0) -> None:
+        """End the ejection; the endpoint starts slowly from `now` on."""
         self.ejected_until = 0.0
         self.is_on_trial = False
         self.is_up = self.is_healthy
+        self.up_since = now
 
     @property
     def state(self) -> str:
@@ -256,6 +268,7 @@ class Endpoint:
             "consecutive_failures": self.failures,
             "ejections": self.ejections,
             "ejected_for": round(max(0.0, self.ejected_until - now), 3),
+            **({"latency_ms": round(self.latency * 1e3, 1)} if self.latency else {}),
         }
 
     def __repr__(self) -> str:
@@ -293,6 +306,8 @@ class EndpointSet:
         before, self.members = self.members, tuple(known.get(url) or Endpoint(url) for url in dict.fromkeys(urls))
         for endpoint in self.members:
             endpoint.server_name = self._server_name or endpoint.host
+            if before and endpoint.url not in known:
+                endpoint.up_since = self._env.now()
         kept = set(self.members)
         if removed := tuple(endpoint for endpoint in before if endpoint not in kept):
             for listener in self._listeners:

@@ -172,7 +172,8 @@ class Pool:
         """
         while self.idle:
             connection = self.idle.pop()
-            if connection.is_closing():
+            transport = connection.transport
+            if transport is None or transport.is_closing():
                 self.connections.discard(connection)
             elif now - connection.idle_since > self.idle_timeout or (
                 x.method != b"GET"  # the most common method; this comparison avoids the hash below
@@ -216,6 +217,8 @@ class Pool:
             await self.connect(lambda: connection)
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: closed at once")
         except asyncio.CancelledError:  # only the timer of `_start` cancels this task
+            if connection.is_idle():  # made in this very turn: uvloop closes its socket without `connection_lost`
+                connection.close()
             outcome = self.timed_out(f"connecting to {self.name} took too long")
             now = self.env.now()
             self.times.fall_silent(now - self.connect_timeout, now)

@@ -54,7 +54,8 @@ class Pools:
         self._where = where
         self._names = names
         self._plain_tls = plain_tls
-        self._pools: dict[Endpoint, Pool] = {}
+        self.by_endpoint: dict[Endpoint, Pool] = {}
+        """Pools that were made; `of` makes the others."""
         self._followers: dict[Endpoint, TaskHandle] = {}
         """Tasks that check the addresses of the endpoints' names."""
         self._unsubscribe = endpoints.on_removal(self._remove)
@@ -66,7 +67,7 @@ class Pools:
 
     def of(self, endpoint: Endpoint) -> Pool:
         """Return the pool of an endpoint."""
-        pool = self._pools.get(endpoint)
+        pool = self.by_endpoint.get(endpoint)
         if pool is None:
             names = None if literal(endpoint.host) is not None else self._names
             connect = partial(open_connection, endpoint, self._tls, names)
@@ -75,7 +76,7 @@ class Pools:
                 pool = self._make_streams(endpoint, connect, names, awaits)
             else:
                 pool = Pool(endpoint.url, self._env, self._deadlines, connect, self._where, awaits)
-            self._pools[endpoint] = pool
+            self.by_endpoint[endpoint] = pool
             self._tune(endpoint, pool)
             if names is not None and endpoint.host and not fixed_addresses(endpoint.host):
                 self._followers[endpoint] = self._env.spawn(self._follow(pool, names, endpoint.host))
@@ -109,7 +110,7 @@ class Pools:
         that an exchange may wait (`patience`).
         """
         limit = self._env.now() - patience(waiting, places)
-        carriers = (each for pool in self._pools.values() for each in pool.carriers_in_use())
+        carriers = (each for pool in self.by_endpoint.values() for each in pool.carriers_in_use())
         blocked = [each for each in carriers if each.blocked_since <= limit and route in ("", each.route)]
         if not blocked:
             return False
@@ -118,16 +119,16 @@ class Pools:
 
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""
-        return sum(pool.count(state) for pool in self._pools.values())
+        return sum(pool.count(state) for pool in self.by_endpoint.values())
 
     def count_streams(self) -> int:
         """Return the number of open streams."""
-        return sum(pool.streams for pool in self._pools.values())
+        return sum(pool.streams for pool in self.by_endpoint.values())
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply new settings to existing and future pools."""
         self._spec = spec
-        for endpoint, pool in self._pools.items():
+        for endpoint, pool in self.by_endpoint.items():
             self._tune(endpoint, pool)
 
     def _tune(self, endpoint: Endpoint, pool: Pool) -> None:
@@ -137,7 +138,7 @@ class Pools:
 
     def _remove(self, endpoints: tuple[Endpoint, ...]) -> None:
         for endpoint in endpoints:
-            pool = self._pools.pop(endpoint, None)
+            pool = self.by_endpoint.pop(endpoint, None)
             if pool is not None:
                 pool.retire()
             self._stop_following(endpoint)
@@ -150,16 +151,16 @@ class Pools:
     def retire(self) -> None:
         """Retire all pools of an upstream that is no longer configured."""
         self._unsubscribe()
-        for endpoint, pool in self._pools.items():
+        for endpoint, pool in self.by_endpoint.items():
             pool.retire()
             self._stop_following(endpoint)
 
     def describe(self) -> dict[str, Any]:
-        pools = {endpoint.url: pool.describe() for endpoint, pool in self._pools.items()}
+        pools = {endpoint.url: pool.describe() for endpoint, pool in self.by_endpoint.items()}
         return {"upstream": self._upstream, "pools": pools}
 
     def __repr__(self) -> str:
-        return f"<Pools {self._upstream} {list(self._pools.values())!r}>"
+        return f"<Pools {self._upstream} {list(self.by_endpoint.values())!r}>"
 
 
 async def open_connection(

@@ -36,10 +36,6 @@ STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5]\d\d)(?: [\t\x20-\x7e\x80-\xf
 """Status line of a final HTTP/1.1 response, with its status."""
 STATUSES: Final[dict[bytes, int]] = {}
 """Cached statuses by status line."""
-MEANINGS: Final[dict[bytes, int]] = {}
-"""Cached meanings by field line: a length in bytes, `CHUNKED`, or one of the constants below."""
-PASSES: Final = -2
-"""Meaning of a line that is forwarded."""
 DATE: Final = -3
 """Meaning of a Date field."""
 DROPPED: Final = -4
@@ -63,42 +59,41 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
     This is faster than the grammar (`parse_response`, `read_response`), because lines that were seen before are not
     checked again.  For a common head both give the same result.  `wall` returns the Unix time for a missing Date.
     """
-    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
-    if end < 0:
+    head, mark, _ = data.partition(b"\r\n\r\n")
+    end = len(head)
+    if not mark or end > MAX_HEAD_BYTES:
         return None
-    lines = data[:end].split(b"\r\n")
-    line = lines[0]
+    lines = head.split(b"\r\n")
+    line = lines.pop(0)
     status = STATUSES.get(line) or _read_status(line)
-    if not status or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end, len(lines) - 1)):
+    if not status or (end > LONG_HEAD and not has_few_parts(data, len(line) + 2, end, len(lines))):
         return None
     length: int | None = None
     is_kept = True
     has_date = False
-    passing: list[bytes] = []
-    for text in lines[1:]:
-        meaning = MEANINGS.get(text)
-        if meaning == PASSES:  # the most common meaning
-            passing.append(text)
-            continue
+    dropped: list[bytes] = []
+    for text in lines:
+        meaning = MEANINGS[text]
         if meaning is None:
-            meaning = _read_line(text)
-        if meaning == PASSES:
-            passing.append(text)
-        elif meaning >= CHUNKED:
-            if length is not None:
-                return None
-            length = meaning
-        elif meaning == DATE:
+            continue
+        if meaning == DATE:
             if has_date:
                 return None
             has_date = True
-            passing.append(text)
+            continue
+        dropped.append(text)
+        if meaning >= CHUNKED:
+            if length is not None:
+                return None
+            length = meaning
         elif meaning == CLOSES:
             is_kept = False
         elif meaning == UNUSUAL:
             return None
-    passing.append(b"" if has_date else b"date: %b\r\n" % write_http_date(wall()))
-    return status, end + 4, b"\r\n".join(passing), length, is_kept
+    for text in dropped:
+        lines.remove(text)
+    lines.append(b"" if has_date else b"date: %b\r\n" % write_http_date(wall()))
+    return status, end + 4, b"\r\n".join(lines), length, is_kept
 
 
 def _reader() -> Callable[[bytes, Callable[[], float]], ResponseHead | None]:
@@ -128,21 +123,28 @@ def _read_status(line: bytes) -> int:
     return status
 
 
-def _read_line(text: bytes) -> int:
-    """Return the meaning of a field line and cache it."""
-    line = CONNECTION_FIELDS.decide(text)
-    if line is None:
-        return UNUSUAL
-    meaning = PASSES
-    if line.is_taken:
-        meaning = _read_field(*line.field)
-    elif line.is_noted:
-        meaning = DATE if text[5:].strip(b" \t") else UNUSUAL
-    if is_cacheable(text):
-        if len(MEANINGS) >= LINES:
-            MEANINGS.clear()
-        MEANINGS[text] = meaning
-    return meaning
+class Meanings(dict[bytes, int | None]):
+    """Meanings of field lines, cached by line: a length in bytes, `CHUNKED`, one of the constants above, or None for a
+    line that is forwarded without more, as most are."""
+
+    def __missing__(self, text: bytes) -> int | None:
+        """Return the meaning of a line that is not cached."""
+        line = CONNECTION_FIELDS.decide(text)
+        if line is None:
+            return UNUSUAL
+        meaning: int | None = None
+        if line.is_taken:
+            meaning = _read_field(*line.field)
+        elif line.is_noted:
+            meaning = DATE if text[5:].strip(b" \t") else UNUSUAL
+        if is_cacheable(text):
+            if len(self) >= LINES:
+                self.clear()
+            self[text] = meaning
+        return meaning
+
+
+MEANINGS: Final = Meanings()
 
 
 def _read_field(name: bytes, value: bytes) -> int:
@@ -225,6 +227,11 @@ def read_upgrade(x: Exchange, data: bytes, start: int, end: int) -> bytes:
         raise Invalid("101 Switching Protocols without a request to upgrade")
     key = x.header(b"sec-websocket-key")
     accept = get(fields, b"sec-websocket-accept")
-    if key is None or accept != b64encode(sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest()):
+    if key is None or accept != accept_value(key):
         raise Invalid("Sec-WebSocket-Accept does not answer the key that was sent")
     return lines + b"sec-websocket-accept: %b\r\n" % accept
+
+
+def accept_value(key: bytes) -> bytes:
+    """Return the value of Sec-WebSocket-Accept for a key (RFC 6455 4.2.2)."""
+    return b64encode(sha1(key + WEBSOCKET_GUID, usedforsecurity=False).digest())

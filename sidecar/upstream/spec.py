@@ -157,7 +157,7 @@ def _form(value: Any) -> str:
 
 
 LoadBalancing = Annotated[
-    Annotated[Literal["round_robin", "least_request", "random"], Tag("word")]
+    Annotated[Literal["round_robin", "least_request", "latency", "random"], Tag("word")]
     | Annotated[HashBalancingSpec, Tag("mapping")],
     Discriminator(_form),
 ]
@@ -267,7 +267,12 @@ class UpstreamSpec(Model):
     discover: DiscoverSpec | None = None
     load_balancing: LoadBalancing = "least_request"
     """Choice of an endpoint.  `least_request` takes the less busy of two random ones (Mitzenmacher 2001; Envoy, Linkerd
-    and Traefik's `p2c`); `{hash: {header: x-user}}` sends equal keys to the same endpoint."""
+    and Traefik's `p2c`).  `latency` takes the one of two whose average latency, times its requests in flight, is lower
+    (peak EWMA: Finagle, Linkerd); failures and signs of overload count as slow.  `{hash: {header: x-user}}` sends equal
+    keys to the same endpoint."""
+    slow_start: Duration | None = None
+    """Time in which an endpoint that has come up, by discovery, a probe or the end of an ejection, gets from a tenth of
+    its share of the requests to all of it (Envoy's `slow_start_window`); without it, all of it at once."""
     panic: Literal["spray", "fail_fast"] = "spray"
     """Behaviour when no endpoint is up: `spray` balances over all of them, `fail_fast` refuses (`no_endpoint`)."""
     connect_timeout: Duration = 1.0

@@ -221,7 +221,8 @@ async def test_fallbacks_dead_endpoints_and_waiting_breakers_are_seen(scene: Sce
             endpoints=[endpoint("http://127.0.0.1:9000", "failing", consecutive_failures=7)],
         ),
         ("pools", "orders"): Thing(
-            upstream="orders", pools={"http://127.0.0.1:9000": {"open": 2, "max": 100, "streams": 15}}
+            upstream="orders",
+            pools={"http://127.0.0.1:9000": {"open": 2, "max": 100, "streams": 15, "max_streams": 200}},
         ),
     }
     page = await window.open(scene.url)
@@ -232,7 +233,7 @@ async def test_fallbacks_dead_endpoints_and_waiting_breakers_are_seen(scene: Sce
     await expect(problems).to_contain_text(f"Breaker route:order is half-open: {waits}")
     await expect(problems).to_contain_text("Upstream orders: 1 of 1 endpoint out (http://127.0.0.1:9000 failing)")
     await expect(page.locator("#endpoints .badge", has_text="failing")).to_have_attribute("data-tone", "bad")
-    await expect(page.locator("#endpoints tbody tr", has_text="9000")).to_contain_text("2 of 100, 15 streams")
+    await expect(page.locator("#endpoints tbody tr", has_text="9000")).to_contain_text("2 of 100, 15 of 200 streams")
     await expect(page.locator("#routes tbody tr", has_text="order").first.locator("td").nth(5)).to_contain_text("%")
     await expect(page.locator(".breaker", has_text="route:order")).to_contain_text("had opened because: 5 in a row")
     assert window.noise == []

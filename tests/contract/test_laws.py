@@ -48,7 +48,7 @@ FILE = Path(__file__).parents[2] / "policies" / "laws.yaml"
 """Policy file of the examples, which name files beside it; it does not exist itself."""
 
 
-PRODUCERS = ("translate",)
+PRODUCERS = ("translate", "aggregate")
 """Blocks that make what is sent upstream or downstream, and so cannot only observe."""
 
 
@@ -73,15 +73,30 @@ class Case(NamedTuple):
 
     def build(self, env: FakeEnv, store: Store | None = None, mode: str = "enforce") -> Stage:
         resources = {
-            ("upstream", "other"): ScriptedService(200),
+            ("upstream", "other"): Pipeline([], ScriptedService(200)),
+            ("upstream", "app"): Pipeline([], ScriptedService(after(0.02, 200), env=env)),
             ("cache", "default"): Cache("default", CacheSpec(), env),
             ("identity", "corporate"): Undecided(env),
             ("identity", "partners"): Header(),
+            ("route", "order:user"): InnerRoute(env),
+            ("route", "other"): InnerRoute(env),
         }
         ctx = context(env, scope="route", where=f"{FILE}:7", store=store or Store(), resources=resources)
         stage = self.kind.build(self.spec(mode), ctx)
         assert stage is not None
         return stage
+
+
+class InnerRoute:
+    """Route of a part, which takes a moment."""
+
+    criticality = DEFAULT
+    rule = None
+    route = None
+
+    def __init__(self, env: FakeEnv) -> None:
+        answers = [after(0.02, response(200, b'{"id": 7}')), response(200, b"{}"), failed(RESET), response(404)]
+        self.pipeline = Pipeline([], ScriptedService(*answers, answers[0], env=env))
 
 
 class Header:
@@ -450,6 +465,9 @@ def test_examples_are_what_a_policy_file_may_say(kind: StageKind) -> None:
         }
         for number, block in enumerate(kind.examples)
     ]
+    if kind.name == "aggregate":
+        for route in routes:
+            del route["upstream"]
     routes.append({"name": "other", "match": {"path": "/other"}, "upstream": "other"})
     listeners = {"inbound": {"address": "127.0.0.1:0"}}
     document = {"version": 1, "listeners": listeners, "upstreams": upstreams, "routes": routes}

@@ -25,13 +25,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[dict[str, str]]:
-    """Return environments for so many demos, each with five free ports in a row, below those of connections."""
+    """Return environments for so many demos, each with six free ports in a row, below those of connections."""
     while True:
         first = random.randrange(20000, 30000)
-        if all(is_free("127.0.0.1", first + n) for n in range(5 * count)):
+        if all(is_free("127.0.0.1", first + n) for n in range(6 * count)):
             return [
                 {"DEMO_PORT": str(start), "DEMO_ADMIN_PORT": str(start + 1), "DEMO_SERVICE_PORT": str(start + 2)}
-                for start in range(first, first + 5 * count, 5)
+                for start in range(first, first + 6 * count, 6)
             ]
 
 

@@ -170,6 +170,7 @@ async def test_cancel_after_first_response(w: World) -> None:
 
 
 async def test_a_cancellation_reaches_the_server(w: World) -> None:
+    """haproxy#172."""
     w.server.cancelled.clear()
     known = len(w.server.calls)
     call = w.channel.unary_unary("/shop.Echo/Wait")(b"", timeout=PATIENCE)

@@ -17,9 +17,11 @@ import pytest
 import pytest_asyncio
 from h2.errors import ErrorCodes
 
+from chaos.parts import websocket as ws
 from chaos.parts.http import Message
 from chaos.parts.servers import Connection as PlainConnection
 from chaos.parts.servers import Server
+from chaos.parts.websocket import Frame
 from sidecar.process.children import tied_to_parent
 from tests.e2e.test_http2 import FACTS, curl, facts, has_http2
 from tests.support.authority import Authority
@@ -382,3 +384,25 @@ http {{
 
             assert set.union(*await asyncio.gather(*[load() for _ in range(8)])) == {200}
             assert facts(await curl("-w", FACTS, f"http://{sidecar.inbound}/app/large"))[1:] == ("200", str(MIB))
+
+
+async def test_a_websocket_to_an_upstream_of_http2(shared: Sidecar) -> None:
+    frames = Frame(ws.TEXT, b"hello", masked=True).encode() + Frame(ws.BINARY, bytes(200_000), masked=True).encode()
+    async with H2Server(echo, has_sockets=True) as server, shared.under(policy(server.url)) as sidecar:
+        async with sidecar.client() as client:
+            await client.send(ws.handshake("/app/chat"))
+            answer = await client.response()
+            assert (answer.status, answer.get("sec-websocket-accept")) == (101, ws.accept(ws.KEY))
+            await client.send(frames)
+            assert await asyncio.wait_for(client.reader.readexactly(len(frames)), 60) == frames
+            close = Frame(ws.CLOSE, b"\x03\xe8", masked=True).encode()
+            await client.send(close)
+            assert await asyncio.wait_for(client.reader.readexactly(len(close)), 60) == close
+        (connection,) = server.connections
+        (request,) = connection.requests.values()
+        assert (request.get(b":method"), request.get(b"sec-websocket-key"), request.path) == (
+            b"CONNECT", b"", "/app/chat",
+        )  # fmt: skip
+        while connection.h2.open_inbound_streams:
+            await asyncio.sleep(0.05)
+        assert connection.resets == []

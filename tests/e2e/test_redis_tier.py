@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +17,12 @@ from sidecar.cache.store import Store
 from sidecar.core import events
 from sidecar.core.outcome import Outcome
 from tests.support.clock import FakeEnv, remembering
+from tests.support.redis import SERVER, Redis
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
 pytest.importorskip("redis")
-SERVER = shutil.which("redis-server")
 pytestmark = pytest.mark.skipif(SERVER is None, reason="there is no redis-server here")
 FRESH = reply(Cache_Control="max-age=60")
-
-
-class Redis:
-    """Redis server in a process of its own."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/1"
-        place = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
-        self._command = [str(SERVER), *place, "--save", "", *options]
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise RuntimeError("redis-server did not start")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    @contextmanager
-    def stalled(self) -> Iterator[None]:
-        os.kill(self.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self.process.pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Test of `sidecar demo shop`: one order goes through five sidecars."""
+"""Test of `sidecar demo shop`: one order goes through six sidecars."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ def free_range(count: int) -> int:
 async def test_an_order_goes_through_all_of_them() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar", "demo", "shop",
-        cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(23))},
+        cwd=ROOT, env={**os.environ, "SHOP_ONCE": "1", "SHOP_PORT": str(free_range(27))},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, output.decode()
     text = output.decode()
-    assert "through five sidecars: 200" in text
+    assert "through six sidecars: 200" in text
+    assert "of the gRPC service, as JSON: 200" in text
     assert ("without Redis" in text) is (shutil.which("redis-server") is None)
     if obstacle():
         assert f"without a collector: {obstacle()}" in text
     else:
         spans = int(re.findall(r"the collector has received (\d+) spans", text)[0])
-        assert spans >= 2 * 7, "two each: web in and out, orders in and out twice, inventory, payments"
+        assert spans >= 2 * 9, "two each: web in and out, orders in and out three times, inventory, payments, prices"

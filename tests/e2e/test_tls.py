@@ -23,7 +23,7 @@ from chaos.parts.servers import Connection, Server, after, answering, echoing, r
 from chaos.parts.websocket import Frame
 from tests.e2e.crowd import until
 from tests.support.authority import Authority
-from tests.support.process import NOTHING, Sidecar, policies, route
+from tests.support.process import LOOP, NOTHING, Sidecar, policies, route, without_uvloop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,11 +42,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def no_uvloop(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """Return the environment that selects asyncio's loop: a module that cannot be imported hides uvloop."""
-    hiding = tmp_path_factory.mktemp("hiding")
-    (hiding / "uvloop.py").write_text("raise ImportError('hidden')\n")
-    return {"PYTHONPATH": os.pathsep.join([str(hiding), *filter(None, [os.environ.get("PYTHONPATH")])])}
+def no_uvloop() -> Environment:
+    """Return the environment that selects asyncio's loop."""
+    return without_uvloop()
 
 
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
@@ -54,6 +52,8 @@ def loop(request: pytest.FixtureRequest, no_uvloop: Environment) -> Environment:
     """Return the environment that selects the event loop."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
+        if LOOP == "asyncio":
+            pytest.skip("TEST_LOOP=asyncio")
         return {}
     return no_uvloop
 

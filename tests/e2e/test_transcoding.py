@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,17 @@ import pytest
 import pytest_asyncio
 from google.protobuf import message_factory
 
+from chaos.parts import websocket as ws
+from chaos.parts.websocket import Frame
 from tests.support.process import NOTHING, Sidecar, policies, route
 from tests.support.protos import pool_of
+from tests.unit.stages.translate.chat import DATA as CHAT
 from tests.unit.stages.translate.shop import DATA
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 POOL = pool_of(DATA)
+CHAT_POOL = pool_of(CHAT)
 FLAKY = "flaky"
 """Order that is unavailable at the first call, which the trailers tell."""
 
@@ -32,10 +37,11 @@ class Shop(grpc.GenericRpcHandler):
 
     def service(self, details: Any) -> Any:
         service, _, name = details.method[1:].rpartition("/")
-        method = POOL.FindServiceByName(service).methods_by_name[name]
+        pool = CHAT_POOL if service == "chat.Chat" else POOL
+        method = pool.FindServiceByName(service).methods_by_name[name]
         self.metadata.append(dict(details.invocation_metadata))
-        handler = grpc.unary_stream_rpc_method_handler if name == "Watch" else grpc.unary_unary_rpc_method_handler
-        return handler(
+        kinds = {"Watch": grpc.unary_stream_rpc_method_handler, "Talk": grpc.stream_stream_rpc_method_handler}
+        return kinds.get(name, grpc.unary_unary_rpc_method_handler)(
             getattr(self, name.lower()),
             message_factory.GetMessageClass(method.input_type).FromString,
             lambda message: message.SerializeToString(),
@@ -43,6 +49,13 @@ class Shop(grpc.GenericRpcHandler):
 
     def made(self, **values: Any) -> Any:
         return message_factory.GetMessageClass(POOL.FindMessageTypeByName("shop.Order"))(**values)
+
+    def talk(self, lines: Iterator[Any], context: Any) -> Iterator[Any]:
+        for line in lines:
+            if line.text == "fail":
+                context.abort(grpc.StatusCode.NOT_FOUND, "no such line")
+            line.number = 2**53 + 1
+            yield line
 
     def get(self, key: Any, context: Any) -> Any:
         self.left.append(context.time_remaining())
@@ -80,6 +93,8 @@ async def sidecar(shop: tuple[Shop, str], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("transcoding")
     (folder / "shop.binpb").write_bytes(DATA)
     block = {"grpc": {"descriptors": str(folder / "shop.binpb"), "services": ["shop.Orders"]}}
+    (folder / "chat.binpb").write_bytes(CHAT)
+    chat = {"descriptors": str(folder / "chat.binpb"), "services": ["chat.Chat"], "streams": "websocket"}
     policy = policies(
         listeners={"inbound": {"address": "127.0.0.1:0"}},
         upstreams={"orders": {"endpoints": [shop[1]], "protocol": "http2"}},
@@ -87,7 +102,8 @@ async def sidecar(shop: tuple[Shop, str], tmp_path_factory: pytest.TempPathFacto
             route(
                 "orders", match={"path_prefix": "/v1"}, translate=block, timeout={"request": "5s"},
                 retry={"max_attempts": 2, "on": ["unavailable"], "backoff": {"base": "1ms"}},
-            )
+            ),
+            route("chat", match={"path_prefix": "/chat"}, upstream="orders", translate={"grpc": chat}),
         ],
     )  # fmt: skip
     async with Sidecar(NOTHING, folder) as running, running.under(policy):
@@ -140,3 +156,26 @@ async def test_a_stream_is_lines_of_json(sidecar: Sidecar) -> None:
     answer = await sidecar.fetch("GET", "/v1/orders/half/events")
     *_, last = answer.body.splitlines()
     assert json.loads(last) == {"error": {"code": 15, "message": "lost", "details": []}}
+
+
+async def test_a_stream_both_ways_is_a_websocket(sidecar: Sidecar) -> None:
+    async with sidecar.client() as client:
+        await client.send(ws.handshake("/chat/r") + Frame(ws.TEXT, b'{"text": "a"}', masked=True).encode())
+        assert (await client.response()).status == 101
+        got = await asyncio.wait_for(ws.read_frame(client.reader), 60)
+        assert json.loads(got.payload) == {"text": "a", "room": "r", "number": "9007199254740993"}
+        await client.send(Frame(ws.TEXT, b"{}", masked=True).encode() + Frame(ws.TEXT, b"", masked=True).encode())
+        assert json.loads((await ws.read_frame(client.reader)).payload)["room"] == "r"
+        assert await ws.read_frame(client.reader) == Frame(ws.CLOSE, b"\x03\xe8"), "the service ends after the client"
+        await client.send(Frame(ws.CLOSE, b"\x03\xe8", masked=True).encode())
+        assert await client.is_closed()
+
+
+async def test_an_error_of_a_websocket_is_its_last_message(sidecar: Sidecar) -> None:
+    async with sidecar.client() as client:
+        await client.send(ws.handshake("/chat/r") + Frame(ws.TEXT, b'{"text": "fail"}', masked=True).encode())
+        assert (await client.response()).status == 101
+        error = json.loads((await asyncio.wait_for(ws.read_frame(client.reader), 60)).payload)
+        assert error == {"error": {"code": 5, "message": "no such line", "details": []}}
+        close = await ws.read_frame(client.reader)
+        assert close == Frame(ws.CLOSE, (4005).to_bytes(2, "big") + b"NOT_FOUND: no such line")

@@ -12,7 +12,7 @@ from tests.fuzz.harness import fuzz, instrumented
 
 with instrumented():
     from sidecar.http2 import frames as f
-    from sidecar.http2.limits import Limits
+    from sidecar.http2.limits import WINDOW, Limits
     from sidecar.http2.session import Session
     from sidecar.http2.stream import Stream
 
@@ -77,8 +77,11 @@ class Service:
         self.told.append((what, stream.id, value, is_end))
 
 
-def converse(pieces: list[bytes], is_client: bool) -> tuple[list[Any], bytes, int]:
-    """Return what the handler was told, what was sent, and the code of the fault."""
+def converse(pieces: list[bytes], is_client: bool) -> tuple[Any, ...]:
+    """Return what the handler was told, what was sent, and the code of the fault.
+
+    Content is joined for each stream: how it is cut, and its order among the streams, depend on the reads.
+    """
     service = Service()
     service.session = session = Session(service, LIMITS, is_client)
     if is_client:
@@ -87,18 +90,35 @@ def converse(pieces: list[bytes], is_client: bool) -> tuple[list[Any], bytes, in
     for piece in pieces:
         session.receive(piece, 0.0)
     sent = b"".join(iter(session.take_output, b""))
-    at = len(f.PREFACE) if is_client else 0
+    told: dict[Any, list[Any]] = {}
+    for event in service.told:
+        events = told.setdefault(event[1] if event[0] not in ("goaway", "pong") else None, [])
+        if event[0] == "data" and events and events[-1][0] == "data":
+            event = ("data", event[1], events.pop()[2] + event[2], event[3])
+        events.append(event)
+    return told, *read(sent[len(f.PREFACE) if is_client else 0 :]), -1 if session.fault is None else session.fault.code
+
+
+def read(sent: bytes) -> tuple[dict[int, bytes], list[bytes]]:
+    """Return the content of each stream, and all other frames in their order.
+
+    Content that has used up the connection's window is left out, since the streams share it.
+    """
+    content: dict[int, bytes] = {}
+    others: list[bytes] = []
+    at = 0
     while at < len(sent):
-        size = int.from_bytes(sent[at : at + 3], "big")
-        assert size <= 16384
-        at += 9 + size
+        end = at + 9 + int.from_bytes(sent[at : at + 3], "big")
+        assert end - at <= 9 + 16384
+        frame = sent[at:end]
+        if frame[3] == f.DATA:
+            number = int.from_bytes(frame[5:9], "big")
+            content[number] = content.get(number, b"") + frame[9:]
+        else:
+            others.append(frame)
+        at = end
     assert at == len(sent), "a frame is not whole"
-    told: list[Any] = []
-    for event in service.told:  # pieces of content differ by how the bytes were cut, and count as one
-        if event[0] == "data" and told and told[-1][:2] == event[:2]:
-            event = ("data", event[1], told.pop()[2] + event[2], event[3])
-        told.append(event)
-    return told, sent, -1 if session.fault is None else session.fault.code
+    return ({} if sum(map(len, content.values())) >= WINDOW else content), others
 
 
 def check(data: bytes) -> None:

@@ -4,6 +4,7 @@
 - `service`: a scripted innermost service, exchanges, build contexts.
 - `transports`: connections in memory, on `sidecar.simulation`; `proxy`: a whole proxy on them, with policies.
 - `process`: a real `sidecar run`; `authority`: certificates for it.
+- `redis`: a Redis server.
 - `otlp`, `rotel`: collectors; `malformed`: answers that are not valid HTTP; `work`: calls of a function, counted;
   `steps`: steps of a regular expression; `cases`: one test for a table of cases.
 

@@ -28,7 +28,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 
 Fields = list[tuple[bytes, bytes]]
 OK = [(b":status", b"200")]
@@ -45,6 +45,11 @@ class Request:
 
     def get(self, name: bytes) -> bytes:
         return dict(self.fields).get(name, b"")
+
+    @property
+    def is_connect(self) -> bool:
+        """True for an extended CONNECT, whose bytes are sent back."""
+        return self.get(b":protocol") == b"websocket"
 
     @property
     def path(self) -> str:
@@ -74,7 +79,12 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.server.connections.append(self)
-        self.h2.local_settings.update({SettingCodes.MAX_CONCURRENT_STREAMS: self.server.max_streams})
+        values = {
+            **self.h2.local_settings,
+            SettingCodes.MAX_CONCURRENT_STREAMS: self.server.max_streams,
+            SettingCodes.ENABLE_CONNECT_PROTOCOL: int(self.server.has_sockets),
+        }
+        self.h2.local_settings = Settings(client=False, initial_values=values)
         self.h2.initiate_connection()
         self.flush()
 
@@ -91,13 +101,20 @@ class Connection(asyncio.Protocol):
             return
         for event in events:
             if isinstance(event, RequestReceived):
-                self.requests[event.stream_id] = Request(event.stream_id, list(event.headers))
+                self.requests[event.stream_id] = request = Request(event.stream_id, list(event.headers))
+                if request.is_connect:
+                    self.answer(request, end=False)
             elif isinstance(event, DataReceived):
                 self.requests[event.stream_id].body += event.data
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                if self.requests[event.stream_id].is_connect:
+                    self.send(self.requests[event.stream_id], event.data)
             elif isinstance(event, TrailersReceived):
                 self.requests[event.stream_id].trailers = list(event.headers)
             elif isinstance(event, StreamEnded):
+                if self.requests[event.stream_id].is_connect:
+                    self.send(self.requests[event.stream_id], b"", True)
+                    continue
                 self.answered += 1
                 self.server.behave(self, self.requests[event.stream_id])
             elif isinstance(event, StreamReset):
@@ -125,6 +142,8 @@ class Connection(asyncio.Protocol):
 
     def _send_pending(self, stream: int) -> None:
         body, end = self.pending.pop(stream)
+        if end and not body:
+            self.h2.end_stream(stream)
         while body:
             size = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(body))
             if size <= 0:
@@ -152,8 +171,16 @@ Behaviour = Callable[[Connection, Request], None]
 class H2Server:
     """Server on a free port of the loopback interface."""
 
-    def __init__(self, behave: Behaviour, tls: ssl.SSLContext | None = None, max_streams: int = 100) -> None:
+    def __init__(
+        self,
+        behave: Behaviour,
+        tls: ssl.SSLContext | None = None,
+        max_streams: int = 100,
+        has_sockets: bool = False,
+    ) -> None:
+        """`has_sockets` is True if an extended CONNECT is served."""
         self.behave = behave
+        self.has_sockets = has_sockets
         self.max_streams = max_streams
         self.connections: list[Connection] = []
         self.errors = 0

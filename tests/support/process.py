@@ -19,11 +19,15 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from chaos.parts.client import Client, fetch
 from chaos.parts.http import Message
 from sidecar.process.children import tied_to_parent
+
+LOOP: Final = os.environ.get("TEST_LOOP", "uvloop")
+"""Event loop of the sidecars: `asyncio`, or `uvloop` where it is installed."""
+WITHOUT_UVLOOP: Final = Path(__file__).with_name("without_uvloop")
 
 PATIENCE = 60.0
 """Seconds after which a test fails rather than hangs."""
@@ -55,6 +59,11 @@ NOTHING = policies()
 """Policies without routes and upstreams."""
 
 
+def without_uvloop() -> dict[str, str]:
+    """Return the environment in which a sidecar runs on asyncio's own loop although uvloop is installed."""
+    return {"PYTHONPATH": os.pathsep.join([str(WITHOUT_UVLOOP), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 class Sidecar:
     """Sidecar process, its addresses and its output."""
 
@@ -79,7 +88,7 @@ class Sidecar:
         self.inbound = ""
         self.admin = ""
         self.listeners: dict[str, str] = {}
-        self._env = {**os.environ, **(env or {})}
+        self._env = {**os.environ, **(without_uvloop() if LOOP == "asyncio" else {}), **(env or {})}
         self._process: asyncio.subprocess.Process | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()

@@ -124,7 +124,7 @@ class ScriptedBudget:
     deposits: int = 0
     withdrawals: int = 0
 
-    def deposit(self) -> None:
+    def deposit(self, now: float) -> None:
         self.deposits += 1
 
     def withdraw(self) -> bool:
@@ -168,6 +168,7 @@ def context(
         ("reclaim", upstream): lambda *_: False,
         ("criticality", route): {},
         ("caller_fields", route): frozenset(),
+        ("origins", route): lambda _: False,
         **(resources or {}),
     }
     return BuildContext(

@@ -83,7 +83,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(line: str, problem: st
     [
         ("trial", "DEMO_PORT", "x", 65535),
         ("trial", "DEMO_ADMIN_PORT", "0", 65535),
-        ("trial", "DEMO_SERVICE_PORT", "65534", 65533),
+        ("trial", "DEMO_SERVICE_PORT", "65533", 65532),
         ("shop", "SHOP_PORT", "9" * 5000, 65436),
         ("shop", "SHOP_PORT", "", 65436),
     ],

@@ -20,7 +20,7 @@ from sidecar.core.http1 import LONG_HEAD, MAX_FIELDS, MAX_MEMBERS, MAX_SEGMENTS
 from sidecar.core.message import tokens
 from sidecar.core.template import Template
 from sidecar.downstream.listener import Limits
-from sidecar.downstream.request_head import Peer, read_request, remove_dot_segments, split_request
+from sidecar.downstream.request_head import Peer, read_ordinary, read_request, remove_dot_segments, split_request
 from sidecar.telemetry.tracing.w3c import parse_tracestate
 from sidecar.transform import coding, cookies
 from sidecar.transform.query import QueryEdit
@@ -108,7 +108,7 @@ def request(lines: bytes = b"", path: bytes = b"/") -> Callable[[], object]:
     peer = Peer("10.0.0.1", b"http", (ip_network("10.0.0.0/8"),))
 
     def run() -> None:
-        head = split_request(data, Limits(LIMITS))
+        head = read_ordinary(data) or split_request(data, Limits(LIMITS))
         assert head is not None
         method, seen, version, _, kept, special, speaks_to_caches = head
         x, *_ = read_request(method, seen, version, kept, special, speaks_to_caches, peer, 0.0)

@@ -157,7 +157,8 @@ const UP = { up: "ok", failing: "bad", unhealthy: "bad", ejected: "bad" };
 
 function connections(pool) {
   if (!pool) return "0";
-  const streams = pool.streams === undefined ? "" : `, ${number(pool.streams)} ${pool.streams === 1 ? "stream" : "streams"}`; // HTTP/2
+  const most = pool.max_streams ? ` of ${number(pool.max_streams)}` : ""; // streams that the open connections take
+  const streams = pool.streams === undefined ? "" : `, ${number(pool.streams)}${most} ${pool.streams === 1 && !most ? "stream" : "streams"}`;
   return `${pool.open} of ${pool.max}${streams}`;
 }
 

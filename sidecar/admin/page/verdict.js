@@ -46,6 +46,13 @@ export function problems({ parts, history, now }) {
   for (const [name, limit] of entries(parts["state.rate_limit"])) {
     if (limit.keys >= limit.max_keys) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
+  for (const [name, throttle] of entries(parts["state.throttle"])) {
+    const most = Math.max(...Object.values(throttle.by_criticality).map((each) => each.refusal_probability));
+    if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts are refused`);
+  }
+  for (const [name, store] of entries(parts["state.store"])) {
+    if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
+  }
   for (const [name, cache] of entries(parts["state.cache"])) {
     if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);
   }

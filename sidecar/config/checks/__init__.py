@@ -4,6 +4,7 @@
     references     names that routes use are declared; declared names are used
     listeners      two listeners with one address; an admin listener that is open to others
     upstreams      an ejection that can never happen; an endpoint that is a listener of this sidecar
+    aggregations   parts of one answer: names, circles, paths, the worst case in time and calls
     authorizations rules that never allow, have no effect, or allow everything
     cross_origin   preflights that cannot find their route; credentials for pages without TLS
     calls          routes of gRPC: HTTP/2 to the upstream, a retry that can happen
@@ -25,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from sidecar.config.checks.aggregations import check_aggregations
 from sidecar.config.checks.authorizations import check_authorization
 from sidecar.config.checks.calls import check_calls
 from sidecar.config.checks.captures import check_captures
@@ -63,5 +65,6 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
         if number % ROUTES == 0:
             pace()
     check_translations(spec, report)
+    check_aggregations(spec, report)
     check_matches(spec, report)
     check_stored(spec, report)

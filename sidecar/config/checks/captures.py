@@ -6,16 +6,20 @@ is resolved, because routes with different matches inherit the same policies.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from sidecar.config.node import Node
 from sidecar.config.report import Report, suggest
-from sidecar.config.spec import RouteSpec
+from sidecar.config.spec import AGGREGATE, RouteSpec
 from sidecar.core.template import names
 from sidecar.routing.rule import MatchError, Rule
 
-TEMPLATED = ("transform", "fallback", "rate_limit")
+TEMPLATED = ("transform", "fallback", "rate_limit", "aggregate")
 """Blocks that may contain templates."""
+_CAPTURE: Final = re.compile(r"(?<!\{)\{path\.([A-Za-z0-9_.-]+)\}")
+"""Matches a capture in a text with names that only `aggregate` has."""
 
 
 def check_captures(route: RouteSpec, report: Report) -> None:
@@ -33,7 +37,7 @@ def check_captures(route: RouteSpec, report: Report) -> None:
             try:
                 used = [name.removeprefix("path.") for name in names(text.value) if name.startswith("path.")]
             except ValueError:
-                continue
+                used = _CAPTURE.findall(text.value) if block == AGGREGATE else []
             for name in used:
                 if name not in known and not report.has_error(text):
                     message = f"names {{path.{name}}}, which the route `{route.name}` does not capture"

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from sidecar.config.node import Node
 from sidecar.config.report import Report
-from sidecar.config.spec import PolicySpec
+from sidecar.config.spec import NO_LISTENER, PolicySpec
 from sidecar.core.spec import SecretFile
 
 if TYPE_CHECKING:
+    from sidecar.identity.outgoing.spec import CredentialsSpec
     from sidecar.identity.spec import IdentitySpec
 
 AUTHENTICATE: Final = "authenticate"
@@ -26,13 +27,27 @@ def check_identities(spec: PolicySpec, report: Report) -> None:
     blocks = {route.name: route.blocks.get(AUTHENTICATE) for route in spec.routes}
     if any(blocks.values()):
         for route in spec.routes:
-            if blocks[route.name] is None and not route.is_open:
+            if blocks[route.name] is None and not route.is_open and route.listener != NO_LISTENER:
                 message = "may be called by everyone, while other routes authenticate; write `authenticate: off` if so"
                 report.warn(route.node.nearest("name"), message)
     for route in spec.routes:
         if route.by_caller and blocks[route.name] is None:
             report.warn(route.node.nearest("criticality", "by_caller"), "has no effect without authenticate; add it")
         _certificates(spec, route, blocks[route.name], report)
+        token = getattr(getattr(blocks[route.name], "forward", None), "token", None)
+        if token is not None and token.key is not None:
+            _exposed(token.key, route.node.nearest(AUTHENTICATE, "forward", "token", "key"), report)
+    for name, upstream in spec.upstreams.items():
+        if upstream.credentials is not None:
+            _outgoing(upstream.credentials, spec.node.nearest("upstreams", name, "credentials"), report)
+
+
+def _outgoing(credentials: CredentialsSpec, where: Node, report: Report) -> None:
+    """Warn of secrets of the sidecar itself that others can read."""
+    for keys, path in credentials.files:
+        _exposed(path, where.nearest(*keys), report)
+    if credentials.oauth2 is not None:
+        _plain(credentials.oauth2.token_url, where.nearest("oauth2", "token_url"), "the secret", report)
 
 
 def _identity(spec: PolicySpec, name: str, identity: IdentitySpec, report: Report) -> None:
@@ -61,11 +76,13 @@ def _identity(spec: PolicySpec, name: str, identity: IdentitySpec, report: Repor
 
 
 def _exposed(path: str, node: Node, report: Report) -> None:
-    """Warn of a file that every user can read, if it is on this machine."""
+    """Warn of a file that every user can read, or that this user cannot read, if it is on this machine."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return
+    if not os.access(path, os.R_OK):
+        report.warn(node, f"cannot be read by this user; change the owner or the mode of {path}")
     if mode & stat.S_IROTH:
         report.warn(node, f"can be read by every user of this machine; chmod 600 {path}")
 

@@ -9,11 +9,12 @@ from typing import Final
 
 from sidecar.config.node import OFF, Node
 from sidecar.config.report import Report, suggest
-from sidecar.config.spec import CRITICALITY, POLICIES, CriticalitySpec, RouteHead, UpstreamSpec
+from sidecar.config.spec import AGGREGATE, CRITICALITY, POLICIES, CriticalitySpec, RouteHead, UpstreamSpec
 from sidecar.config.validate import validate
 from sidecar.core.spec import Block
 from sidecar.stages import BY_NAME
 
+POLICY: Final = "policy"
 UPSTREAM_ONLY: Final = frozenset(UpstreamSpec.model_fields) - {*POLICIES, *RouteHead.model_fields}
 """Keys that are allowed only under an upstream."""
 
@@ -27,6 +28,8 @@ def check_layer(layer: Node, name: str, report: Report) -> None:
     for key, node in layer.items.items():
         if key not in POLICIES:
             report.error(node.key, node.path, f"is not a policy; {_hint(key)}")
+        elif key == AGGREGATE and name in (POLICY, "defaults"):
+            report.error(node.key, node.path, "belongs under one route, or in a bundle; other routes have an upstream")
         elif key == CRITICALITY:
             validate(CriticalitySpec, layer.with_items({key: node}), report)
         elif node.value != OFF:

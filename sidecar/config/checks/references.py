@@ -18,6 +18,7 @@ class References:
         upstreams: dict[str, Node],
         bundles: dict[str, Node],
         listeners: dict[str, Node],
+        stores: dict[str, Node],
         caches: dict[str, Node],
         identities: dict[str, Node],
         report: Report,
@@ -27,6 +28,12 @@ class References:
         self._bundles = bundles
         self._caches = caches
         self._identities = identities
+        self._named_by_caches: list[Node] = []
+        """Names of stores in the `caches` section."""
+        self._shared = stores
+        for cache in caches.values():
+            if (named := cache.child("store")) is not None:
+                self._named_by_caches.append(named)
         self._stores = {**caches, DEFAULT_CACHE: caches.get(DEFAULT_CACHE)}
         self._report = report
         self._uses_all = False
@@ -77,6 +84,16 @@ class References:
             if upstream is not None and target.value == upstream.value:
                 self._report.warn(target, f"falls back to `{target.value}`, the upstream that failed; name another one")
 
+    def check_mirror(self, blocks: dict[str, Node]) -> None:
+        """Check that the upstream of a route's mirror is declared; warn of the route's own upstream."""
+        mirror, upstream = blocks.get("mirror"), blocks.get("upstream")
+        target = mirror.child("upstream") if mirror is not None else None
+        if target is None:
+            return
+        self.upstream(target)
+        if upstream is not None and target.value == upstream.value:
+            self._report.warn(target, f"copies requests to `{target.value}`, which gets them already; name another one")
+
     def check_cache(self, blocks: dict[str, Node]) -> None:
         """Check that the store of a route's cache is declared, or is the default one."""
         cache = blocks.get("cache")
@@ -93,10 +110,21 @@ class References:
         for name in names.value if names is not None and isinstance(names.value, list) else ():
             self._refer("identity", name, self._identities)
 
+    def check_limits(self, node: Node | None) -> None:
+        """Check that the stores of the limits of a route or upstream are declared."""
+        limits = (node.child("limits") or node) if node is not None else None
+        for limit in limits.value if limits is not None and isinstance(limits.value, list) else ():
+            self._refer("store", limit.child("store"), self._shared)
+
     def check_use(self) -> None:
-        """Warn of upstreams, caches, identities, bundles and listeners that no route uses."""
+        """Warn of upstreams, stores, caches, identities, bundles and listeners that no route uses."""
+        for upstream in self._upstreams.values():
+            self.check_limits(upstream.child("rate_limit"))
+        for node in self._named_by_caches:
+            self._refer("store", node, self._shared)
         sections = {
             "upstream": self._upstreams,
+            "store": self._shared,
             "cache": self._caches,
             "identity": self._identities,
             "bundle": self._bundles,

@@ -36,7 +36,12 @@ def check_translations(spec: PolicySpec, report: Report) -> None:
             routes = [each for each, others in loaded if others is bindings and _may_take(each, binding)]
             if not routes:
                 lost.append(f"{binding.text} ({binding.method.full_name})")
-            elif binding.method.server_streaming and route in routes and all(map(_limits_requests, routes)):
+            elif (
+                binding.method.server_streaming
+                and not binding.is_socket
+                and route in routes
+                and all(map(_limits_requests, routes))
+            ):
                 limited.append(binding.method.full_name)
         if lost:
             report.warn(route.node.nearest("match"), f"keeps {_listed(lost)} away from `{BLOCK}`; widen the match")
@@ -88,7 +93,7 @@ def _may_take(route: RouteSpec, binding: Binding) -> bool:
 
 def may_take(match: MatchSpec, binding: Binding) -> bool:
     """True if a request for a binding may meet a match, as far as its method and its segments tell."""
-    method = binding.rule.method
+    method = "GET" if binding.is_socket else binding.rule.method
     if match.methods is not None and method not in ("*", *match.methods):
         return False
     path = match.path or match.path_prefix

@@ -1,13 +1,14 @@
-"""Shop of the demonstration: four services that call each other through their sidecars.
+"""Shop of the demonstration: five services that call each other through their sidecars.
 
     client -> web -> orders -> inventory
                             -> payments
+                            -> prices, by gRPC
 
 The same services and policies (`policies/shop/`) run as plain processes (`sidecar demo shop`, `make shop`), in
 containers (`docker-compose.yml`) and in Kubernetes (`deploy/kubernetes/`).
 
 - `run`: starts all processes of the shop on loopback.
-- `service`: the program of a service.
+- `service`: the program of a service; that of `prices` is `sidecar.demo.prices`.
 - `traffic`: requests of customers, and faults in the services.
 - `collector`: an OpenTelemetry collector, if one is installed.
 """
@@ -18,8 +19,9 @@ from typing import Final
 
 CALLS: Final[dict[str, tuple[str, ...]]] = {
     "web": ("orders",),
-    "orders": ("inventory", "payments"),
+    "orders": ("inventory", "payments", "prices"),
     "inventory": (),
     "payments": (),
+    "prices": (),
 }
 """Services that a service calls to answer a request, one after the other."""

@@ -6,7 +6,7 @@ addresses of the live pages, and runs until Ctrl-C.
 - Redis is started if `redis-server` is installed; without it, the caches have no shared tier.
 - Rotel is started as collector if it is installed (`pip install rotel`), unless `OTEL_EXPORTER_OTLP_ENDPOINT` names
   another collector.
-- `SHOP_ONCE=1`: end after one order has passed all services.  `SHOP_PORT` (18000): first of 23 ports.
+- `SHOP_ONCE=1`: end after one order has passed all services.  `SHOP_PORT` (18000): first of 27 ports.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ class Place(NamedTuple):
 
 
 def places(base: int) -> list[Place]:
-    """Return five services with four ports each, from `base` on; inventory runs twice."""
+    """Return six services with four ports each, from `base` on; inventory runs twice."""
     roles = {
         "web": "web",
         "orders": "orders",
         "inventory-1": "inventory",
         "inventory-2": "inventory",
         "payments": "payments",
+        "prices": "prices",
     }
     return [Place(name, role, *range(base + 4 * n, base + 4 * n + 4)) for n, (name, role) in enumerate(roles.items())]
 
@@ -100,11 +101,13 @@ class Shop:
                     other = f"SHOP_PORT={port + 1000} sidecar demo shop"
                     raise ShopError(f"port {port} is in use; free it, or choose others: {other}")
         shared = {**self.start_redis(), **self.start_collector()}
-        called = ("orders", "inventory-1", "inventory-2", "payments")
+        called = ("orders", "inventory-1", "inventory-2", "payments", "prices")
         others = {name.upper().replace("-", "_"): self.url(name) for name in called}
         for place in self.places:
-            service = ("sidecar.demo.shop.service", place.role, "--address", f"{HOST}:{place.app}")
-            self.others.append(self.run_module(place.name, *service, "--outbound", f"http://{HOST}:{place.outbound}"))
+            address = f"{HOST}:{place.app}"
+            service = ("sidecar.demo.shop.service", place.role, "--outbound", f"http://{HOST}:{place.outbound}")
+            program = ("sidecar.demo.prices",) if place.role == "prices" else service
+            self.others.append(self.run_module(place.name, *program, "--address", address))
             env = {
                 "INBOUND": f"{HOST}:{place.inbound}",
                 "OUTBOUND": f"{HOST}:{place.outbound}",
@@ -139,7 +142,10 @@ class Shop:
 
     def wait_until_ready(self) -> None:
         """Wait until all services and sidecars answer.  Raises `ShopError`."""
-        waiting = [(p.app, "/healthz") for p in self.places] + [(p.admin, "/readyz") for p in self.places]
+        # Until the service of prices listens, its health check keeps its sidecar from being ready.
+        waiting = [(p.app, "/healthz") for p in self.places if p.role != "prices"] + [
+            (p.admin, "/readyz") for p in self.places
+        ]
         give_up = time.monotonic() + READY_WITHIN
         while waiting := [(port, path) for port, path in waiting if get(port, path) != 200]:
             ended = [child.args for child in (*self.others, *self.sidecars) if child.poll() is not None]
@@ -156,6 +162,7 @@ class Shop:
         self.traffic.append(self.run_module("trouble", traffic, "trouble", *apps))
         print("the shop is open; once a minute one of its services fails or is slow for 20 s\n")
         print(f"  curl -i {self.url('web')}/orders/7")
+        print(f"  curl -i {self.url('web')}/v1/prices/tea   the same gRPC service that orders call, as JSON")
         for place in self.places:
             print(f"  http://{HOST}:{place.admin}/   the live page of the sidecar beside {place.name}")
         print("the pages ask for the token: shop-demo-token; in a terminal:")
@@ -208,8 +215,10 @@ def main() -> int:
     try:
         shop.open()
         status = get(shop.places[0].inbound, "/orders/7", SAMPLED)
-        print(f"GET /orders/7 through five sidecars: {status}")
-        code = 0 if status == 200 else 1
+        print(f"GET /orders/7 through six sidecars: {status}")
+        price = get(shop.places[0].inbound, "/v1/prices/tea", SAMPLED)
+        print(f"GET /v1/prices/tea of the gRPC service, as JSON: {price}")
+        code = 0 if status == price == 200 else 1
         if os.environ.get("SHOP_ONCE") != "1":
             shop.serve()
     except KeyboardInterrupt:

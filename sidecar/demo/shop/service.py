@@ -3,6 +3,7 @@
     python -m sidecar.demo.shop.service NAME [--address 0.0.0.0:8000] [--outbound http://127.0.0.1:15001]
 
 - NAME is `web`, `orders`, `inventory` or `payments`.
+- `prices` is called by gRPC, all others by HTTP/1.1.
 - The service answers `GET /healthz` at once, and any other path after calling the services that it depends on.  Calls
   go to the outbound listener of its sidecar, which routes by Host.
 - The service has no timeouts and no retries, because its sidecar has them.  It passes on the header fields of
@@ -17,12 +18,15 @@ import argparse
 import asyncio
 import random
 import signal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
 from sidecar.core.units import parse_duration, parse_share
 from sidecar.demo.shop import CALLS
+
+if TYPE_CHECKING:
+    from sidecar.demo.prices import Client
 
 PASSED_ON: Final = (
     "traceparent", "tracestate", "baggage", "x-request-id", "x-request-timeout-ms", "x-criticality", "idempotency-key",
@@ -49,6 +53,7 @@ class Service:
         self.slow = 0.0
         self.until = 0.0
         self.session: ClientSession
+        self.prices: Client | None = None
         self.app = web.Application()
         self.app.router.add_get("/healthz", self.health)
         self.app.router.add_post("/trouble", self.trouble)
@@ -56,9 +61,15 @@ class Service:
         self.app.cleanup_ctx.append(self.connect)
 
     async def connect(self, _: web.Application):  # type: ignore[no-untyped-def]  # an async generator for aiohttp
+        if "prices" in CALLS[self.name]:
+            from sidecar.demo.prices import Client  # here, because only this service needs grpcio
+
+            self.prices = Client(self.outbound.removeprefix("http://"), "prices")
         connector = TCPConnector(limit=CONNECTIONS)
         async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as self.session:
             yield
+        if self.prices is not None:
+            await self.prices.close()
 
     async def health(self, _: web.Request) -> web.Response:
         return web.json_response({"service": self.name, "seen": self.seen})
@@ -92,7 +103,11 @@ class Service:
 
     async def call(self, name: str, request: web.Request) -> tuple[int, object]:
         """Call another service through the sidecar; return the status and the JSON of its response."""
-        headers = {field: request.headers[field] for field in PASSED_ON if field in request.headers} | {"Host": name}
+        headers = {field: request.headers[field] for field in PASSED_ON if field in request.headers}
+        if name == "prices" and self.prices is not None:
+            code, price, _ = await self.prices.get(request.path.rpartition("/")[2] or "all", headers)
+            return 200 if code == "OK" else 502, price
+        headers["Host"] = name
         try:
             async with self.session.request(request.method, f"{self.outbound}/{name}", headers=headers) as response:
                 return response.status, await response.json(content_type=None)

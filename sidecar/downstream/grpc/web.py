@@ -8,6 +8,8 @@ Rules:
 3. The status is in the last frame of the body, also in an answer of trailers only: scripts see no header field of
    another origin unless it is exposed.  No answer is without this frame.
 4. Bodies stream both ways, with the back-pressure of the connections.
+5. A frame of the upstream that would be taken for the trailers breaks the answer off with INTERNAL, and so does a
+   last message that is cut off: what followed would be taken for its rest.
 
 Elsewhere: preflight requests and exposed fields (`sidecar.stages.cors`).
 """
@@ -15,14 +17,16 @@ Elsewhere: preflight requests and exposed fields (`sidecar.stages.cors`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from sidecar.control.route import Route
 from sidecar.core.body import COMPLETE, Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.message import Headers, tokens
+from sidecar.core.message import Headers
 from sidecar.core.outcome import (
     BAD_REQUEST,
     CLIENT_CLOSED,
+    PROTOCOL,
     Failure,
     Outcome,
     Refusal,
@@ -31,8 +35,9 @@ from sidecar.core.outcome import (
 )
 from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, in_web_form
 from sidecar.grpc.status import CONTENT_TYPE
-from sidecar.grpc.web import BINARY, TEXT, TextDecoder, WebType, encode_text, parse_type, trailer_frame
+from sidecar.grpc.web import TEXT, FrameFollower, TextDecoder, become_call, encode_text, trailer_frame
 
+NO_MESSAGES: Final = "the answer's frames are not whole messages"
 Match = Callable[[Exchange], Route | None]
 
 
@@ -41,10 +46,9 @@ def translating(match: Match) -> Match:
     routes: dict[tuple[Route, bool], Route] = {}
 
     def translate_and_match(x: Exchange) -> Route | None:
-        kind = parse_type(x.header(b"content-type") or b"") if x.method == b"POST" else None
+        kind = become_call(x)
         if kind is None:
             return match(x)
-        become_call(x, kind)
         route = match(x)
         if route is None:
             return None
@@ -56,19 +60,6 @@ def translating(match: Match) -> Match:
         return translated
 
     return translate_and_match
-
-
-def become_call(x: Exchange, kind: WebType) -> None:
-    """Turn the head of a call of gRPC-Web into that of gRPC."""
-    accepted = {found for part in tokens(x.headers, b"accept") if (found := parse_type(part)) is not None}
-    is_text = any(found.is_text for found in accepted) or (kind.is_text and not accepted)
-    x.web = TEXT if is_text else BINARY
-    x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
-    gone = (b"content-type", b"accept", b"x-grpc-web")
-    x.headers = [
-        *[field for field in x.headers if field[0] not in gone],
-        (b"content-type", CONTENT_TYPE + kind.suffix),
-    ]
 
 
 class GrpcWebStage:
@@ -115,7 +106,11 @@ class GrpcWebStage:
             body.feed(outcome.body)
             body.finish()
         if body.state == COMPLETE:
-            whole = body.whole() + trailer_frame(body.trailers)
+            messages = body.whole()
+            follower = FrameFollower()
+            if follower.follow(messages) < len(messages) or not follower.is_between:
+                return failed(PROTOCOL, cause=NO_MESSAGES)
+            whole = messages + trailer_frame(body.trailers)
             found = Outcome(200, headers, encode_text(whole) if is_text else whole)
         else:
             found = Outcome(200, headers, stream=_Encoding(body, is_text).target)
@@ -187,23 +182,36 @@ class _Decoding(_Relay):
 class _Encoding(_Relay):
     """Answer's body, with its trailers as the last frame."""
 
-    __slots__ = ("_is_text",)
+    __slots__ = ("_frames", "_is_text")
 
     def __init__(self, origin: Body, is_text: bool) -> None:
         super().__init__(origin)
         self._is_text = is_text
+        self._frames = FrameFollower()
         origin.attach(self)
 
     def write(self, data: bytes) -> None:
-        self.target.feed(encode_text(data) if self._is_text else data)
+        size = self._frames.follow(data)
+        part = data[:size]
+        if part:
+            self.target.feed(encode_text(part) if self._is_text else part)
+        if size < len(data):
+            self._origin.cancel(PROTOCOL)
+            self.fail(PROTOCOL)
 
     def finish(self, trailers: Headers) -> None:
+        if not self._frames.is_between:
+            self.fail(PROTOCOL)
+            return
         self.target.verdict = self._origin.verdict
         self._end(trailers)
 
     def fail(self, failure: Failure) -> None:
-        """End the body with the status of the failure; if the client has left, there is nobody to tell."""
-        if failure.origin == "client":
+        """End the body with the status of the failure.
+
+        It breaks off if the client has left, and within a message, to which the status would seem to belong.
+        """
+        if failure.origin == "client" or not self._frames.is_between:
             self.target.fail(failure, self._origin.cause)
             return
         self.target.verdict = grpc_verdict(failure.grpc)

@@ -81,6 +81,7 @@ class Http2Connection(asyncio.Protocol):
             ),
             False,
         )
+        self._session.joins_content = True
         self._depth = 0
         """Calls within which nothing is written yet: what they send goes out together."""
         self._is_flush_due = False

@@ -5,7 +5,7 @@ Rules:
 1. A request's head is read like one of HTTP/1.1 (`request_head`).  What was made of a head is kept with it, for blocks
    that come again.
 2. A request's body is collected before its route runs, as over HTTP/1.1 (`slow_clients`).  Routes of gRPC run
-   at the end of the read: responses may begin before requests end.
+   at the end of the read: responses may begin before requests end.  A body that comes whole with its head is no stream.
 3. A body that nobody takes costs a window (`Session.pause`).  A response that the client does not take is read in
    advance, up to `slow_clients.buffer`; then its source is paused.  A stored response waits where it is stored.
 4. Clients that send or read slowly have an allowance (`slow_streams`).  A late body is answered 408, a late reader is
@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 BODILESS: Final = (204, 304)
 VERSION: Final = 20
 """Version of the exchanges, as telemetry tells it."""
+GOOD: Final = [(b"grpc-status", b"0")]
+GOOD_LINES: Final = b"grpc-status: 0\r\n"
+"""Trailers of most calls of gRPC, and their lines."""
 NO_SWITCH: Final = "the upstream did not switch to WebSocket"
 
 
@@ -84,6 +87,7 @@ class StreamExchange:
         "_method",
         "_offered",
         "_outcome",
+        "_refused_head",
         "_request",
         "_session",
         "_stored",
@@ -123,6 +127,8 @@ class StreamExchange:
         """Method, also of a request that cannot be read."""
         self._is_grpc = False
         """True for a call of gRPC, also for one that cannot be read."""
+        self._refused_head: Head | None = None
+        """Head that is answered with a refusal; None for any other."""
         self._cancelled_outcome: Outcome | None = None
         """Answer to give when the cancelled call has ended."""
         self._has_left = False
@@ -138,6 +144,8 @@ class StreamExchange:
         now = listener.now()
         method = self._method = head.method
         if head.refusal is not None:
+            self._is_grpc = read_call(head) >= 0
+            self._refused_head = head
             raise Invalid(str(head.refusal), head.refusal.status)
         if head.derived is None:
             head.derived = (*SPECIAL.take(head.lines, 0, len(head.lines)), read_call(head))
@@ -147,6 +155,8 @@ class StreamExchange:
             method = self._read_connect(head, is_end)
         x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
         x.version = VERSION
+        if head.sensitive:
+            x.sensitive = head.sensitive
         if previous >= 0:
             x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
             x.marked_attempt = max(x.marked_attempt, previous)
@@ -158,7 +168,14 @@ class StreamExchange:
         limit = listener.limits.max_body
         if limit is not None and length is not None and length > limit:
             raise too_large(limit)
-        if self._is_connect:
+        content = self._stream.content
+        if content is not None:
+            if limit is not None and len(content) > limit:
+                raise too_large(limit)
+            x.body = content
+            x.expects_continue = False
+            self._stream.content = None
+        elif self._is_connect:
             self._ask_for_websocket(x)
             is_end = True
         elif not is_end:
@@ -417,6 +434,10 @@ class StreamExchange:
             self.x = x = Exchange(self._method, b"/", [])
             x.version = VERSION
             x.is_grpc = self._is_grpc
+            if self._refused_head is not None:
+                x.raw, x.parsed = self._refused_head.lines, None
+        if x.route is None and not x.is_grpc:
+            self._connection.listener.note_web_call(x)
         if outcome.failure is not None and not outcome.body:
             outcome = make_problem(x, outcome, self._connection.listener.details)
         self.answer(outcome)
@@ -439,18 +460,18 @@ class StreamExchange:
         self._outcome = outcome
         self._is_collecting = False
         session, stream, body = self._session, self._stream, outcome.stream
-        status, lines = outcome.status, outcome.lines
+        status, lines, marked = outcome.status, outcome.lines, outcome.sensitive
         if outcome.parsed is not None and outcome.header(b"date") is None:
             lines += b"date: %b\r\n" % self._connection.listener.date
         if x.method == b"HEAD" or status in BODILESS or (x.is_grpc and body is None and not outcome.body and not x.web):
-            session.respond(stream, status, lines, True)
+            session.respond(stream, status, lines, True, marked)
             if body is not None:
                 body.cancel()
             self._finish(outcome.failure)
         elif body is None:
             content = outcome.body
             size = len(content)
-            session.respond(stream, status, lines + b"content-length: %d\r\n" % size, not size)
+            session.respond(stream, status, lines + b"content-length: %d\r\n" % size, not size, marked)
             if size > MAX_AT_ONCE:
                 self._stored = content
                 self._send_stored()
@@ -463,7 +484,7 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
-            session.respond(stream, status, lines, False)
+            session.respond(stream, status, lines, False, marked)
             self._answer = body
             body.attach(self)
 
@@ -523,7 +544,12 @@ class StreamExchange:
         answer, self._answer = self._answer, None
         if answer is not None and answer.verdict and self._outcome is not None:
             self._outcome.verdict = answer.verdict
-        lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])]) if trailers else b""
+        if trailers == GOOD:
+            lines = GOOD_LINES
+        elif trailers:
+            lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
+        else:
+            lines = b""
         self._session.send_trailers(self._stream, lines)
         self._finish(None)
         self._connection.flush()

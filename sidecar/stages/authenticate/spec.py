@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, model_validator
 from sidecar.core.message import HOP_BY_HOP, fold
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration
-from sidecar.identity.spec import Claim, FieldName
+from sidecar.identity.outgoing.spec import FieldName
+from sidecar.identity.spec import Claim
 
 RESERVED: Final = HOP_BY_HOP | {
     b"accept", b"accept-encoding", b"authorization", b"cache-control", b"content-encoding", b"content-length",

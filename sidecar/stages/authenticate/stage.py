@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -23,31 +22,37 @@ from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
-from sidecar.identity.credentials import AUTHORIZATION
+from sidecar.http2.hpack import never_index
+from sidecar.identity.credentials import (
+    AUTHORIZATION,
+    LINE_FEED,
+    LONGEST_LINES,
+    NAMES,
+    REQUEST_ID,
+    USUAL,
+    known_lines,
+    token_tail,
+)
 from sidecar.identity.forwarding import Forwarding
-from sidecar.identity.tokens import TAIL, TokenCache, holds
-from sidecar.identity.verdict import Identity, Rejection, Unavailable, Verdict
+from sidecar.identity.tokens import Entry, TokenCache, holds
+from sidecar.identity.verdict import Identity, Rejection, Unavailable, Verdict, challenges
 from sidecar.stages.authenticate.spec import Spec
 
 ABSENT: Final = "The request has no credentials."
 INVALID: Final = "The credentials are malformed, expired, revoked or invalid for another reason."
 AMBIGUOUS: Final = "The request has more than one credential of a kind."
 UNDECIDED: Final = "The credentials cannot be verified at present."
-QUOTED: Final = re.compile(r"[^ !#-\[\]-~]")
-"""Matches a character that a realm is written without (RFC 9110 5.6.4)."""
 BEARER: Final = b"Bearer"
-USUAL: Final = b"uthorization: Bearer "
-"""Usual spelling of the field's name and the scheme, without the first letter, which is written in either case."""
-NAMES: Final = (b"Authorization", b"authorization")
-LINE_FEED: Final = 0x0A
+IN_LINE: Final = 16
+"""Bytes of the line X-Request-Id besides its value."""
 
 
 class Authenticator:
     """Stage of one route.  A ticket is always None."""
 
     __slots__ = (
-        "_caches", "_challenges", "_first", "_forwarding", "_identities", "_now", "_observed", "_optional", "_ranks",
-        "_where",
+        "_caches", "_challenges", "_find", "_first", "_forwarding", "_found", "_identities", "_keep", "_now",
+        "_observed", "_optional", "_ranks", "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -59,6 +64,11 @@ class Authenticator:
             if (cache := getattr(identity, "tokens", None)) is None:
                 break
             self._caches.append(cache)
+        self._found: list[Any] = [None]
+        """Entry of the lines that `_find` has found last."""
+        known = known_lines(self._found)
+        self._find: Callable[[bytes, int], bytes | None] = known.find
+        self._keep: Callable[[bytes, bytes, object], None] = known.keep
         self._optional = spec.optional
         self._where = ctx.where
         self._now: Callable[[], float] = ctx.env.now
@@ -70,6 +80,9 @@ class Authenticator:
 
             token = CallerToken(forward.token, ctx)
         fields = {identity.field for identity in self._identities} - {b""}
+        never_index(fields)
+        if forward.token is not None:
+            never_index((forward.token.header.encode().lower(),))
         self._forwarding = Forwarding(
             ctx.resources("caller_fields", ctx.route),
             (forward.caller or "").encode(),
@@ -78,9 +91,7 @@ class Authenticator:
             {identity.name: passed for identity in self._identities if (passed := getattr(identity, "answered", ()))},
             token,
         )
-        realm = QUOTED.sub("", ctx.service).encode()
-        schemes = dict.fromkeys(identity.scheme for identity in self._identities if identity.scheme)
-        self._challenges = [(scheme, b'%b realm="%b"' % (scheme, realm)) for scheme in schemes]
+        self._challenges = challenges(self._identities, ctx.service)
         self._observed: Counter | None = None
         """Counts requests that would have been refused; None to refuse them."""
         if not spec.is_enforced:
@@ -91,6 +102,9 @@ class Authenticator:
         if self._caches and self._is_known(x, lines):
             return None
         lower = b"\n" + lines.lower()
+        if x.is_inner and x.caller is not None and self._vouches_for(x.caller):
+            self._forwarding.apply(x, x.caller, lines, lower)
+            return None
         found = self._first(x, lines, lower, self._now())
         if found.__class__ is Caller:
             self._accept(x, found, lines, lower)
@@ -100,38 +114,64 @@ class Authenticator:
     def _is_known(self, x: Exchange, lines: bytes) -> bool:
         """True if the request has one token, in the usual spelling, that is cached as accepted; the request then has
         its caller.  False leaves the request as it was."""
-        at = lines.find(USUAL) - 1
-        if at < 0:
+        rest = len(x.request_id)
+        if rest:
+            rest += IN_LINE
+        forwarded: bytes | None = self._find(lines, rest)
+        if forwarded is not None:
+            entry = self._found[0]
+            if holds(entry, self._now()):
+                self._pass(x, entry, forwarded)
+                return True
+        tail = token_tail(lines)
+        if tail is None:
             return False
-        start = at + 1 + len(USUAL)
-        end = lines.find(b"\r\n", start)
-        if end - TAIL < start:
-            return False
-        key = lines[end - TAIL : end]
         for cache in self._caches:
-            entry = cache.find(key)
-            if entry is None or not holds(entry, now := self._now()):
+            candidate = cache.find(tail)
+            if candidate is None or not holds(candidate, self._now()):
                 continue
-            forwarding = self._forwarding
-            if entry.lines != lines or entry.forwarding is not forwarding or entry.renewal <= now:
-                if end - start != len(entry.token) or not lines.startswith(entry.token, start):
-                    continue
-                others = lines[:at] + lines[end + 2 :]
-                lower = others.lower()
-                if not lines.startswith(NAMES, at) or (at and lines[at - 1] != LINE_FEED):
-                    return False  # the end of another field's name
-                if lower.find(AUTHORIZATION) >= 0 or not forwarding.is_clean(lower):
-                    return False
-                forwarded = (others if forwarding.drops_authorization else lines) + forwarding.lines_of(entry.caller)
-                cache.remember(entry, lines, forwarded, forwarding, forwarding.renewal(entry.caller))
-            else:
-                forwarded = entry.forwarded
-            cache.hits.value += 1
-            x.lines = forwarded
-            forwarding.bar_trailers(x)
-            self._name(x, entry.caller)
-            return True
+            forwarded = self._forward(candidate, lines, rest)
+            if forwarded is not None:
+                self._pass(x, candidate, forwarded)
+                return True
         return False
+
+    def _pass(self, x: Exchange, entry: Entry, forwarded: bytes) -> None:
+        """Let a request with a cached token pass."""
+        entry.hits.value += 1
+        x.parsed = None
+        x.raw = forwarded
+        if x.stream is not None:
+            self._forwarding.bar_trailers(x)
+        self._name(x, entry.caller)
+
+    def _forward(self, entry: Entry, lines: bytes, rest: int) -> bytes | None:
+        """Return the field lines that go on for a cached token, and keep them but for X-Request-Id; None if the token
+        is another one, or if the lines need a closer look."""
+        size = len(lines) - rest
+        if not lines.startswith(REQUEST_ID, size):
+            size = len(lines)
+        given, own_id = lines[:size], lines[size:]
+        at = given.find(USUAL) - 1
+        start = at + 1 + len(USUAL)
+        end = given.find(b"\n", start) - 1
+        if at < 0 or end - start != len(entry.token) or not given.startswith(entry.token, start):
+            return None
+        if not given.startswith(NAMES, at) or (at and given[at - 1] != LINE_FEED):
+            return None  # the end of another field's name
+        others = given[:at] + given[end + 2 :]
+        lower = others.lower()
+        forwarding = self._forwarding
+        if lower.find(AUTHORIZATION) >= 0 or not forwarding.is_clean(lower):
+            return None
+        forwarded = (others if forwarding.drops_authorization else given) + forwarding.lines_of(entry.caller)
+        if size <= LONGEST_LINES and not forwarding.is_renewed:
+            self._keep(given, forwarded, entry)
+        return forwarded + own_id
+
+    def _vouches_for(self, caller: Caller) -> bool:
+        """True if one of the identities has vouched for the caller of an inner request, on its outer route."""
+        return any(identity.name == caller.identity for identity in self._identities)
 
     def _go_on(
         self, x: Exchange, index: int, found: Any, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
@@ -219,7 +259,9 @@ class ClaimFilter:
         self._forwarding = Forwarding(fields)
 
     def admit(self, x: Exchange) -> None:
-        """Drop what the client claims."""
+        """Drop what the client claims; an inner request has only what its outer route has said."""
+        if x.is_inner:
+            return
         lines = x.lines
         self._forwarding.apply(x, None, lines, lines.lower())
 

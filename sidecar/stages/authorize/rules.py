@@ -32,7 +32,7 @@ def scopes_of(caller: Caller | None) -> frozenset[str]:
 class Rule:
     """Compiled `allow`."""
 
-    __slots__ = ("_callers", "_headers", "_methods", "_networks", "_path", "_scopes", "_when")
+    __slots__ = ("_callers", "_headers", "_methods", "_networks", "_path", "_reads_caller", "_scopes", "_when")
 
     def __init__(self, spec: AllowSpec) -> None:
         self._scopes = frozenset(spec.scopes)
@@ -42,6 +42,7 @@ class Rule:
         self._path = tuple((name, frozenset(values)) for name, values in spec.path.items())
         self._headers = tuple((name.lower().encode(), frozenset(values)) for name, values in spec.headers.items())
         self._when = None if spec.when is None else Condition(spec.when, AUTHORIZE)
+        self._reads_caller = self._when is not None and any(need.startswith("caller") for need in self._when.needs)
 
     def missing(self, x: Exchange) -> str:
         """Return the key of the first condition that a request does not meet; empty if it meets all."""
@@ -61,6 +62,19 @@ class Rule:
             if value is None or text(value) not in values:
                 return "headers"
         return "" if self._when is None or self._when.holds(x) else "when"
+
+    def waits_for_caller(self, x: Exchange) -> bool:
+        """True if an anonymous request might meet all conditions if it had a caller."""
+        if not (self._callers or self._scopes or self._reads_caller):
+            return False
+        if self._methods and x.method not in self._methods:
+            return False
+        if self._networks is not None and not self._networks.find(x.client_address):
+            return False
+        if any(x.captures.get(capture) not in values for capture, values in self._path):
+            return False
+        given = [(x.joined(name), values) for name, values in self._headers]
+        return all(value is not None and text(value) in values for value, values in given)
 
 
 class Decision(NamedTuple):
@@ -95,6 +109,10 @@ class Rules:
             if not rule.missing(x):
                 return Decision(True, index)
         return Decision(False, -1)
+
+    def wait_for_caller(self, x: Exchange) -> bool:
+        """True if a rule might allow an anonymous request if it had a caller."""
+        return any(rule.waits_for_caller(x) for _, rule in self._allowed)
 
     def missing(self, x: Exchange) -> dict[int, str]:
         """Return for each `allow` that a request does not meet, by its index, the key of the first such condition."""

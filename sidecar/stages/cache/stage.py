@@ -172,7 +172,7 @@ class CacheStage:
             int(now - entry.born),  # mypyc formats an int faster
             int(entry.fresh_until - now),
         )
-        return Outcome(entry.status, None, entry.body, lines=lines)
+        return Outcome(entry.status, None, entry.body, lines)
 
     def _end_claimed(self, x: Exchange, key: bytes, outcome: Outcome, sent: float) -> Outcome:
         """End a claimed fetch: store its response and return it, in fewer steps if no other request has joined."""
@@ -364,6 +364,8 @@ class Invalidator:
         return None
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        if x.is_grpc and not x.rest_method:
+            return outcome  # nothing is stored under the URI of a method of gRPC
         if x.method != b"GET" and x.method not in SAFE_METHODS:  # the first comparison avoids most hashes
             for store in self._stores:
                 store.invalidate(x, outcome)

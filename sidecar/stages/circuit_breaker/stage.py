@@ -14,7 +14,7 @@ Rules, in short (`docs/design/circuit-breaker.md` has the reasons and the choice
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
@@ -67,10 +67,11 @@ class CircuitBreakerStage:
             self._renew_refusal(breaker, now)
         return Outcome(503, None, b"", failure=BREAKER_OPEN, refusal=self._refusal)
 
-    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+    def settle(self, x: Exchange, ticket: Any, outcome: Outcome) -> None:
         if ticket is None:  # under observe: the circuit has not admitted the request
             return
-        state, began = cast("Ticket", ticket)
+        admitted: Ticket = ticket  # not a `cast`, which is a call where it is not compiled
+        state, began = admitted
         if state is self._breaker.state:
             state.settle(x, began, outcome)
             if x.trace is not None and self._breaker.state is not state:

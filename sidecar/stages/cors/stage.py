@@ -83,7 +83,7 @@ class CorsStage:
         if x.method != b"OPTIONS" or not x.is_preflight:
             return None
         origin = x.joined(b"origin") or b""
-        result = self._judge(x, origin)
+        result = self.judge(x, origin)
         self._counters[result].value += 1
         if self._observed is not None:
             if result != "allowed":
@@ -98,11 +98,16 @@ class CorsStage:
             fields.append((b"access-control-allow-private-network", b"true"))
         return Outcome(204, fields)
 
-    def _judge(self, x: Exchange, origin: bytes) -> str:
-        """Return `allowed`, or what a browser will miss in the answer to a preflight."""
+    def judge(self, x: Exchange, origin: bytes) -> str:
+        """Return `allowed`, or what a browser will miss in the answer to a preflight.
+
+        Of another request only the origin is judged.
+        """
         if not self._origins.allows(origin):
             return "origin"
         method = x.joined(b"access-control-request-method")
+        if method is None:
+            return "allowed"
         if method not in self._methods and b"*" not in self._methods:
             return "method"
         for part in (x.joined(b"access-control-request-headers") or b"").split(b","):

@@ -15,7 +15,7 @@ from sidecar.core.spec import Block, Model
 from sidecar.core.template import header_safe
 from sidecar.core.units import Size, status_hint
 
-REFUSALS: Final = ("breaker_open", "overloaded", "no_endpoint", "transform_failed")
+REFUSALS: Final = ("breaker_open", "overloaded", "no_endpoint", "transform_failed", "part_failed")
 """Failures of the sidecar itself that `on` may name, beside the conditions of retry and breaker."""
 DEFAULT_ON: Final = ("connect_failure", "reset", "timeout", "protocol_error", "5xx", *REFUSALS)
 RESERVED: Final = HOP_BY_HOP | {b"content-length", b"x-sidecar-fallback", b"x-sidecar-reason"}

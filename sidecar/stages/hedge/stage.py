@@ -74,7 +74,7 @@ class HedgeStage:
             return None
         if not x.is_counted:
             x.is_counted = True
-            self.budget.deposit()
+            self.budget.deposit(x.arrived)
         race = Race(self, x, call)
         race.began = self.env.now()
         self.watch(race, race.began)

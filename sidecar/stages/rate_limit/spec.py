@@ -84,6 +84,14 @@ class LimitSpec(Model):
     """Requests that count: `all`, or only `misses`, which the cache of the route does not answer."""
     delay: DelaySpec | None = None
     """Delay that requests over the limit get in place of a refusal; by default none."""
+    store: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = None
+    """Name of a store of `stores` that has the count, one for all processes that use it.  Each process leases a part of
+    the rate; without a store the count is of this process alone."""
+    lease: Annotated[Duration, Field(ge=0.05, le=0.2)] = 0.1
+    """Time for which a process leases a part of the rate from the store.  A shorter one shares more evenly."""
+    on_store_failure: Literal["process", "allow", "deny"] = "process"
+    """Decision while the store is away: `process` is a fair share, the rate divided by the processes that used the
+    store last; `allow` lets everything pass; `deny` refuses everything."""
     max_keys: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Most keys that are counted one by one.  While all of them are in use, further keys share one count."""
     mode: Literal["enforce", "observe"] = "enforce"
@@ -109,6 +117,16 @@ class LimitSpec(Model):
         """Rate and burst in words, such as `100 per second, with a burst of 50`."""
         per, unit = next(((factor, unit) for factor, unit in _UNITS if self.rate * factor >= 1), _UNITS[-1])
         return f"{self.rate * per:g} per {unit}, with a burst of {self.capacity - 1}"
+
+    @model_validator(mode="after")
+    def _fits_a_store(self) -> LimitSpec:
+        if self.store is None:
+            for key in ("lease", "on_store_failure"):
+                if key in self.model_fields_set:
+                    raise ValueError(f"has `{key}`, but no `store`; name one, or leave `{key}` out")
+        elif self.delay is not None:
+            raise ValueError("has a `delay` and a `store`; delay requests by a limit of this process, without `store`")
+        return self
 
     @model_validator(mode="after")
     def _is_reachable(self) -> LimitSpec:

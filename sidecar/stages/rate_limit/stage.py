@@ -254,14 +254,23 @@ def build_inside(spec: Spec, ctx: BuildContext) -> Stage | None:
 def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
     """Return the stage of the limits that count these requests.  All stages of one owner share their counts."""
     limits: list[RouteLimit] = []
+    is_shared = False
     for number, each in enumerate(spec.limits):
         if each.count == count:
-            limits.append(_route_limit(each, number, spec, ctx))
-    if not limits:
-        return None
-    if spec.fields == "off" or all(each.observed is not None for each in limits):
-        return RateLimit(limits, ctx.env)
-    return ReportingRateLimit(limits, ctx.env, spec.fields)
+            if each.store is None:
+                limits.append(_route_limit(each, number, spec, ctx))
+            else:
+                is_shared = True
+    stage: Stage | None = None
+    if limits and (spec.fields == "off" or all(each.observed is not None for each in limits)):
+        stage = RateLimit(limits, ctx.env)
+    elif limits:
+        stage = ReportingRateLimit(limits, ctx.env, spec.fields)
+    if is_shared:
+        from sidecar.stages.rate_limit.fleet import build_fleet
+
+        return build_fleet(spec, ctx, count, stage)
+    return stage
 
 
 def _route_limit(each: LimitSpec, number: int, spec: Spec, ctx: BuildContext) -> RouteLimit:

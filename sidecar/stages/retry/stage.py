@@ -67,7 +67,7 @@ class RetryStage:
         self.methods = frozenset(method.encode() for method in spec.methods)
         self.max_body = spec.max_body
         self.budget = ctx.resources("retry_budget", ctx.upstream)
-        self._deposit: Callable[[], None] = self.budget.deposit
+        self._deposit: Callable[[float], None] = self.budget.deposit
         self.spec = spec
         self._schedule: Schedule | None = None
         self.observed: Counter | None = None
@@ -91,7 +91,7 @@ class RetryStage:
     def admit(self, x: Exchange) -> int:
         if not x.is_counted and not x.marked_attempt:
             x.is_counted = True
-            self._deposit()
+            self._deposit(x.arrived)
         if x.stream is not None:
             x.stream.record(self.max_body)
         return len(x.attempts)

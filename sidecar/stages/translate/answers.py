@@ -49,9 +49,9 @@ class Form:
     __slots__ = ("after", "before", "between", "content_type", "end", "error", "start")
 
     def __init__(self, name: str) -> None:
-        """Take the name in the policy file: `ndjson`, `array` or `events`."""
-        self.content_type = {"ndjson": b"application/x-ndjson", "array": JSON}.get(name, b"text/event-stream")
+        """Take the name in the policy file: `ndjson`, `array` or `events`; any other stands for `ndjson`."""
         is_array, is_events = name == "array", name == "events"
+        self.content_type = JSON if is_array else b"text/event-stream" if is_events else b"application/x-ndjson"
         self.start = b"[" if is_array else b""
         self.end = b"]" if is_array else b""
         self.between = b"," if is_array else b""
@@ -157,8 +157,8 @@ class GrpcAnswer:
 
     def error(self, code: int, trailers: Headers) -> bytes:
         """Return an error as JSON."""
-        source = trailers if get(trailers, b"grpc-status") is not None else self._head
-        message = decode_message(get(source, b"grpc-message") or b"")
+        source = self._source(trailers)
+        message = self.message(trailers)
         details: list[bytes] = []
         packed = get(source, b"grpc-status-details-bin")
         if packed is not None:
@@ -171,8 +171,21 @@ class GrpcAnswer:
                         details.append(to_lenient_json(ANY, value, with_error_details(self._types), self._limit))
             except ValueError:  # not base64, or no message: the code and the text remain
                 details = []
-        text = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
-        return b'{"code":%d,"message":%b,"details":[%b]}' % (code, text, b",".join(details))
+        return error_json(code, message, b",".join(details))
+
+    def message(self, trailers: Headers) -> str:
+        """Return the text of an error."""
+        return decode_message(get(self._source(trailers), b"grpc-message") or b"")
+
+    def _source(self, trailers: Headers) -> Headers:
+        """Return the fields that have the status: the trailers, or else the head."""
+        return trailers if get(trailers, b"grpc-status") is not None else self._head
+
+
+def error_json(code: int, message: str, details: bytes = b"") -> bytes:
+    """Return an error as JSON; `details` are the elements of its list."""
+    text = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+    return b'{"code":%d,"message":%b,"details":[%b]}' % (code, text, details)
 
 
 def raw_body(message: bytes, number: int | None) -> tuple[bytes, bytes]:

@@ -29,7 +29,7 @@ def load(spec: GrpcSpec, policy_file: str) -> tuple[DescriptorSet, Bindings]:
         facts = os.stat(path)
         stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
         types = _read(path, stamp)
-        return types, _bind(types, spec.services, spec.ignore_query)
+        return types, _bind(types, spec.services, spec.ignore_query, spec.streams == "websocket")
     except OSError as error:
         raise ValueError(
             f"names the descriptor set {path}, which cannot be read ({error.strerror}); write the path of a file"
@@ -47,5 +47,5 @@ def _read(path: str, stamp: tuple[int, int, int]) -> DescriptorSet:
 
 
 @lru_cache(maxsize=16)
-def _bind(types: DescriptorSet, services: tuple[str, ...], ignored: tuple[str, ...]) -> Bindings:
-    return Bindings(types, services, frozenset(ignored))
+def _bind(types: DescriptorSet, services: tuple[str, ...], ignored: tuple[str, ...], has_sockets: bool) -> Bindings:
+    return Bindings(types, services, frozenset(ignored), has_sockets)

@@ -30,8 +30,10 @@ class GrpcSpec(Model):
     path begins at the folder of the policy file.  It is read when policies are loaded."""
     services: Annotated[tuple[ServiceName, ...], Field(strict=False, min_length=1, max_length=100)]
     """Full names of the services whose methods the route serves."""
-    streams: Literal["ndjson", "array", "events"] = "ndjson"
-    """Form of an answer that is a stream: a line of JSON for each message, one JSON array, or server-sent events."""
+    streams: Literal["ndjson", "array", "events", "websocket"] = "ndjson"
+    """Form of an answer that is a stream: a line of JSON for each message, one JSON array, or server-sent events.  With
+    `websocket`, clients open a WebSocket for a stream, also for one of requests, and each message is a JSON text of its
+    own; a server stream that is asked for without a WebSocket has lines of JSON."""
     max_body: Size = 4 * 2**20
     """Longest body of a request, and longest message of an answer, as gRPC's own limit."""
     ignore_query: Annotated[tuple[str, ...], Field(strict=False, max_length=100)] = ()

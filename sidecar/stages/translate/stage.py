@@ -12,26 +12,40 @@ Rules:
 5. Messages of a stream are passed on one by one.  Nothing is sent to the client before the first message or the end,
    so an early error keeps its status; a stream that is silent for `LONGEST_PEEK` begins without it.
 6. The request may be repeated as its REST method may, or as the descriptor says of the method.
+7. A WebSocket is a call for the stages further in (`websocket.py`), and a session for those further out.  Its time has
+   no limit but `timeout.idle` and the caller's own deadline.
+8. A page of another host opens a WebSocket only if `cors` allows its origin: browsers add cookies and ask nobody.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from sidecar.core.body import COMPLETE, Body
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import Exchange, RequestCopy
+from sidecar.core.exchange import NEVER, Exchange, RequestCopy
 from sidecar.core.message import Headers
-from sidecar.core.outcome import NO_ROUTE, TRANSFORM, UNFIT_REQUEST, Failure, Outcome, Refusal, failed
-from sidecar.core.stage import Stage, Wait
+from sidecar.core.outcome import (
+    NO_ROUTE,
+    ORIGIN_REFUSED,
+    TRANSFORM,
+    UNFIT_REQUEST,
+    Failure,
+    Outcome,
+    Refusal,
+    failed,
+)
+from sidecar.core.stage import Service, Stage, Wait, unbound
 from sidecar.grpc.bindings import Binding, Bindings, RequestError
-from sidecar.grpc.descriptors import DescriptorSet
+from sidecar.grpc.descriptors import DescriptorSet, Method
 from sidecar.grpc.framing import frame
 from sidecar.grpc.status import is_grpc
 from sidecar.grpc.templates import Match
 from sidecar.stages.translate.answers import AnswerError, Form, GrpcAnswer, StreamAnswer
 from sidecar.stages.translate.source import load
 from sidecar.stages.translate.spec import Spec
+from sidecar.stages.translate.websocket import WebSocketCall, handshake_fields, handshake_problem, is_foreign
 from sidecar.transform import coding
 from sidecar.transform.buffering import collect
 from sidecar.transform.jsonbody import InvalidBody
@@ -77,10 +91,25 @@ class Translated:
 class TranslateStage:
     """Translation of one route."""
 
-    __slots__ = ("_env", "_form", "_limit", "_types", "_where", "bindings")
+    __slots__ = ("_allows_origin", "_env", "_form", "_limit", "_types", "_where", "bindings", "inner")
 
-    def __init__(self, spec: Spec, env: Env, where: str, types: DescriptorSet, bindings: Bindings) -> None:
+    inner: Service
+    """Pipeline behind the stage, for the calls of WebSockets; not set without them."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        env: Env,
+        where: str,
+        types: DescriptorSet,
+        bindings: Bindings,
+        allows_origin: Callable[[bytes], bool],
+    ) -> None:
+        """`allows_origin` is that of the route's `cors` block."""
         self._env = env
+        self._allows_origin = allows_origin
+        if bindings.sockets is not None:
+            self.inner = unbound
         self._where = where
         self._types = types
         self.bindings = bindings
@@ -91,12 +120,12 @@ class TranslateStage:
     # ----- requests
 
     def admit(self, x: Exchange) -> Translated | Outcome | Wait:
+        if x.upgrade is not None:
+            return self._open(x)
         match = self.bindings.match(x.method, x.path)
         binding = match.target
         if binding is None:
-            return self._unbound(match)
-        if x.upgrade is not None:
-            return self._refuse("The request asks for an upgrade, which no method has.")
+            return self._unbound(match, x.path)
         if x.stream is not None:
             return Wait(self._read(x, x.stream, match, binding))
         return self._call(x, match, binding)
@@ -141,24 +170,18 @@ class TranslateStage:
         except RequestError as problem:  # compiled code gives a name one type for the whole function
             return self._refuse(str(problem))
         call = Translated(x, binding)
-        method = binding.method
-        x.rest_method = REPEATED_LIKE.get(method.idempotency, x.method)
-        x.method = b"POST"
-        x.path = b"/" + method.full_name.encode()
-        x.query = None
-        x.headers = CALL + [
-            field for field in x.headers if field[0] not in DROPPED and not field[0].startswith(b"grpc-")
-        ]
+        become_call(x, binding.method, x.method)
         x.body = frame(message)
         x.stream = None
-        x.expects_continue = False
-        x.accepts_trailers = True
-        x.is_grpc = True
-        x.grpc_timeout = True
         return call
 
-    def _unbound(self, match: Match[Binding]) -> Outcome:
+    def _unbound(self, match: Match[Binding], path: bytes) -> Outcome:
         """Return the refusal of a request that no binding takes."""
+        socket = self.bindings.match_socket(path).target
+        if socket is not None:
+            outcome = self._refuse(f"{socket.method.full_name} takes a stream of requests: open a WebSocket.", 426)
+            outcome.headers = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")]
+            return outcome
         if not match.allowed:
             detail = "No method of the route's services is bound to the path."
             return failed(NO_ROUTE, Refusal("translate", self._where, detail))
@@ -166,6 +189,47 @@ class TranslateStage:
         outcome.status = 405
         outcome.headers = [(b"allow", ", ".join(match.methods).encode("latin-1"))]
         return outcome
+
+    def _open(self, x: Exchange) -> Outcome | Wait:
+        """Begin the call of a WebSocket."""
+        match = self.bindings.match_socket(x.path)
+        binding = match.target
+        if binding is None:
+            if self.bindings.match(x.method, x.path).target is not None:
+                return self._refuse("The request asks for an upgrade, which the method does not have.")
+            return self._unbound(match, x.path)
+        problem = handshake_problem(x)
+        if problem:
+            return self._refuse(problem)
+        if is_foreign(x) and not self._allows_origin(x.joined(b"origin") or b""):
+            detail = "Pages of this origin may not open a WebSocket here; name it in `cors.origins` of the route."
+            return failed(ORIGIN_REFUSED, Refusal("translate", self._where, detail))
+        try:
+            parameters = binding.parameters(match.segments, x.query)
+        except RequestError as error:
+            return self._refuse(str(error))
+        target = binding
+
+        def shape(head: Headers) -> GrpcAnswer:
+            return GrpcAnswer(head, target, self._types, self._limit)
+
+        def convert(outcome: Outcome) -> Outcome:
+            found = self._convert(target, outcome)
+            if isinstance(found, Outcome):
+                return found
+            found.coroutine.close()
+            outcome.discard()
+            return self._broken(f"The answer is HTTP {outcome.status} and not gRPC.")
+
+        socket = WebSocketCall(self._env, binding, parameters, handshake_fields(x), self._limit, shape, convert)
+        call = x.fork(x.attempt, x.why)
+        call.upgrade = None
+        call.interim = None
+        call.deadline = x.caller_deadline
+        call.attempt_timeout = call.idle_timeout = NEVER
+        become_call(call, binding.method, binding.rule.method.encode())
+        call.headers = [field for field in call.headers if not field[0].startswith(b"sec-websocket-")]
+        return Wait(socket.open(call, self.inner))
 
     def _refuse(self, detail: str, status: int = 400) -> Outcome:
         outcome = failed(UNFIT_REQUEST, Refusal("translate", self._where, detail))
@@ -179,6 +243,10 @@ class TranslateStage:
 
     def answer(self, x: Exchange, ticket: Translated, outcome: Outcome) -> Outcome | Wait:
         ticket.restore(x)
+        return self._convert(ticket.binding, outcome)
+
+    def _convert(self, binding: Binding, outcome: Outcome) -> Outcome | Wait:
+        """Return the REST answer to a call."""
         if outcome.failure is not None or outcome.tunnel is not None:
             return outcome
         if not is_grpc(outcome.header(b"content-type") or b""):
@@ -186,7 +254,6 @@ class TranslateStage:
                 return outcome
             outcome.discard()
             return self._broken("The answer is not gRPC.")
-        binding = ticket.binding
         answer = GrpcAnswer(outcome.headers, binding, self._types, self._limit)
         stream = outcome.stream
         if stream is not None and binding.method.server_streaming and not answer.has_status:
@@ -242,7 +309,20 @@ class TranslateStage:
         ticket.restore(x)
 
 
+def become_call(x: Exchange, method: Method, rest_method: bytes) -> None:
+    """Turn a request into a call of a method; `rest_method` is the method by which it may be repeated."""
+    x.rest_method = REPEATED_LIKE.get(method.idempotency, rest_method)
+    x.method = b"POST"
+    x.path = b"/" + method.full_name.encode()
+    x.query = None
+    x.headers = CALL + [field for field in x.headers if field[0] not in DROPPED and not field[0].startswith(b"grpc-")]
+    x.expects_continue = False
+    x.accepts_trailers = True
+    x.is_grpc = True
+    x.grpc_timeout = True
+
+
 def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of a route."""
     types, bindings = load(spec.grpc, ctx.where.rpartition(":")[0])
-    return TranslateStage(spec, ctx.env, ctx.where, types, bindings)
+    return TranslateStage(spec, ctx.env, ctx.where, types, bindings, ctx.resources("origins", ctx.route))

@@ -201,10 +201,12 @@ class AttemptMetrics:
 class CallMetrics:
     """Durations of all gRPC calls, by method, status and failure; one for the process."""
 
-    __slots__ = ("_called", "_limit", "_registry", "_series")
+    __slots__ = ("_called", "_latest", "_limit", "_registry", "_series")
 
     def __init__(self, registry: Registry, limit: int = MAX_CALLED) -> None:
         """`limit` is the most methods."""
+        self._latest: _Latest | None = None
+        """Series used last, with the path as its method; None before the first call of a method that is a label."""
         self._registry = registry
         self._limit = limit
         self._called: set[bytes] = set()
@@ -213,6 +215,10 @@ class CallMetrics:
 
     def record(self, x: Exchange, verdict: int, reason: str, seconds: float) -> None:
         """Record a call that has ended."""
+        latest = self._latest
+        if latest is not None and x.path == latest.method and verdict == latest.status and reason == latest.reason:
+            latest.series.record(seconds)
+            return
         if x.path not in self._called and len(self._called) < self._limit:
             last = x.attempts[-1] if x.attempts else None
             if last is not None and last.status and grpc_code(last.verdict) != UNIMPLEMENTED_STATUS:
@@ -222,6 +228,8 @@ class CallMetrics:
         series = self._series.get(key)
         if series is None:
             series = self._series[key] = self._registry.histogram(CALL_DURATION, **_call_labels(*key))
+        if parts is not None:
+            self._latest = _Latest("", x.path, verdict, reason, series)
         series.record(seconds)
 
 

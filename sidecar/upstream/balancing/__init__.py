@@ -2,10 +2,12 @@
 
 Start with `balancer.py`, which runs for every attempt; the other modules only change the state of endpoints.
 
-    balancer    picks an endpoint: strategies, panic, last resort
+    balancer    picks an endpoint: panic, last resort
+    strategies  choose one of several endpoints
+    pressure    responses that ask for less load
     ejection    excludes an endpoint after failed requests (passive)
     health      excludes an endpoint after failed probes (active)
     discovery   finds the endpoints of a DNS name
 
-All four use the `EndpointSet` of `upstream.endpoint`, which has the state.
+They use the `EndpointSet` of `upstream.endpoint`, which has the state.
 """

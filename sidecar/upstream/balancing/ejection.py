@@ -22,7 +22,8 @@ from typing import Any, Final
 from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env
-from sidecar.core.outcome import RESOURCE_EXHAUSTED_STATUS, Outcome
+from sidecar.core.outcome import Outcome
+from sidecar.upstream.balancing.pressure import is_pressure
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import EjectionSpec
 
@@ -30,14 +31,6 @@ SUCCESSES_PER_EJECTION: Final = 100
 """Number of consecutive successes that offset one ejection."""
 EJECTION_JITTER: Final = 0.2
 """Largest share by which an ejection is shortened at random."""
-
-
-def is_pressure(outcome: Outcome) -> bool:
-    """True if the response shows a working upstream that asks for less load."""
-    return outcome.failure is None and (
-        outcome.verdict in (429, RESOURCE_EXHAUSTED_STATUS)
-        or (outcome.verdict == 503 and outcome.header(b"retry-after") is not None)
-    )
 
 
 class Ejector:
@@ -73,7 +66,7 @@ class Ejector:
         elif until:
             endpoint.eject(told["at"], until)
         elif endpoint.ejected_until:
-            endpoint.restore()
+            endpoint.restore(self._env.now())
             endpoint.failures = 0
 
     def _share(self, endpoint: Endpoint) -> None:
@@ -167,7 +160,7 @@ class Ejector:
                 endpoint.ejections -= 1
 
     def _restore(self, endpoint: Endpoint, reason: str) -> None:
-        endpoint.restore()
+        endpoint.restore(self._env.now())
         self._share(endpoint)
         self._env.emit(
             events.ENDPOINT_RESTORED,

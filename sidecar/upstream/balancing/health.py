@@ -11,8 +11,10 @@ Rules:
    redirects are not followed.
 5. `Host` is the block's `host`, else the endpoint's name; with `discover` it is the discovered name.
 6. Health and ejection are independent (`Endpoint`).
-7. Of several workers, one probes and tells the others.
-8. `mode: observe` probes, logs and counts, but excludes no endpoint.
+7. `mode: observe` probes, logs and counts, but excludes no endpoint.
+8. Probes bear the sidecar's own credentials at the upstream, if it has some.  Without any at present there is no round,
+   and an endpoint that rejects them is not judged if others can be had: neither says anything about the endpoint.
+9. Of several workers, one probes and tells the others.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from sidecar.core import events, metrics
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env, TaskHandle
+from sidecar.core.message import Headers
 from sidecar.core.outcome import Outcome
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, authority
 from sidecar.upstream.resolver import NameResolver
@@ -35,8 +38,30 @@ from sidecar.upstream.spec import HealthCheckSpec
 ROUND_JITTER: Final = 0.1
 """Share of the interval by which the pause between rounds is shortened or lengthened at random."""
 
-Probe = Callable[[Endpoint, HealthCheckSpec], Awaitable[str]]
-"""Function that probes an endpoint once and returns the reason for a failure; an empty string for a success."""
+REJECTED: Final = ("status 401", "UNAUTHENTICATED")
+"""Beginnings of reasons that credentials were rejected."""
+
+
+class Probe(Protocol):
+    """Function that probes an endpoint once."""
+
+    def __call__(
+        self, endpoint: Endpoint, spec: HealthCheckSpec, fields: Iterable[tuple[bytes, bytes]] = (), /
+    ) -> Awaitable[str]:
+        """Return the reason for a failure; an empty string for a success.  `fields` are sent too."""
+
+
+class ProbeCredentials(Protocol):
+    """Credentials of the sidecar at the upstream (`sidecar.identity.outgoing`)."""
+
+    def start(self) -> None:
+        """Start the background work; without effect if it runs."""
+
+    def fields(self, now: float) -> Headers | None:
+        """Return the fields of a probe; None if there are no credentials at present."""
+
+    def reject(self, value: bytes) -> bool:
+        """Take note that an endpoint has rejected the value of a field.  True if another one may be had."""
 
 
 def http_probe(
@@ -48,7 +73,7 @@ def http_probe(
     loop does.  `discovered` is the name whose addresses are the endpoints; empty without discovery.
     """
 
-    async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
+    async def probe(endpoint: Endpoint, spec: HealthCheckSpec, fields: Iterable[tuple[bytes, bytes]] = ()) -> str:
         await asyncio.to_thread(import_module, "aiohttp")  # the import takes long and must not block the loop
         import aiohttp
 
@@ -62,6 +87,7 @@ def http_probe(
             connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False, resolver=resolver)
             url = f"{endpoint.url}{spec.path}"
         headers = {"user-agent": "sidecar-health-check"}
+        headers |= {name.decode(): value.decode("latin-1") for name, value in fields}
         if host := spec.host or (authority(discovered, endpoint) if discovered else ""):
             headers["host"] = host
         timeout = aiohttp.ClientTimeout(total=spec.timeout)
@@ -132,9 +158,18 @@ class EndpointHealth:
 class HealthChecker:
     """Checker of one upstream's endpoints.  The state store has it under `("health", upstream, tls)`."""
 
-    __slots__ = ("_checks", "_endpoints", "_env", "_is_retired", "_probe", "_spec", "_task", "_tell")
+    __slots__ = ("_checks", "_credentials", "_endpoints", "_env", "_is_retired", "_probe", "_spec", "_task", "_tell")
 
-    def __init__(self, endpoints: EndpointSet, spec: HealthCheckSpec, env: Env, probe: Probe) -> None:
+    def __init__(
+        self,
+        endpoints: EndpointSet,
+        spec: HealthCheckSpec,
+        env: Env,
+        probe: Probe,
+        credentials: ProbeCredentials | None = None,
+    ) -> None:
+        """`credentials` are those that probes bear; None without any."""
+        self._credentials = credentials
         self._endpoints = endpoints
         self._spec = spec
         self._env = env
@@ -171,14 +206,14 @@ class HealthChecker:
         health = self._checks.setdefault(endpoint, EndpointHealth(endpoint.is_healthy))
         health.is_healthy, health.reason, health.streak = told["healthy"], told["reason"], 0
         if self._spec.is_enforced:
-            endpoint.set_health(health.is_healthy)
+            endpoint.set_health(health.is_healthy, self._env.now())
 
     def retune(self, spec: HealthCheckSpec) -> None:
         """Apply new settings; endpoints stay healthy or unhealthy until new probes change that."""
         self._spec = spec
         for endpoint, health in self._checks.items():
             health.streak = 0
-            endpoint.set_health(health.is_healthy or not spec.is_enforced)
+            endpoint.set_health(health.is_healthy or not spec.is_enforced, self._env.now())
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -193,7 +228,7 @@ class HealthChecker:
             self._task.cancel()
             self._task = None
         for endpoint in self._endpoints.members:
-            endpoint.set_health(True)
+            endpoint.set_health(True, self._env.now())
         self._checks.clear()
 
     async def _run(self) -> None:
@@ -208,15 +243,20 @@ class HealthChecker:
         """Probe all endpoints once, in parallel."""
         members = self._endpoints.members
         self._checks = {e: self._checks.get(e) or EndpointHealth(e.is_healthy) for e in members}
-        await asyncio.gather(*(self._check(endpoint, health) for endpoint, health in self._checks.items()))
+        fields = [] if self._credentials is None else self._credentials.fields(self._env.now())
+        if fields is not None:
+            await asyncio.gather(*(self._check(endpoint, health, fields) for endpoint, health in self._checks.items()))
 
-    async def _check(self, endpoint: Endpoint, health: EndpointHealth) -> None:
+    async def _check(self, endpoint: Endpoint, health: EndpointHealth, fields: Headers) -> None:
         """Probe an endpoint, and change its health after enough contrary results."""
         try:
-            reason = await self._probe(endpoint, self._spec)
+            reason = await self._probe(endpoint, self._spec, fields)
         except Exception as error:  # a bug in a probe must not stop other probes or later rounds
             reason = repr(error)
             self._env.emit(events.BUG, where=f"health check of {endpoint.url}", error=reason)
+        own = self._credentials if fields and reason.startswith(REJECTED) else None
+        if own is not None and own.reject(fields[0][1]):
+            return
         if reason:
             health.reason = reason
         is_healthy = not reason
@@ -233,7 +273,7 @@ class HealthChecker:
         if self._tell is not None:
             self._tell(endpoint.url, {"healthy": is_healthy, "reason": health.reason})
         if self._spec.is_enforced:
-            endpoint.set_health(is_healthy)
+            endpoint.set_health(is_healthy, self._env.now())
         elif not is_healthy:
             self._env.meter.counter(
                 metrics.WOULD_REFUSE, policy="health_check", upstream=self._endpoints.upstream

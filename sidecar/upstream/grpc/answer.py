@@ -45,14 +45,15 @@ def read_status(outcome: Outcome, had_little_time: Callable[[], bool]) -> None:
     """
     stream = outcome.stream
     early: Headers = []
-    if outcome.header(b"grpc-status") is not None:
+    has_call_head = outcome.has_call_head
+    if not has_call_head and outcome.header(b"grpc-status") is not None:
         if stream is None and not outcome.body:
             outcome.headers, code = _one_status(outcome.headers)
             outcome.verdict = _verdict(code, had_little_time)
             return
         early = [field for field in outcome.headers if field[0] in STATUS_FIELDS]
         outcome.headers = [field for field in outcome.headers if field[0] not in STATUS_FIELDS]
-    if outcome.status != 200 or not is_grpc(outcome.header(b"content-type") or b""):
+    if not has_call_head and (outcome.status != 200 or not is_grpc(outcome.header(b"content-type") or b"")):
         outcome.verdict = grpc_verdict(status_from_http(outcome.status))
     elif stream is None:
         outcome.stream = stream = Body()

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.env import Env
@@ -59,9 +60,10 @@ def decode_answer(message: bytes) -> str:
 def grpc_probe(env: Env, tls: CertificateWatch | None, names: NameResolver | None, discovered: str) -> Probe:
     """Return a probe for endpoints of an upstream; the arguments are those of its pools, `discovered` its DNS name."""
 
-    async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
+    async def probe(endpoint: Endpoint, spec: HealthCheckSpec, fields: Iterable[tuple[bytes, bytes]] = ()) -> str:
         host = spec.host or (authority(discovered, endpoint) if discovered else authority(endpoint.host, endpoint))
         call = _Check(env, host.encode() if endpoint.host else b"localhost", spec.grpc or "", endpoint.is_tls)
+        call.lines += b"".join(b"%b: %b\r\n" % field for field in fields)
         opening = env.spawn(_open(call, endpoint, tls, names))
         timer = env.call_later(spec.timeout, call.end, f"no answer within {spec.timeout:g}s")
         try:
@@ -85,6 +87,8 @@ class _Check(asyncio.Protocol):
     """Connection of one probe, and handler of its session."""
 
     def __init__(self, env: Env, host: bytes, service: str, is_tls: bool) -> None:
+        self.lines = LINES
+        """Field lines of the request."""
         self.result: Promise[str] = Promise()
         """Promise of the reason for a failure; empty for a healthy endpoint."""
         self._env = env
@@ -110,7 +114,7 @@ class _Check(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        stream = self._session.open(b"POST", self._scheme, self._host, CHECK, LINES, False)
+        stream = self._session.open(b"POST", self._scheme, self._host, CHECK, self.lines, False)
         self._session.send(stream, frame(encode_request(self._service)), True)
         self._flush()
 

@@ -4,6 +4,7 @@
     opening         Opening: a new connection until its version is known
     connection      MultiplexedConnection: the transport of one session, its streams, and its silence
     stream          UpstreamStream: one exchange on its stream
+    websocket       WebSocketStream: a WebSocket on its stream, by the extended CONNECT (RFC 8441)
     probe           health probe of endpoints that may speak HTTP/2
     request         head and body of a request, in the form that the session takes
 

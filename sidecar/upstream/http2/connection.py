@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core import events
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.http1 import MAX_FIELDS, MAX_MEMBERS
+from sidecar.core.message import write_http_date
 from sidecar.core.outcome import INTERNAL, PROTOCOL
 from sidecar.core.promise import Promise
-from sidecar.http2.errors import CANCEL, REFUSED_STREAM, name_of
+from sidecar.http2.errors import CANCEL, HTTP_1_1_REQUIRED, REFUSED_STREAM, name_of
 from sidecar.http2.fields import OVERHEAD
 from sidecar.http2.limits import Bucket, Limits
 from sidecar.http2.session import Session
@@ -72,9 +73,10 @@ class MultiplexedConnection(asyncio.Protocol):
     """Connection to one endpoint, handler of its session."""
 
     __slots__ = (
-        "_bucket", "_depth", "_error", "_heard", "_is_flushing", "_is_full", "_is_lost", "_is_refusing", "_is_silent",
-        "_leftover", "_now", "_opened", "_patience", "_pinged_at", "_pings", "_quiet_since", "_since", "_touched",
-        "_written", "expires", "idle_since", "is_open", "pool", "ready", "session", "transport",
+        "_bucket", "_date", "_date_until", "_depth", "_error", "_heard", "_is_flushing", "_is_full", "_is_lost",
+        "_is_refusing", "_is_silent", "_leftover", "_now", "_opened", "_patience", "_pinged_at", "_pings",
+        "_quiet_since", "_since", "_touched", "_written", "expires", "idle_since", "is_open", "pool", "ready",
+        "session", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: StreamPool) -> None:
@@ -123,6 +125,9 @@ class MultiplexedConnection(asyncio.Protocol):
         """Instant of a PING after which nothing has arrived; 0.0 without one."""
         self._pings = 0
         """PINGs since a head or content has arrived."""
+        self._date = b""
+        self._date_until = 0.0
+        """Instant at which the date changes."""
         self._bucket = Bucket(RESET_BURST, RESET_RATE)
         self._leftover = 0
         """Number of streams that nobody waits for and that are not reset yet."""
@@ -259,6 +264,15 @@ class MultiplexedConnection(asyncio.Protocol):
         if not self._depth and not self._is_flushing:
             self._is_flushing = True
             self.pool.env.call_later(0.0, self._flush)
+
+    def date(self) -> bytes:
+        """Return the value of the Date field for what the read at hand brings."""
+        now = self._heard
+        if now >= self._date_until:
+            wall = self.pool.env.wall()
+            self._date = write_http_date(wall)
+            self._date_until = now + 1.0 - wall % 1.0
+        return self._date
 
     # ----- asyncio.Protocol
 
@@ -446,6 +460,8 @@ class MultiplexedConnection(asyncio.Protocol):
         """Take no more streams; `_after_streams` closes once those that are open have ended."""
         if code:
             self._error = f"the peer went away: {name_of(code)}"
+        if code == HTTP_1_1_REQUIRED:
+            self.pool.fall_back()
         self.pool.leave(self)
 
     def on_pong(self, payload: bytes) -> None:

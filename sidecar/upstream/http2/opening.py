@@ -50,6 +50,11 @@ class Opening(asyncio.Protocol):
         self.ready.resolve("closed at once")
 
     def abort(self) -> None:
-        """Abort the connection, because it took too long."""
+        """Abort the connection, because it took too long.
+
+        It is closed even if its event loop never reports `connection_lost`, as uvloop after a cancelled connect.
+        """
+        if self.carrier is not None:
+            self.carrier.close()
         if self._transport is not None:
             self._transport.abort()

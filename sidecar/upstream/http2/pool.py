@@ -9,8 +9,11 @@ Rules:
    again.
 4. A connection over TLS whose peer selects HTTP/1.1 carries one exchange at a time (`upstream.pool`), unless the policy
    demands HTTP/2.
-5. WebSockets need HTTP/1.1: their connections offer nothing else.  Where the policy demands HTTP/2 they are refused.
-6. The queue, its limit and its patience are those of `upstream.pool`.
+5. WebSockets have connections that offer HTTP/1.1 alone.  Where the policy demands HTTP/2 they have streams, by the
+   extended CONNECT (`websocket`).
+6. A peer that answers HTTP_1_1_REQUIRED gets no more streams, and its new connections offer HTTP/1.1 alone, for
+   `HTTP1_SECONDS` (RFC 9113 7).
+7. The queue, its limit and its patience are those of `upstream.pool`.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core.env import Env
 from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
-from sidecar.core.outcome import CONNECT_FAILURE, NO_ENDPOINT, Refusal, failed
+from sidecar.core.outcome import CONNECT_FAILURE, NO_ENDPOINT, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.http2.limits import MAX_STREAMS
 from sidecar.upstream.connection import UpstreamConnection
@@ -33,6 +36,9 @@ from sidecar.upstream.http2.opening import Opening
 from sidecar.upstream.http2.stream import UpstreamStream
 from sidecar.upstream.pool import Acquired, Carrier, Connect, Pool, Waiter
 from sidecar.upstream.spec import UpstreamSpec
+
+HTTP1_SECONDS: Final = 600.0
+"""Seconds for which a peer that has demanded HTTP/1.1 is not asked for HTTP/2 again."""
 
 
 class StreamPool(Pool):
@@ -63,6 +69,8 @@ class StreamPool(Pool):
         self._plain: Pool | None = None
         """Pool of connections for WebSockets; None before the first one."""
         self._connect_plain = connect_plain
+        self._http1_until = 0.0
+        """Instant until which new connections speak HTTP/1.1, because the peer demands it; 0.0 if it never has."""
 
     @property
     def size(self) -> int:
@@ -80,7 +88,7 @@ class StreamPool(Pool):
     def take(self, x: Exchange, now: float) -> Carrier | None:
         """Return a stream, or an idle HTTP/1.1 connection; None if the request has to wait."""
         if x.upgrade is not None:
-            return None if self._plain is None else self._plain.take(x, now)
+            return self._take_for_websocket(x, now)
         for carrier in self.carriers:
             if carrier.has_room:
                 if (
@@ -96,7 +104,7 @@ class StreamPool(Pool):
     def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
         """Open a connection, or wait for a stream, and return its promise; `expires` is the deadline of the request."""
         if x is not None and x.upgrade is not None:
-            return self._open_plain(expires, x)
+            return self._open_socket(expires) if self._connect_plain is None else self._open_plain(expires, x)
         now = self.env.now()
         if x is not None and (found := self.take(x, now)) is not None:  # to repeat what another connection has refused
             taken: Promise[Acquired] = Promise()
@@ -117,15 +125,48 @@ class StreamPool(Pool):
                 self._reclaim_later()
         return waiter.promise
 
+    def _take_for_websocket(self, x: Exchange, now: float) -> Carrier | None:
+        """Return what carries a WebSocket; None if the request has to wait."""
+        if self._connect_plain is not None:
+            return None if self._plain is None else self._plain.take(x, now)
+        for carrier in self.carriers:
+            if carrier.has_room:
+                return self._make_websocket(carrier)
+        return None
+
+    def _make_websocket(self, carrier: MultiplexedConnection) -> Carrier:
+        from sidecar.upstream.http2.websocket import WebSocketStream  # most upstreams never carry one
+
+        return WebSocketStream(carrier)
+
+    def _open_socket(self, expires: float) -> Promise[Acquired]:
+        """Wait for a stream, for a WebSocket."""
+        waiting = self.open(expires)
+        found: Promise[Acquired] = Promise(lambda: cancel(waiting))
+
+        def take(_: object) -> None:
+            if not waiting.cancelled():
+                acquired = waiting.result()
+                found.resolve(
+                    self._make_websocket(acquired.connection) if isinstance(acquired, UpstreamStream) else acquired
+                )
+
+        if waiting.done():
+            take(waiting)
+        else:
+            waiting.set_waiter(take)
+        return found
+
+    def refuse_websocket(self) -> Outcome:
+        """Return the refusal of a WebSocket by a peer that does not serve the extended CONNECT."""
+        detail = f"{self.name} does not serve WebSockets over HTTP/2 (RFC 8441); set protocol: auto or http1."
+        return failed(NO_ENDPOINT, Refusal("protocol", self._where, detail))
+
     def _open_plain(self, expires: float, x: Exchange) -> Promise[Acquired]:
         """Open a connection that speaks HTTP/1.1, for a WebSocket."""
-        if self._connect_plain is None:
-            refused: Promise[Acquired] = Promise()
-            detail = f"{self.name} speaks HTTP/2, which carries no WebSocket here; set protocol: auto or http1."
-            refused.resolve(failed(NO_ENDPOINT, Refusal("protocol", self._where, detail)))
-            return refused
         plain = self._plain
         if plain is None:
+            assert self._connect_plain is not None
             plain = self._plain = Pool(
                 self.name, self.env, self.deadlines, self._connect_plain, self._where, self._is_name_awaited
             )
@@ -146,7 +187,8 @@ class StreamPool(Pool):
         opening = Opening(self)
         now = self.env.now()
         try:
-            await self.connect(lambda: opening)
+            plain = self._connect_plain if now < self._http1_until else None
+            await (plain or self.connect)(lambda: opening)
             problem = await opening.ready
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {problem or 'takes no streams'}")
         except asyncio.CancelledError:  # only the timer of `_start` cancels this task
@@ -177,6 +219,22 @@ class StreamPool(Pool):
         self._advance()
 
     # ----- called by connections
+
+    def fall_back(self) -> bool:
+        """Take no more streams, because the peer demands HTTP/1.1; False if the policy demands HTTP/2."""
+        if self._connect_plain is None:
+            return False
+        self._http1_until = self._now() + HTTP1_SECONDS
+        for carrier in self.carriers:
+            carrier.session.drain()
+        self.env.call_later(0.0, self._close_unused)
+        return True
+
+    def _close_unused(self) -> None:
+        """Close connections that take no more streams and have none."""
+        for carrier in list(self.carriers):
+            if not carrier.is_taking and not carrier.active:
+                carrier.close()
 
     def serve(self, carrier: MultiplexedConnection) -> None:
         """Give the free streams of a connection to the requests in the queue; without streams, keep it idle."""
@@ -259,5 +317,11 @@ class StreamPool(Pool):
             "open": len(self.connections) + len(self.carriers) + (0 if self._plain is None else self._plain.size),
             "idle": self.count("idle"),
             "streams": self.streams,
+            "max_streams": sum([each.capacity for each in self.carriers if each.is_taking]),
             "draining": len([each for each in self.carriers if not each.is_taking]),
         }
+
+
+def cancel(waiting: Promise[Acquired]) -> None:
+    """Cancel the wait for a stream."""
+    waiting.cancel()

@@ -6,7 +6,7 @@ Each probe opens a connection, sends a GET, and closes the connection, as the pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sidecar.core.conditions import Conditions
 from sidecar.core.env import Env
@@ -39,11 +39,11 @@ def stream_probe(
     `discovered` is the name whose addresses are the endpoints; empty without discovery.
     """
 
-    async def probe(endpoint: Endpoint, spec: HealthCheckSpec) -> str:
+    async def probe(endpoint: Endpoint, spec: HealthCheckSpec, fields: Iterable[tuple[bytes, bytes]] = ()) -> str:
         pool = StreamPool(endpoint.url, env, Deadlines(env), connect(endpoint), is_http2_only=is_http2_only)
         pool.connect_timeout = spec.timeout
         path, mark, query = (spec.path or "/").encode().partition(b"?")
-        x = Exchange(b"GET", path, [(b"user-agent", b"sidecar-health-check")])
+        x = Exchange(b"GET", path, [(b"user-agent", b"sidecar-health-check"), *fields])
         x.query = query if mark else None
         x.attempt_timeout = spec.timeout
         x.authority = (spec.host or (authority(discovered, endpoint) if discovered else "")).encode()

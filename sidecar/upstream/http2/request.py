@@ -21,22 +21,38 @@ if TYPE_CHECKING:
     from sidecar.upstream.http2.stream import UpstreamStream
 
 
-def request_lines(x: Exchange, now: float) -> bytes:
-    """Return the field lines of a request without its pseudo-headers."""
-    fields = x.trace_lines
+def own_lines(x: Exchange, now: float) -> bytes:
+    """Return the field lines that the sidecar adds to this request alone."""
+    lines = x.trace_lines
     if x.stream is not None:
         if x.stream.length is not None:
-            fields += b"content-length: %d\r\n" % x.stream.length
+            lines += b"content-length: %d\r\n" % x.stream.length
         if x.expects_continue:
-            fields += b"expect: 100-continue\r\n"
-    elif x.body or x.method in METHODS_WITH_BODY:
-        fields += b"content-length: %d\r\n" % len(x.body)
-    if x.accepts_trailers:
-        fields += b"te: trailers\r\n"
+            lines += b"expect: 100-continue\r\n"
+    elif not x.is_grpc and (x.body or x.method in METHODS_WITH_BODY):  # the length of a call says nothing
+        lines += b"content-length: %d\r\n" % len(x.body)
     if x.deadline != NEVER and (x.timeout_header or x.grpc_timeout):
-        fields += time_fields(x, now)
+        lines += time_fields(x, now)
+    return lines
+
+
+def split_lines(x: Exchange) -> tuple[bytes, bytes]:
+    """Return the field lines of the client, and the request's id if it stands behind them; else it is empty."""
     lines = x.raw if x.parsed is None else x.lines
-    return b"%b%b%bx-sidecar-attempt: %d\r\n" % (lines, fields, x.forwarding, x.attempt + x.marked_attempt)
+    last = b"x-request-id: %b\r\n" % x.request_id
+    at = len(lines) - len(last)
+    return (lines[:at], x.request_id) if at >= 0 and lines[at:] == last else (lines, b"")
+
+
+def hop_lines(x: Exchange) -> bytes:
+    """Return the field lines of this hop, which many requests have in common."""
+    trailers = b"te: trailers\r\n" if x.accepts_trailers else b""
+    return b"%b%bx-sidecar-attempt: %d\r\n" % (trailers, x.forwarding, x.attempt + x.marked_attempt)
+
+
+def request_lines(x: Exchange, now: float) -> bytes:
+    """Return all field lines of a request."""
+    return (x.raw if x.parsed is None else x.lines) + own_lines(x, now) + hop_lines(x)
 
 
 class StreamedBody(RequestBody):

@@ -6,8 +6,8 @@ Rules:
    one read, trailers included, is therefore delivered whole.
 2. RST_STREAM after a whole response does not change the response (RFC 9113 8.1), whatever its code.
 3. An exchange whose stream the peer has not processed fails as `STALE_CONNECTION`, which repeats any method: a
-   REFUSED_STREAM, a GOAWAY with a lower number, and a head that was never written.  So that it can be repeated, the
-   first `HIGH_WATER` bytes of a streamed body are recorded.
+   REFUSED_STREAM, a GOAWAY with a lower number, and a head that was never written.  So does HTTP_1_1_REQUIRED, where
+   HTTP/1.1 may be spoken.  So that it can be repeated, the first `HIGH_WATER` bytes of a streamed body are recorded.
 4. A malformed response is `PROTOCOL`, a reset by the peer `RESET`, and whatever the client's delay caused is the
    client's (`response_times`), as over HTTP/1.1.
 5. An exchange that ends before its stream resets the stream (`CANCEL`).
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, Body
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, Exchange
-from sidecar.core.message import Headers, parse_fields, write_http_date
+from sidecar.core.message import Headers, parse_fields
 from sidecar.core.outcome import (
     CLIENT_TIMEOUT,
     PROTOCOL,
@@ -31,11 +31,13 @@ from sidecar.core.outcome import (
     Outcome,
     failed,
 )
-from sidecar.http2.errors import REFUSED_STREAM
+from sidecar.grpc.status import is_grpc
+from sidecar.http2.errors import HTTP_1_1_REQUIRED, REFUSED_STREAM
 from sidecar.http2.stream import Stream
 from sidecar.upstream.connection import MAX_INTERIM, Receiver
 from sidecar.upstream.errors import describe_late_body
-from sidecar.upstream.http2.request import StreamedBody, request_lines
+from sidecar.upstream.grpc.answer import STATUS_FIELDS
+from sidecar.upstream.http2.request import StreamedBody, hop_lines, own_lines, split_lines
 from sidecar.upstream.response_head import read_stream_response
 from sidecar.upstream.response_times import is_hurried
 
@@ -44,6 +46,32 @@ if TYPE_CHECKING:
     from sidecar.upstream.http2.connection import MultiplexedConnection
 
 NOT_MODIFIED: Final = 304
+OK: Final = 200
+
+
+class ResponseLines:
+    """Field lines of a response head, as they are forwarded; kept for heads that come again."""
+
+    __slots__ = ("_date", "_dated", "has_date", "is_call", "lines")
+
+    def __init__(self, head: Head) -> None:
+        self.lines, self.has_date = read_stream_response(head.lines)
+        self._date = b""
+        self._dated = b""
+        message = Outcome(head.status, lines=self.lines)
+        self.is_call = (
+            head.status == OK
+            and is_grpc(message.header(b"content-type") or b"")
+            and not any(message.header(name) is not None for name in STATUS_FIELDS)
+        )
+        """True for the head of an answer of gRPC whose status is still to come."""
+
+    def dated(self, date: bytes) -> bytes:
+        """Return the lines with a Date; those of one date are one object."""
+        if date is not self._date:
+            self._date = date
+            self._dated = b"%bdate: %b\r\n" % (self.lines, date)
+        return self._dated
 
 
 class UpstreamStream:
@@ -98,6 +126,11 @@ class UpstreamStream:
         self._is_paused = False
         """True while the client does not take the response's body."""
 
+    @property
+    def connection(self) -> MultiplexedConnection:
+        """Connection that carries the stream."""
+        return self._connection
+
     # ----- one exchange
 
     def exchange(self, x: Exchange, expires: float, now: float, receiver: Receiver) -> None:
@@ -117,8 +150,17 @@ class UpstreamStream:
         path = x.path if x.query is None else b"%b?%b" % (x.path, x.query)
         is_end = body is None and not x.body
         session = connection.session
+        before, request_id = split_lines(x)
         self._stream = stream = session.open(
-            x.method, pool.scheme, x.authority or pool.host, path, request_lines(x, now), is_end
+            x.method,
+            pool.scheme,
+            x.authority or pool.host,
+            path,
+            own_lines(x, now),
+            is_end,
+            x.sensitive,
+            request_id=request_id,
+            steady=(before, hop_lines(x)),
         )
         stream.user = self
         pool.deadlines.add(self)
@@ -282,16 +324,18 @@ class UpstreamStream:
         x = self._exchange
         if x is None:
             return
-        if head.derived is None:
-            head.derived = read_stream_response(head.lines)
-        lines, has_date = cast("tuple[bytes, bool]", head.derived)
-        if not has_date:
-            lines += b"date: %b\r\n" % write_http_date(self.pool.env.wall())
+        known = head.derived
+        if not isinstance(known, ResponseLines):
+            known = head.derived = ResponseLines(head)
+        lines = known.lines if known.has_date else known.dated(self._connection.date())
         status = head.status
         self._length = length = head.content_length
         if length >= 0 and (x.method == b"HEAD" or status == NOT_MODIFIED):
             lines += b"content-length: %d\r\n" % length
-        self._outcome = Outcome(status, lines=lines)
+        self._outcome = outcome = Outcome(status, lines=lines)
+        outcome.sensitive = head.sensitive
+        if known.is_call:
+            outcome.call_lines = lines
         self._is_whole = is_end
         self._touch()
 
@@ -304,7 +348,10 @@ class UpstreamStream:
 
     def on_trailers(self, head: Head) -> None:
         """Note the trailers, which end the body."""
-        self._trailers = parse_fields(head.lines)
+        known = head.derived
+        if known is None:
+            known = head.derived = parse_fields(head.lines)
+        self._trailers = list(cast("Headers", known))
         self._is_whole = True
         self._touch()
 
@@ -312,7 +359,7 @@ class UpstreamStream:
         """Note the end of the stream before its time."""
         if stream.fault:
             self._break(PROTOCOL, text)
-        elif code == REFUSED_STREAM:
+        elif code == REFUSED_STREAM or (code == HTTP_1_1_REQUIRED and not self._is_told and self.pool.fall_back()):
             self._break(STALE_CONNECTION, text)
         else:
             self._break(self._slow_client() or RESET, text)

@@ -145,3 +145,9 @@ def test_delays_are_longer_by_the_factor(capsys: pytest.CaptureFixture[str]) -> 
         assert loop.call_later(10, print).when() > now + 900
     finally:
         loop.close()
+
+
+def test_a_scenario_is_compared_with_another_of_the_same_run() -> None:
+    found = {"bearer": Counts(1_000, 5, 2), "known": Counts(1_041, 5, 2)}
+    assert figures.ratios(found) == ["known: 1.041x of the instructions of bearer, the goal is 1.04x"]
+    assert figures.ratios({"known": Counts(1, 1, 1)}) == []

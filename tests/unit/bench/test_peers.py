@@ -101,6 +101,7 @@ def test_the_policies_of_a_variant_are_valid(tmp_path: Path, variant: str) -> No
     assert {path.name for path in directory.iterdir()} == {"demo.yaml", "cached.yaml", *VARIANTS[variant].policies}
     loaded = load(read(str(directory)), place.env())
     assert [str(problem) for problem in (*loaded.problems, *loaded.warnings)] == []
+    assert "prices" not in (directory / "demo.yaml").read_text(), "its block would cost the other scenarios their start"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

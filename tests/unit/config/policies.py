@@ -33,7 +33,9 @@ def policies(*texts: str) -> PolicySpec:
 class ScriptedUpstream:
     """Upstream that plays a script."""
 
-    def __init__(self, name: str, spec: Any, env: Env, obtain: Any, where: str = "", endpoint_gate: Any = None) -> None:
+    def __init__(
+        self, name: str, spec: Any, env: Env, obtain: Any, where: str = "", endpoint_gate: Any = None, **more: Any
+    ) -> None:
         self.name = name
         self.where = where
         self.endpoint_gate = endpoint_gate

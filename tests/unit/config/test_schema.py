@@ -80,7 +80,7 @@ def test_a_layer_requires_nothing_but_a_list_item_does(found: dict[str, Any]) ->
     definitions = found["$defs"]
     assert "required" not in definitions["hedge"]
     assert "required" not in definitions["SlowCallsSpec"]
-    assert definitions["Route"]["required"] == ["name", "upstream"]
+    assert definitions["Route"]["required"] == ["name"]
     assert definitions["ListenerSpec"]["required"] == ["address"]
 
 

@@ -296,7 +296,7 @@ def test_all_problems_come_out_of_one_run() -> None:
         'or "unix:/run/sidecar.sock"; did you mean "0.0.0.0:8080"?',
         "a.yaml:4:24: limits.idle_timeout: is a number without a unit; write a duration such as 250ms, 2s, 5m or 1h",
         "a.yaml:4:45: limits.max_connections: must be a whole number; take the quotes off",
-        "a.yaml:6:63: upstreams.app.load_balancing: must be 'round_robin', 'least_request' or 'random'; "
+        "a.yaml:6:63: upstreams.app.load_balancing: must be 'round_robin', 'least_request', 'latency' or 'random'; "
         "did you mean `least_request`?",
         "a.yaml:6:77: upstreams.app.timeout: belongs under `policy` of the upstream: policy: {timeout: ...}",
         "a.yaml:8:20: policies.bundle.retry.max_atempts: is not a known key; did you mean `max_attempts`?",

@@ -233,8 +233,23 @@ def test_a_write_invalidates_the_caches_that_its_route_does_not_use(monkeypatch:
     )
 
 
+@pytest.mark.parametrize(("rest_method", "invalidates"), [(b"", False), (b"POST", True)])
+def test_only_a_transcoded_call_of_grpc_invalidates_caches(
+    monkeypatch: pytest.MonkeyPatch, rest_method: bytes, invalidates: bool
+) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(Cache, "invalidate", lambda cache, x, outcome: heard.append(cache.name))
+    x = exchange(b"POST", "/shop.Prices/Get")
+    x.is_grpc, x.rest_method = True, rest_method
+    done: list[Run[Any]] = []
+    Run(compiled(UPSTREAMS, CACHED).routes["c"].pipeline(x), done.append)  # type: ignore[arg-type]
+    assert done[0].error is None
+    assert bool(heard) is invalidates
+
+
 def test_a_cache_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("sidecar.cache.redis_tier", "sidecar.cache.redis_client"):  # another test may have loaded them
+    # another test may have loaded them
+    for module in ("sidecar.cache.redis_tier", "sidecar.cache.redis_client", "sidecar.store.redis"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     for module in ("redis", "redis.asyncio"):
         monkeypatch.setitem(sys.modules, module, None)

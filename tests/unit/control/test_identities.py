@@ -139,3 +139,16 @@ def test_no_client_sends_a_token_about_a_caller_on_any_route() -> None:
     again = compiled(POLICIES, text, store=store)
     assert ask(again, "order", bearer())[0] == 200
     assert [state for key, state in store.objects().items() if key[0] == "signing_key"] == [signer]
+
+
+def test_an_anonymous_caller_is_asked_for_credentials_where_they_could_help() -> None:
+    text = ROUTES.replace("any_of: [corporate],", "any_of: [corporate], optional: true,").replace(
+        "    fallback:", "    authorize: [{allow: {callers: [alice]}}]\n    fallback:"
+    )
+    snapshot = compiled(POLICIES, text)
+    done: list[Run[Any]] = []
+    Run(snapshot.routes["order"].pipeline(exchange("GET", "/order", deadline=1e9)), done.append)  # type: ignore[arg-type]
+    assert done[0].value.status == 401
+    assert dict(done[0].value.headers)[b"www-authenticate"].startswith(b"Bearer realm=")
+    assert ask(snapshot, "order", bearer())[0] == 200
+    assert ask(snapshot, "order", bearer(sub="bob"))[0] == 403

@@ -11,17 +11,19 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import Attempt, Caller, Exchange, RequestCopy
 from tests.support.service import response
 
-OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes"}
+OWN = {"path", "attempt", "why", "call", "shared_fetch", "speaks_to_caches", "has_escapes", "parts"}
 """Attributes that a fork has of its own, since its request may differ."""
 
 
 def declared() -> set[str]:
-    """Return the attributes' names from the source of the class body, since a compiled class has no list of them."""
+    """Return the attributes' names from the source of the constructor, since a compiled class has no list of them."""
     tree = ast.parse((Path(sidecar.__file__).parent / "core" / "exchange.py").read_text())
     [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Exchange"]
-    assigned = [node.targets[0] for node in body if isinstance(node, ast.Assign)]
-    annotated = [node.target for node in body if isinstance(node, ast.AnnAssign)]
-    return {node.id for node in [*assigned, *annotated] if isinstance(node, ast.Name)}
+    [made] = [node.body for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    assigned = [target for node in made if isinstance(node, ast.Assign) for target in node.targets]
+    annotated = [node.target for node in made if isinstance(node, ast.AnnAssign)]
+    names = {node.attr for node in [*assigned, *annotated] if isinstance(node, ast.Attribute)}
+    return names - {"method", "parsed", "raw"}
 
 
 VALUES: dict[str, Any] = {
@@ -35,6 +37,7 @@ VALUES: dict[str, Any] = {
     "interim": lambda status, lines: None,
     "client_certificate": {"subject": "orders"},
     "caller": Caller("orders", "corporate", {}),
+    "sensitive": frozenset((b"x-a",)),
     "avoid": frozenset(("http://10.0.0.1",)),
     "attempts": [Attempt(1, 0.0)],
     "stale": lambda: response(200),

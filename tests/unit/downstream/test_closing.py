@@ -14,7 +14,7 @@ import pytest
 from chaos.parts.client import PATIENCE
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.backlog import unsent_bytes
-from sidecar.downstream.closing import LINGER_SECONDS, LingeringClose, reset
+from sidecar.downstream.closing import LINGER_SECONDS, RESET_ON_CLOSE, LingeringClose, reset
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.slow_clients import START_AFTER
 from tests.support.authority import Authority
@@ -243,6 +243,31 @@ def test_unsent_bytes_are_counted_beneath_a_real_tls_connection(
             writer.transport.abort()
             server.close()
             await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(scenario(), PATIENCE))
+
+
+@pytest.mark.parametrize("new_loop", loops())
+def test_lingering_for_a_client_that_has_already_reset_the_connection(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def scenario() -> None:
+        front = Front(OK)
+        accepted = DownstreamConnection(front.listener)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: accepted, "127.0.0.1", 0)
+        client = socket.create_connection(server.sockets[0].getsockname())
+        while accepted._transport is None:
+            await asyncio.sleep(0)
+        transport = accepted._transport
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        client.close()
+        LingeringClose(front.listener, transport)
+        while not transport.is_closing():
+            await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(asyncio.wait_for(scenario(), PATIENCE))

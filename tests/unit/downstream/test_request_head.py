@@ -17,6 +17,7 @@ from sidecar.downstream.request_head import (
     Peer,
     Trust,
     hop_name,
+    read_ordinary,
     read_request,
     remove_dot_segments,
     split_request,
@@ -31,7 +32,7 @@ def read(
     lines: bytes = b"", start: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a\r\n", peer: Peer | None = None
 ) -> tuple[Exchange, int | None, bool]:
     data = start + b"\r\n" + host + lines + b"\r\n"
-    head = split_request(data, LIMITS)
+    head = read_ordinary(data) or split_request(data, LIMITS)
     assert head is not None
     method, target, version, _, kept, special, speaks_to_caches = head
     peer = peer or Peer("192.0.2.1", b"http")

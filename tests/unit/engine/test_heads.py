@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.core.http1 import LONG_HEAD
-from sidecar.core.message import LINE, LINES, SECRETS
+from sidecar.core.message import BLOCKS, LINE, LINES, SECRETS
 from sidecar.downstream import request_head
 from sidecar.upstream import response_head
 from tests.support import heads
@@ -97,7 +97,7 @@ def take_response(request: pytest.FixtureRequest) -> ResponseReader:
 
 def test_an_ordinary_request_is_taken_as_the_grammar_reads_it(take_request: RequestReader) -> None:
     for data in REQUESTS:
-        for _ in range(2):  # the second time from the kept lines
+        for _ in range(3):  # the second time from the cached lines, the third from the cached block
             assert take_request(data) == heads.request(data) is not None, data
 
 
@@ -161,6 +161,26 @@ def test_what_is_remembered_is_bounded_and_no_secret() -> None:
         assert len(memory) <= LINES
         assert max(map(len, memory)) <= LINE
     assert not [text for text in response_head.MEANINGS if text.partition(b":")[0] in SECRETS]
+
+
+def test_a_block_is_cached_once_its_lines_are_unless_it_is_long_or_has_a_secret() -> None:
+    take, blocks = request_head.take_request, request_head.SPECIAL.blocks
+    blocks.clear()
+    for number in range(LINES):  # lines that differ from request to request
+        take(b"GET / HTTP/1.1\r\nHost: a\r\nX: %d\r\n\r\n" % number)
+    for name in SECRETS:
+        for _ in range(3):
+            take(b"GET / HTTP/1.1\r\nHost: a\r\n%b: y\r\n\r\n" % name)
+    for _ in range(3):
+        take(b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * LONG_HEAD))
+        take(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsecret=no")
+    assert not blocks
+    take(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert blocks.keys() == {b"Host: a\r\n\r\n"}
+    for number in range(2 * BLOCKS):
+        for _ in range(2):
+            take(b"GET / HTTP/1.1\r\nHost: a%d\r\n\r\n" % number)
+        assert len(blocks) <= BLOCKS
 
 
 def cuts(data: bytes) -> Iterator[tuple[bytes, bytes]]:

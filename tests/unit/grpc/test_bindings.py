@@ -156,7 +156,7 @@ REFUSED: list[tuple[dict[str, tuple[str, str]], str, str]] = [
      "binds both shop.Orders/A and shop.Orders/B to GET /v1/{card}"),
     ({"A": ("Order", 'get: "/v1" additional_bindings { get: "/v1" }')}, "", "binds shop.Orders/A twice to GET /v1"),
     ({}, 'rpc S(stream Order) returns (Order) { option (google.api.http) = { post: "/v1" }; }',
-     "binds shop.Orders/S to POST /v1, but its requests are a stream"),
+     "binds shop.Orders/S to /v1, but its requests are a stream, which only `streams: websocket` has a form for"),
 ]  # fmt: skip
 
 
@@ -178,3 +178,38 @@ def test_a_binding_tells_what_is_raw() -> None:
     raw = {binding.method.name for binding in BINDINGS.all if binding.is_raw_request}
     assert raw == {"Upload", "Raw"}
     assert repr(BINDINGS.all[0]) == "<Binding shop.Orders/Get GET /v1/orders/{id}>"
+
+
+STREAMS = """
+rpc Talk(stream Order) returns (stream Order) { option (google.api.http) = { post: "/v1/talk/{id}" body: "*" }; }
+rpc Hear(Order) returns (stream Order) { option (google.api.http) = { get: "/v1/hear/{id}" }; }
+"""
+
+
+def test_streams_are_found_by_the_path_of_a_handshake() -> None:
+    bindings = Bindings(read_descriptors(data_of(RULES, STREAMS)), ["shop.Orders"], has_sockets=True)
+    texts = {each.method.name: each.text for each in bindings.all}
+    assert (texts["Talk"], texts["Hear"]) == ("WebSocket /v1/talk/{id}", "GET /v1/hear/{id}")
+    found = {path: bindings.match_socket(path).target for path in (b"/v1/talk/%37", b"/v1/hear/7", b"/v1/orders/7")}
+    assert [each and each.method.name for each in found.values()] == ["Talk", "Hear", None]
+    assert bindings.match(b"POST", b"/v1/talk/7").target is None
+    assert bindings.match(b"GET", b"/v1/hear/7").target is not None
+    assert Bindings(read_descriptors(DATA), ["shop.Orders"]).match_socket(b"/v1/hear/7").target is None
+
+
+def test_two_streams_on_one_path_are_refused() -> None:
+    more = STREAMS + 'rpc B(stream Order) returns (Order) { option (google.api.http) = { put: "/v1/hear/{card}" }; }'
+    with pytest.raises(DescriptorError, match=r"binds both shop.Orders/Hear and shop.Orders/B to WebSocket /v1/hear/"):
+        Bindings(read_descriptors(data_of({}, more)), ["shop.Orders"], has_sockets=True)
+
+
+def test_parameters_are_in_each_message_of_a_stream() -> None:
+    bindings = Bindings(read_descriptors(data_of({}, STREAMS)), ["shop.Orders"], has_sockets=True)
+    match = bindings.match_socket(b"/v1/hear/a%2Fb")
+    assert match.target is not None
+    assert match.target.parameters(match.segments, b"total=5") == b"\x10\x05\x0a\x03a/b"
+    with pytest.raises(RequestError, match=r"The query parameter nope is not a field"):
+        match.target.parameters(match.segments, b"nope=5")
+    assert match.target.piece(b'{"id": "x"}') == b"\x0a\x01x"
+    with pytest.raises(RequestError, match=r"The body's id is a number"):
+        match.target.piece(b'{"id": 5}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -143,3 +145,10 @@ def test_what_is_no_descriptor_set(data: bytes, error: str) -> None:
 def test_what_a_table_shows_of_itself() -> None:
     assert repr(TYPES.messages["test.Inner"].fields[0]) == "<Field name = 1: string>"
     assert isinstance(TYPES.messages["test.Inner"].fields[0], Field)
+
+
+@pytest.mark.parametrize("name", ["proto/shop", "shop/prices"])
+def test_the_descriptor_sets_of_the_examples_are_those_of_their_proto_files(name: str) -> None:
+    path = Path(__file__).parents[3] / "policies" / name
+    expected = compile_proto(path.with_suffix(".proto").read_text(), only_imports=True)
+    assert path.with_suffix(".binpb").read_bytes() == expected, "run `python -m tests.support.protos`"

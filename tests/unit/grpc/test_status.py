@@ -104,6 +104,8 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "overloaded": "unavailable",
         "no_endpoint": "unavailable",
         "transform_failed": "internal",
+        "answer_too_large": "internal",
+        "part_failed": "unavailable",
         "fault_injected": "unavailable",
         "no_route": "unimplemented",
         "origin_refused": "permission_denied",
@@ -117,6 +119,7 @@ def test_every_failure_of_ours_has_a_code() -> None:
         "unauthenticated": "unauthenticated",
         "bad_credentials": "unauthenticated",
         "unverifiable": "unavailable",
+        "no_credentials": "unavailable",
     }
 
 

@@ -6,7 +6,8 @@ from base64 import b64encode
 
 import pytest
 
-from sidecar.grpc.web import TextDecoder, WebType, encode_text, parse_type, trailer_frame
+from sidecar.grpc.framing import frame
+from sidecar.grpc.web import FrameFollower, TextDecoder, WebType, encode_text, parse_type, trailer_frame
 
 DATA = bytes(range(256)) * 3
 
@@ -57,3 +58,21 @@ def test_an_incomplete_quad_is_refused_at_the_end() -> None:
     assert decoder.feed(b"AAAAA") == b"\0\0\0"
     with pytest.raises(ValueError, match="no whole quad"):
         decoder.finish()
+
+
+def test_frames_are_followed_in_pieces_of_any_size() -> None:
+    data = frame(b"a" * 300) + frame(b"") + frame(b"b", 1) + b"\x80\0\0\0\x02hi"
+    for step in (1, 2, 4, 7, 305, 1000):
+        follower, passed = FrameFollower(), 0
+        for at in range(0, len(data), step):
+            piece = data[at : at + step]
+            size = follower.follow(piece)
+            passed += size
+            if size < len(piece):
+                break
+        assert passed == len(data) - 7, step
+        assert follower.is_between
+    for cut in (1, 4, 5, 304):
+        follower = FrameFollower()
+        assert follower.follow(data[:cut]) == cut
+        assert not follower.is_between

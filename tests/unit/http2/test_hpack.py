@@ -6,10 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.core.message import SECRETS
 from sidecar.http2 import huffman
 from sidecar.http2.errors import COMPRESSION_ERROR, ConnectionFault
 from sidecar.http2.heads import request_of
-from sidecar.http2.hpack import LONGEST_LIST, REMEMBERED, TABLE_SIZE, Decoder, Encoder, encode_integer
+from sidecar.http2.hpack import (
+    LONGEST_LIST,
+    REMEMBERED,
+    TABLE_SIZE,
+    UNINDEXED,
+    Decoder,
+    Encoder,
+    encode_integer,
+    never_index,
+)
 from sidecar.http2.limits import Limits
 from tests.support.cases import each
 
@@ -223,6 +233,66 @@ def test_secrets_are_never_indexed(line: bytes) -> None:
     assert encoder.encode([], line) == encoder.encode([], line)
     assert encoder.encode([], line)[0] & 0xF0 == 0x10
     assert encoder.table_size == 0
+
+
+def test_a_mark_holds_for_its_field_alone_and_for_pseudo_headers_too() -> None:
+    encoder = Encoder()
+    lines = b"X-A: 1\r\nx-b: 2\r\n"
+    encoder.encode([(b":path", b"/")], lines)
+    indexed = encoder.encode([(b":path", b"/")], lines)
+    marked = encoder.encode([(b":path", b"/")], lines, frozenset((b"x-a", b":path")))
+    assert marked == b"\x14\x01/" + b"\x10\x03x-a\x011" + indexed[-1:]
+    assert encoder.encode([(b":path", b"/")], lines) == indexed, "and for its message alone"
+
+
+def test_names_of_credentials_in_a_policy_are_never_indexed() -> None:
+    encoder = Encoder()
+    try:
+        never_index([b"x-partner-key"])
+        assert encoder.encode([], b"X-Partner-Key: k\r\n")[0] & 0xF0 == 0x10
+        assert encoder.encode([], b"X-Partner-Key: k\r\n")[0] & 0xF0 == 0x10
+        assert encoder.table_size == 0
+    finally:
+        UNINDEXED.discard(b"x-partner-key")
+
+
+def test_marks_hold_beside_groups_that_are_remembered() -> None:
+    encoder, steady = Encoder(), (b"x-a: 1\r\n", b"x-b: 2\r\n")
+    request = b"GET", b"http", b"a.test", b"/", b"x-c: 3\r\n", b"id", steady
+    for _ in range(3):  # the second block is remembered, the third comes from memory
+        remembered = encoder.encode_request(*request)
+    size = encoder.table_size
+    marks = frozenset((b":path", b":authority", b"x-a", b"x-b", b"x-c", b"x-request-id"))
+    block = decoder().decode(encoder.encode_request(*request, marks))
+    assert block.sensitive == marks
+    assert [field.value for field in block.fields] == [b"GET", b"http", b"a.test", b"/", b"1", b"id", b"3", b"2"]
+    assert encoder.table_size == size
+    assert encoder.encode_request(*request) == remembered
+
+
+@each([b"authorization: Bearer t-0\r\n", b"X-Partner-Key: t-0\r\n", b"etag: t-0\r\n", b"x-request-id: t-0\r\n"])
+def test_groups_with_a_secret_are_not_remembered(line: bytes) -> None:
+    encoder, reader = Encoder(), decoder()
+    name = line[: line.find(b":")].lower()
+    try:
+        UNINDEXED.add(name)
+        for _ in range(3):
+            blocks = [
+                encoder.encode_request(b"GET", b"http", b"a.test", b"/", line, b"", (b"x-a: 1\r\n" + line, line)),
+                encoder.encode_request(b"GET", b"http", b"a.test", b"/", b"", b"t-0"),
+                encoder.encode_response(200, line),
+                encoder.encode_trailers(line),
+            ]
+            for block in blocks:
+                reader.decode(block)
+            memories = encoder._lines, encoder._parts, encoder._latest, encoder._pseudo, encoder._numbers  # type: ignore[attr-defined]
+            assert b"t-0" not in repr(memories).encode()
+        assert blocks[3][0] & 0xF0 == 0x10
+        if name == b"x-request-id":
+            assert blocks[1][-4 - len(name) - 2] & 0xF0 == 0x10
+    finally:
+        if name not in SECRETS:
+            UNINDEXED.discard(name)
 
 
 def test_fields_of_a_connection_are_not_encoded() -> None:

@@ -242,3 +242,37 @@ def test_a_client_is_served_by_h2(bodies: list[int], window: int, cut: int) -> N
     whole = [event[1] for event in handler.events if event[0] == "data" and event[3]]
     assert sorted(whole) == sorted(wanted)
     assert not session.streams
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_our_remembered_groups_decode_at_hpack(seed: int) -> None:
+    """Requests, responses and trailers whose lines come again, between others that change the table."""
+    rng = random.Random(2000 + seed)
+    encoder, decoder = Encoder(), their_decoder()
+    names = [name for name in NAMES if name[:1] != b":"]
+    groups = [[(rng.choice(names), rng.choice(VALUES[:-1])) for _ in range(rng.randrange(1, 5))] for _ in range(5)]
+    for number in range(300):
+        if rng.random() < 0.03:
+            encoder.resize(rng.choice([0, 64, 200, 4096]))
+        if rng.random() < 0.05:
+            groups[rng.randrange(len(groups))] = [(b"x-%d" % number, b"new")]
+        before, own, after = (rng.choice(groups) for _ in range(3))
+        lines = [b"".join(b"%b: %b\r\n" % pair for pair in group) for group in (before, own, after)]
+        kind = rng.randrange(3)
+        if kind == 0:
+            pseudo = [
+                (b":method", b"GET"),
+                (b":scheme", b"http"),
+                (b":authority", b"a"),
+                (b":path", rng.choice([b"/", b"/x"])),
+            ]
+            block = encoder.encode_request(
+                *(value for _, value in pseudo), lines[1], b"%d" % number, (lines[0], lines[2])
+            )
+            expected = [*pseudo, *before, (b"x-request-id", b"%d" % number), *own, *after]
+        elif kind == 1:
+            status = rng.choice([200, 418])
+            block, expected = encoder.encode_response(status, lines[0]), [(b":status", b"%d" % status), *before]
+        else:
+            block, expected = encoder.encode_trailers(lines[0]), before
+        assert theirs_of(decoder, block) == expected

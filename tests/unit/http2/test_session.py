@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from sidecar.http2.heads import Head
 from sidecar.http2.limits import Limits
-from sidecar.http2.session import DRAIN_PING, FIRST_GOAWAY
+from sidecar.http2.session import DRAIN_PING, FIRST_GOAWAY, Session
 from sidecar.http2.stream import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, OPEN
 from tests.support.cases import each
-from tests.unit.http2.peer import GET, OK, POST, Frame, Peer, data, headers, setting, split
+from tests.unit.http2.peer import GET, OK, POST, Frame, Peer, Recorder, data, headers, setting, split
 
 
 def content(sent: list[Frame], stream: int = 1) -> bytes:
@@ -425,3 +427,86 @@ def test_announced_settings() -> None:
     client = Peer(is_client=True).first
     assert client.startswith(f.PREFACE)
     assert b"\x00\x02\x00\x00\x00\x00" in client
+
+
+def test_content_that_is_whole_in_one_read_comes_with_its_head() -> None:
+    peer = Peer()
+    peer.session.joins_content = True
+
+    peer.feed(headers(1, POST, end=False), data(1, b"hi", end=True))
+
+    assert peer.handler.kinds() == ["head"]
+    assert peer.handler.events[0][3]
+    assert peer.handler.streams[1].content == b"hi"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("fields", "rest", "kinds"),
+    [
+        (POST, [data(1, b"hi")], ["head", "data"]),
+        (POST, [data(1, b"hi"), data(1, b"", end=True)], ["head", "data"]),
+        ([*POST, (b"content-length", b"3")], [data(1, b"hi", end=True)], ["head", "reset"]),
+        ([*POST, (b"content-length", b"1")], [data(1, b"hi", end=True)], ["head", "reset"]),
+        (POST, [data(1, b"hi", end=True)[:-1]], ["head"]),
+        (POST, [f.frame(f.DATA, f.END_STREAM | f.PADDED, 1, b"\x01hi\x00")], ["head", "data"]),
+    ],
+)
+def test_other_content_comes_by_itself(fields: list[tuple[bytes, bytes]], rest: list[bytes], kinds: list[str]) -> None:
+    peer = Peer()
+    peer.session.joins_content = True
+
+    peer.feed(headers(1, fields, end=False), *rest)
+
+    assert peer.handler.kinds() == kinds
+    assert peer.handler.streams[1].content is None  # type: ignore[attr-defined]
+
+
+# ----- small frames
+
+
+def small(session: Session, recorder: Recorder, *pieces: bytes) -> list[tuple]:
+    """Return what the handler of a server with the streams 1 and 3 is told of one read."""
+    recorder.events.clear()
+    session.receive(b"".join(pieces), 0.0)
+    return recorder.events
+
+
+def with_two_streams() -> tuple[Session, Recorder]:
+    recorder = Recorder()
+    session = Session(recorder, Limits(), False)
+    begin = f.PREFACE + f.settings([]) + f.SETTINGS_ACK
+    session.receive(begin + headers(1, POST, False) + headers(3, POST, False), 0.0)
+    return session, recorder
+
+
+def test_small_frames_of_one_read_are_one_piece_of_each_stream() -> None:
+    session, recorder = with_two_streams()
+    one, three = data(1, b"a"), data(3, b"b")
+    assert small(session, recorder, (one + three) * 5000) == [
+        ("data", 1, b"a" * 5000, False), ("data", 3, b"b" * 5000, False),
+    ]  # fmt: skip
+    assert small(session, recorder, one) == [("data", 1, b"a", False)], "nothing is held over a read"
+    assert small(session, recorder, one, data(1, b"c" * 1000), one) == [("data", 1, b"a" + b"c" * 1000 + b"a", False)]
+    assert small(session, recorder, one, three, data(1, b"", True)) == [
+        ("data", 1, b"a", True), ("data", 3, b"b", False),
+    ]  # fmt: skip
+
+
+def test_small_frames_come_before_what_follows_them() -> None:
+    session, recorder = with_two_streams()
+    events = small(
+        session, recorder, data(1, b"a"), f.rst_stream(1, e.CANCEL), data(3, b"b"), headers(3, [(b"x", b"1")])
+    )
+    assert [event[:3] for event in events][:2] == [("data", 1, b"a"), ("reset", 1, e.CANCEL)]
+    assert [event[0] for event in events[2:]] == ["data", "trailers"]
+    session, recorder = with_two_streams()
+    events = small(session, recorder, data(1, b"a"), data(5, b"x"))
+    assert events[0] == ("data", 1, b"a", False)
+    assert session.has_failed
+
+
+def test_small_frames_come_before_the_frame_that_is_too_much() -> None:
+    session, recorder = with_two_streams()
+    session.receive(headers(5, [*POST, (b"content-length", b"2")], False), 0.0)
+    events = small(session, recorder, data(5, b"a"), data(5, b"b"), data(5, b"c"), data(1, b"d"))
+    assert [event[:3] for event in events] == [("data", 5, b"ab"), ("reset", 5, e.PROTOCOL_ERROR), ("data", 1, b"d")]

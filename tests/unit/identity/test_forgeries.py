@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Wait
+from sidecar.identity.keys import ROCA_PRIMES, encode, has_roca_form, read_key
 from sidecar.stages import BY_NAME
 from tests.support.clock import WALL, make_env
 from tests.support.service import context, exchange
@@ -707,3 +709,14 @@ def test_a_token_in_the_query_is_no_credential(query: bytes) -> None:
 def test_the_corpus_is_large() -> None:
     assert len(FORGED) > 500
     assert len(VALID) > 30
+
+
+def test_a_key_of_a_flawed_chip_is_left_out() -> None:
+    product = math.prod(ROCA_PRIMES)
+    modulus = pow(65537, 12345, product) + product * (3 << (2047 - product.bit_length()))
+    modulus += product * (modulus % 2 == 0)  # a modulus is odd
+    flawed = {"kty": "RSA", "e": "AQAB", "n": encode(modulus.to_bytes(256)).decode()}
+    with pytest.raises(ValueError, match="CVE-2017-15361"):
+        read_key(flawed, has_secrets=False)
+    assert has_roca_form(modulus)
+    assert not has_roca_form(rsa.generate_private_key(65537, 2048).public_key().public_numbers().n)

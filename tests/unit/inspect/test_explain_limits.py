@@ -50,3 +50,10 @@ def test_a_block_on_both_sides_of_the_cache_is_listed_once() -> None:
     text = CliRunner().invoke(main, ["explain", POLICIES, "GET", "/products/7"]).output
     assert text.count("\nrate_limit\n") == 2, "the sentences, and the values of the route's block"
     assert text.count("\nrate_limit of catalogue\n") == 1
+
+
+def test_explain_tells_what_holds_for_a_limit_in_a_store() -> None:
+    policies = str(Path(POLICIES).with_name("fleet-limits.yaml"))
+    text = CliRunner().invoke(main, ["explain", policies, "GET", "/search", "-H", "x-tenant: acme"]).output
+    assert "for the route search in all processes that share the store fleet; the key is acme (header.x-tenant)" in text
+    assert "while the store is away: a fair share in each process" in text

@@ -68,11 +68,16 @@ def test_a_breaker_that_is_only_observed_says_so() -> None:
 def test_connections_have_their_streams_over_http2() -> None:
     model = crowded(3)
     model.parts["state.pools"] = {
-        "u": {"pools": {"http://10.0.0.0:80": {"open": 7}, "http://10.0.0.1:80": {"open": 2, "streams": 15}}}
+        "u": {
+            "pools": {
+                "http://10.0.0.0:80": {"open": 7},
+                "http://10.0.0.1:80": {"open": 2, "streams": 15, "max_streams": 200},
+            }
+        }
     }
     rows = {line.split()[1]: line.rstrip() for line in drawn(model, 160, 80) if "http://10.0.0." in line}
     assert rows["http://10.0.0.0:80"].endswith(" 7")
-    assert rows["http://10.0.0.1:80"].endswith(" 2, 15 streams")
+    assert rows["http://10.0.0.1:80"].endswith(" 2, 15 of 200 streams")
     assert rows["http://10.0.0.2:80"].endswith(" 0")
 
 

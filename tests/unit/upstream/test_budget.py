@@ -31,17 +31,19 @@ def test_the_floor_alone_allows_a_few() -> None:
 
 
 def test_the_ratio_is_one_to_first_attempts() -> None:
-    budget = RetryBudget(spec(min_per_second=0), make_env(), "app")
+    env = make_env()
+    budget = RetryBudget(spec(min_per_second=0), env, "app")
     for _ in range(100):
-        budget.deposit()
+        budget.deposit(env.now())
     assert spend(budget, 100) == 20
 
 
 @pytest.mark.parametrize("percent", range(1, 101))
 def test_shares_that_no_binary_fraction_hits(percent: int) -> None:
-    budget = RetryBudget(spec(ratio=f"{percent}%", min_per_second=0), make_env(), "app")
+    env = make_env()
+    budget = RetryBudget(spec(ratio=f"{percent}%", min_per_second=0), env, "app")
     for _ in range(100):
-        budget.deposit()
+        budget.deposit(env.now())
     assert spend(budget, 200) == percent
 
 
@@ -49,7 +51,7 @@ def test_deposits_and_withdrawals_leave_with_the_window() -> None:
     env = make_env()
     budget = RetryBudget(spec(min_per_second=1), env, "app")
     for _ in range(50):
-        budget.deposit()
+        budget.deposit(env.now())
     assert spend(budget, 100) == 20
     env.advance(10)
     assert budget.tokens == 10
@@ -60,7 +62,7 @@ def test_a_storm_is_amplified_by_the_ratio_and_not_by_the_attempts() -> None:
     budget = RetryBudget(spec(), env, "app")
     retries = 0
     for _ in range(10_000):  # 1000 a second, all fail, each would make three attempts
-        budget.deposit()
+        budget.deposit(env.now())
         retries += spend(budget, 2)
         env.advance(0.001)
     assert 2000 <= retries <= 2050
@@ -93,10 +95,11 @@ def test_metrics_tell_a_budget_that_only_observes() -> None:
 
 
 def test_retune_keeps_the_counts_of_the_same_window() -> None:
-    budget = RetryBudget(spec(), make_env(), "app")
+    env = make_env()
+    budget = RetryBudget(spec(), env, "app")
     spend(budget, 10)
     for _ in range(10):
-        budget.deposit()
+        budget.deposit(env.now())
     budget.retune(spec(ratio="50%", min_per_second=1))
     assert budget.tokens == 10 + 5 - 10
     budget.retune(spec(window="20s"))
@@ -147,7 +150,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(times=st.integers(1, 20))
     def deposit(self, times: int) -> None:
         for _ in range(times):
-            self.budget.deposit()
+            self.budget.deposit(self.env.now())
             self.first.append(self.tick())
 
     @rule(times=st.integers(1, 20))

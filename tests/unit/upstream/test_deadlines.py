@@ -43,7 +43,7 @@ async def test_no_tick_while_nothing_is_in_flight() -> None:
     entry = Entry(deadlines, float("inf"))
     deadlines.discard(entry)
     await asyncio.sleep(1)
-    assert not deadlines._is_ticking
+    assert not deadlines.is_ticking
     late = Entry(deadlines, env.now() + 1)
     await asyncio.sleep(2)
     assert len(late.expired) == 1

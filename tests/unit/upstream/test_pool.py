@@ -129,6 +129,24 @@ async def test_connecting_has_a_timeout() -> None:
 
 
 @virtual
+async def test_a_connection_made_at_the_very_end_of_the_time_for_connecting_is_not_used() -> None:
+    """A loop may report neither the connection to the task that waits for it nor its end to its protocol."""
+    back = Back(connect_timeout="500ms")
+    connect = back.connect
+
+    async def connect_too_late(protocol: Callable[[], UpstreamConnection]) -> None:
+        await connect(protocol)
+        await for_ever()
+
+    back.pool.connect = connect_too_late
+    run = back.send(get())
+    await asyncio.sleep(0.6)
+    assert outcome_of(run).reason == "connect_timeout"
+    assert back.pool.size == 0
+    assert back.server.is_eof
+
+
+@virtual
 async def test_the_deadline_of_a_request_may_be_shorter_than_connecting() -> None:
     back = Back(connect_timeout="10s")
     slow = asyncio.get_running_loop().create_future()

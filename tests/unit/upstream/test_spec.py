@@ -43,7 +43,7 @@ def test_the_example_of_the_format() -> None:
         ({"endpoints": []}, "endpoints: Value error, is empty"),
         ({"endpoints": ["http://a:80", "http://A/"]}, "names http://a:80 more than once"),
         ({"endpoints": ["http://a:80/x"]}, "endpoints.0: Value error, is not an endpoint"),
-        ({"load_balancing": "rr"}, "'round_robin', 'least_request' or 'random'"),
+        ({"load_balancing": "rr"}, "'round_robin', 'least_request', 'latency' or 'random'"),
         ({"load_balancing": {"hash": {"heder": "x"}}}, "hash.heder: Extra inputs"),
         ({"load_balancing": {"hash": {"header": "x user"}}}, "is not a header's name"),
         ({"ejection": {"max_eject_for": "1s"}}, "make it at least as long"),

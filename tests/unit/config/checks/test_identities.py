@@ -95,3 +95,18 @@ def test_a_route_cannot_ask_for_the_caller_before_it_is_chosen() -> None:
     assert "`caller.id` is not known here: a route is chosen by the request's head alone" in found
     routes = ROUTES.replace("any_of: [c]}", "any_of: [c]}, cache: {when: \"caller.claims.scope == 'a'\"}")
     assert messages(GOOD, routes) == []
+
+
+def test_the_key_of_a_token_about_callers_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key.pem"
+    routes = ROUTES.replace("[c]", f"[c], forward: {{token: {{audience: app, key: {key}}}}}")
+    assert messages(GOOD, routes) == [], "the file may be on another machine"
+    key.write_text("x")
+    key.chmod(0o604)
+    (told,) = messages(GOOD, routes)
+    assert "routes.r.authenticate.forward.token.key: can be read by every user" in told
+    key.chmod(0o600)
+    assert messages(GOOD, routes) == []
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    (told,) = messages(GOOD, routes)
+    assert "routes.r.authenticate.forward.token.key: cannot be read by this user" in told

@@ -128,3 +128,44 @@ def test_anonymous_requests_need_a_key_of_their_own() -> None:
         assert found.problems == []
         warned = [each.message for each in found.warnings if "rate_limit" in each.path]
         assert warned == ["counts all anonymous requests together; add otherwise: client.address"] * count
+
+
+STORES = 'stores: {fleet: {redis: {url: "redis://127.0.0.1:6379/0"}}}\n'
+
+
+def with_stores(limits: str, stores: str = STORES, more: str = "") -> Loaded:
+    text = POLICIES.format(limits=limits, upstream="", listener="inbound", more="") + stores + more
+    return load([Source("p.yaml", text.encode())], {})
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ("[{name: a, rate: 1/s, store: flet}]", "names no store: there is no `flet`; did you mean `fleet`?"),
+        ("[{name: a, rate: 1/s, lease: 100ms}]", "has `lease`, but no `store`; name one, or leave `lease` out"),
+        ("[{name: a, rate: 1/s, store: fleet, lease: 300ms}]", "0.2"),
+        ("[{name: a, rate: 1/s, store: fleet, delay: {max: 1s}}]", "has a `delay` and a `store`"),
+    ],
+)
+def test_a_limit_in_a_store_is_checked(limits: str, problem: str) -> None:
+    assert any(problem in each.message for each in with_stores(limits).problems), with_stores(limits).problems
+
+
+def test_a_store_that_nothing_uses_is_reported() -> None:
+    (warning,) = [each.message for each in with_stores("off").warnings if "store" in each.message]
+    assert warning == "no route uses the store `fleet`; use it or take it out"
+    used = with_stores("[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]")
+    assert (used.problems, [each for each in used.warnings if "store" in each.message]) == ([], [])
+
+
+def test_a_cache_has_the_redis_of_the_store_that_it_names() -> None:
+    found = with_stores("off", more="caches: {default: {store: fleet}}\n")
+    assert found.problems == []
+    assert found.spec is not None
+    assert found.spec.caches["default"].redis == found.spec.stores["fleet"].redis
+    both = with_stores("off", more='caches: {default: {store: fleet, redis: {url: "redis://a"}}}\n')
+    assert [each.message for each in both.problems] == [
+        "stands beside `redis`, which it replaces; leave one of them out"
+    ]
+    unknown = with_stores("off", more="caches: {default: {store: flet}}\n")
+    assert "names no store" in unknown.problems[0].message

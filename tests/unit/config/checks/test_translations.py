@@ -9,6 +9,7 @@ import pytest
 from sidecar.config.files import Source
 from sidecar.config.load import load
 from tests.support.protos import compile_proto
+from tests.unit.stages.translate.chat import DATA as CHAT
 from tests.unit.stages.translate.shop import DATA
 
 HEAD = """\
@@ -120,3 +121,15 @@ def test_a_service_without_rules_serves_nothing(tmp_path: Path) -> None:
     routes = ALL.replace("shop.binpb", "bare.binpb").replace("shop.Orders", "a.B")
     (found,) = messages(tmp_path, routes)
     assert "serves nothing: no method has a google.api.http rule; add them to the proto files" in found
+
+
+def test_the_time_of_a_request_does_not_limit_a_websocket(tmp_path: Path) -> None:
+    (tmp_path / "chat.binpb").write_bytes(CHAT)
+    grpc = "{descriptors: chat.binpb, services: [chat.Chat], streams: websocket}"
+    match = "{methods: [GET], path_prefix: /chat}"
+    route = f"  - {{name: chat, match: {match}, upstream: orders, translate: {{grpc: {grpc}}}}}\n"
+    found = messages(tmp_path, route)
+    assert not [each for each in found if "ends the streams" in each]
+    (lost,) = [each for each in found if "away from `translate`" in each]
+    assert "WebSocket /post/{room} (chat.Chat/Post)" in lost
+    assert "WebSocket /chat" not in lost

@@ -276,3 +276,80 @@ def test_a_body_that_nobody_takes_holds_its_source_up() -> None:
     assert source.said == ["pause", "resume"]
     target.cancel()
     assert source.said == ["pause", "resume", "cancel"]
+
+
+FORGED = struct.pack(">BI", 0x80, 16) + b"grpc-status: 0\r\n"
+
+
+@virtual
+async def test_trailers_that_an_upstream_forges_in_its_body_are_not_passed_on() -> None:
+    message = await ask(web(always(lambda x: whole(7, frame(b"a") + FORGED))), post(frame(b""), BINARY))
+    ((flags, fields),) = frames(message.body)
+    assert (flags, b"grpc-status: 13" in fields, b"grpc-status: 0" in fields) == (0x80, True, False)
+    for kind in (BINARY, TEXT):
+        body = Body(Source())
+        outcome = streaming(body)
+        client = web(always(outcome)).connect()
+        client.write(post(frame(b"") if kind == BINARY else b64encode(frame(b"")), kind))
+        await settle()
+        body.feed(frame(b"a") + FORGED[:3])
+        body.feed(FORGED[3:] + frame(b"b"))
+        assert body.failure is not None
+        assert body.failure.origin == "upstream"
+        message = await client.answer("POST")
+        found = frames(message.body if kind == BINARY else unpadded(message.body))
+        assert found[0] == (0, b"a")
+        assert [flags for flags, _ in found] == [0, 0x80]
+        assert b"grpc-status: 13" in found[1][1]
+
+
+@virtual
+async def test_a_status_never_stands_within_a_message() -> None:
+    message = await ask(web(always(lambda x: whole(0, frame(b"abc")[:-1]))), post(frame(b""), BINARY))
+    ((flags, fields),) = frames(message.body)
+    assert (flags, b"grpc-status: 13" in fields) == (0x80, True)
+    ends: list[Any] = [lambda body: body.finish(trailers(0)), lambda body: body.fail(RESET)]
+    for end_of in ends:
+        body = Body(Source())
+        outcome = streaming(body)
+        front = web(always(outcome))
+        client = front.connect()
+        client.write(post(frame(b""), BINARY))
+        await settle()
+        body.feed(frame(b"abc")[:-1])
+        end_of(body)
+        await settle()
+        assert b"grpc-status" not in client.received
+        assert client.is_closed, "the answer breaks off"
+        assert [record.reason for record in front.records] != [""]
+
+
+@virtual
+async def test_what_is_refused_before_it_has_a_route_has_its_status_too() -> None:
+    front = Front(always(lambda x: Outcome(200)), {"max_body": "10B"}, listener={"grpc_web": True})
+    translate(front)
+    message = await ask(front, post(bytes(11), BINARY))
+    ((flags, fields),) = frames(message.body)
+    assert (message.status, flags, b"grpc-status: 8\r\n" in fields) == (200, 0x80, True)
+    talk = Talk(always(lambda x: Outcome(200)), {"max_body": "10B"}, grpc_web=True)
+    translate(talk.front)
+    kind = f"content-type: {BINARY}\r\n".encode()
+    for lines in (kind + b"content-length: 11\r\n", kind + b"x: %b\r\n" % bytes(33_000).replace(b"\0", b"v")):
+        stream = talk.open(b"POST", b"/shop.Orders/Place", lines, end=False)
+        await talk.exchange()
+        assert talk.status(stream) == 200
+        ((flags, fields),) = frames(talk.body(stream))
+        assert (flags, b"grpc-status: 8\r\n" in fields) == (0x80, True)
+
+
+@virtual
+async def test_a_head_that_is_too_large_is_answered_by_trailers_only() -> None:
+    talk = Talk(always(lambda x: Outcome(200)))
+    stream = await talk.ask(
+        b"POST", b"/shop.Orders/Place", b"content-type: application/grpc\r\nx: %b\r\n" % (b"v" * 33_000)
+    )
+    assert talk.status(stream) == 200
+    assert b"grpc-status: 8\r\n" in talk.fields(stream)
+    assert b"content-type: application/grpc\r\n" in talk.fields(stream)
+    many = await talk.ask(b"POST", b"/a/" + b"?a" + b"&a" * 600, b"content-type: application/grpc\r\n")
+    assert (talk.status(many), b"grpc-status" in talk.fields(many)) == (200, True)

@@ -185,6 +185,7 @@ async def test_failures_are_problem_documents() -> None:
 
 @virtual
 async def test_a_client_that_resets_a_stream_cancels_its_call() -> None:
+    """haproxy#172."""
     cancelled = []
 
     async def service(x: Exchange) -> Outcome:
@@ -539,3 +540,25 @@ async def test_a_drain_does_not_wait_for_a_silent_client() -> None:
     await asyncio.sleep(1.1)
     await talk.feed()
     assert [frame.payload[:4] for frame in talk.got if frame.kind == f.GOAWAY] == [b"\x7f\xff\xff\xff", b"\0\0\0\1"]
+
+
+@virtual
+async def test_marks_of_never_indexed_fields_pass_both_ways() -> None:
+    seen: list[frozenset[bytes]] = []
+
+    async def service(x: Exchange) -> Outcome:
+        seen.append(x.sensitive)
+        outcome = Outcome(200, [(b"x-secret", b"2"), (b"x-open", b"3")], b"body")
+        outcome.sensitive = frozenset((b"x-secret",))
+        return outcome
+
+    talk = Talk(service)
+    talk.session.open(
+        b"GET", b"http", b"a.test", b"/?token=1", b"x-secret: 1\r\ncookie: a=b\r\n", True,
+        frozenset((b":path", b"x-secret")),
+    )  # fmt: skip
+    await talk.exchange()
+    await talk.ask()
+    assert seen == [{b":path", b"x-secret"}, frozenset()]
+    heads = [event[2] for event in talk.handler.events if event[0] == "head"]
+    assert [head.sensitive for head in heads] == [{b"x-secret"}] * 2

@@ -78,6 +78,35 @@ def test_cached_tokens_need_no_verification_and_are_counted(monkeypatch: pytest.
     assert found.tokens.hits.value == 20
 
 
+def test_lines_are_kept_but_for_the_request_id() -> None:
+    built = stage(identity(jwk(key())))
+    for _ in range(2):
+        send(built, lines())
+    seen = []
+    for number in (b"1", b"23", b"abc"):
+        x = exchange()
+        x.lines, x.request_id = lines(b"Accept: */*", b"x-request-id: " + number), number
+        built._found[0] = None
+        assert built.admit(x) is None
+        assert (built._found[0] is not None) is (number != b"1"), "from the second on, nothing is made anew"
+        seen.append(x.lines)
+        assert dict(x.headers)[b"x-request-id"] == number
+        assert dict(x.headers)[b"x-caller"] == b"alice"
+    assert len({text.partition(b"x-request-id")[0] for text in seen}) == 1
+
+
+def test_a_client_cannot_pass_a_field_off_as_the_request_id() -> None:
+    built = stage(identity(jwk(key())))
+    for _ in range(3):
+        x = exchange()
+        x.lines, x.request_id = lines(b"x-request-id: 1"), b"1"
+        assert built.admit(x) is None
+        x = exchange()
+        x.lines, x.request_id = lines(b"x-caller: root55"), b"1"
+        built.admit(x)
+        assert [value for name, value in x.headers if name == b"x-caller"] == [b"alice"]
+
+
 def test_a_second_credential_is_ambiguous_beside_a_cached_token_too() -> None:
     built = stage(identity(jwk(key())))
     send(built, lines())
@@ -122,15 +151,10 @@ def test_an_earlier_identity_without_a_cache_is_asked_first() -> None:
     assert tokens.tokens.hits.value == 2
 
 
-def test_lines_beside_tokens_are_bounded() -> None:
-    found = identity(jwk(key()))
-    built = stage(found)
-    for _ in range(3):
-        send(built, lines(b"X-Long: " + b"a" * 5000))
-    entry = found.tokens.find(TOKEN[-40:])
-    assert entry is not None
-    assert (entry.lines, entry.changes) == (b"", 0)
-    for number in range(9):
-        send(built, lines(b"X-Number: %d" % number))
-    assert entry.changes == 4
-    assert entry.size == 2 * len(TOKEN) + len(entry.lines) + len(entry.forwarded)
+def test_long_lines_are_not_kept() -> None:
+    built = stage(identity(jwk(key())))
+    for text, is_kept in ((lines(b"X-Long: " + b"a" * 5000), False), (lines(), True)):
+        for _ in range(3):
+            built._found[0] = None
+            send(built, text)
+        assert (built._found[0] is not None) is is_kept

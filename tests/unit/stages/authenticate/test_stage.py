@@ -9,6 +9,7 @@ from sidecar.core.exchange import DEFAULT, SHEDDABLE, Caller, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Wait
 from sidecar.engine.pipeline import Pipeline
+from sidecar.http2.hpack import UNINDEXED
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.stages import BY_NAME
 from tests.support.clock import FakeEnv, make_env
@@ -253,3 +254,11 @@ def test_a_realm_is_quoted_safely() -> None:
 def test_impossible_blocks_are_refused(block: Any) -> None:
     with pytest.raises(ValueError, match=r"any_of|forward"):
         BY_NAME["authenticate"].spec.model_validate(block)
+
+
+def test_fields_with_credentials_are_never_indexed() -> None:
+    try:
+        stage(Listed("partners", None, field=b"x-partner-key"))
+        assert b"x-partner-key" in UNINDEXED
+    finally:
+        UNINDEXED.discard(b"x-partner-key")

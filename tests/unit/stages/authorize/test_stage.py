@@ -190,3 +190,30 @@ def test_observing_counts_who_would_be_refused() -> None:
 def test_what_cannot_be_meant_is_an_error(block: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Spec.model_validate(block)
+
+
+@pytest.mark.parametrize(
+    ("rules", "facts", "is_challenged"),
+    [
+        ([{"allow": {"scopes": ["a"]}}], {}, True),
+        ([{"allow": {"callers": ["alice"]}}], {}, True),
+        ([{"allow": {"when": "caller.claims.tenant == 'acme'"}}], {}, True),
+        ([{"allow": {"when": "request.method == 'PUT'"}}], {}, False),
+        ([{"allow": {"scopes": ["a"], "methods": ["GET"]}}], {}, True),
+        ([{"allow": {"scopes": ["a"], "methods": ["PUT"]}}], {}, False),
+        ([{"allow": {"scopes": ["a"], "headers": {"x-tier": ["gold"]}}}], {}, False),
+        ([{"allow": {"scopes": ["a"], "networks": ["10.0.0.0/8"]}}], {"client_address": "10.0.0.1"}, True),
+        ([{"allow": {"scopes": ["a"], "networks": ["10.0.0.0/8"]}}], {"client_address": "192.0.2.1"}, False),
+        ([{"deny": {"networks": ["0.0.0.0/0"]}}, {"allow": {"scopes": ["a"]}}], {"client_address": "192.0.2.1"}, False),
+        ([{"allow": {"scopes": ["a"]}}], {"caller": caller()}, False),
+    ],
+)
+def test_credentials_are_asked_for_where_they_could_help(rules: Any, facts: Any, is_challenged: bool) -> None:
+    challenges = [b'Bearer realm="shop"', b'ApiKey realm="shop"']
+    ctx = context(make_env(), resources={("challenges", "order"): challenges}, has_callers=True)
+    outcome = stage.build(Spec.model_validate({"rules": rules}), ctx).admit(exchange(**facts))
+    assert isinstance(outcome, Outcome)
+    assert outcome.status == (401 if is_challenged else 403)
+    if is_challenged:
+        assert [value for name, value in outcome.headers if name == b"www-authenticate"] == challenges
+        assert (outcome.refusal.policy, outcome.reason) == ("authorize", "unauthenticated")

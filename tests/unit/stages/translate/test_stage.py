@@ -180,6 +180,7 @@ CODES = {
 
 @pytest.mark.parametrize("place", ["trailers", "head", "after a message"])
 async def test_an_error_has_the_http_status_of_its_code(place: str, tmp_path: Path) -> None:
+    """envoy#5011, #6270, #9126."""
     for code, status in CODES.items():
         fields = [(b"grpc-status", b"%d" % code), (b"grpc-message", b"caf%C3%A9 %")]
         if place == "head":
@@ -366,6 +367,7 @@ async def test_a_stream_is_passed_on_message_by_message(form: str, tmp_path: Pat
 
 @pytest.mark.parametrize("place", ["head", "trailers"])
 async def test_an_early_error_of_a_stream_keeps_its_status(place: str, tmp_path: Path) -> None:
+    """envoy#9126."""
     error = [(b"grpc-status", b"7"), (b"grpc-message", b"no")]
     answer = Outcome(200, [*HEAD, *error]) if place == "head" else answered([], error)
     outcome = await build(make_env(), ScriptedService(answer), tmp_path)(exchange("GET", "/v1/orders/7/events"))
@@ -481,7 +483,7 @@ async def test_a_raw_stream_is_one_body(tmp_path: Path) -> None:
         {"grpc": {"descriptors": "", "services": ["a.B"]}},
         {"grpc": {"descriptors": "a", "services": []}},
         {"grpc": {"descriptors": "a", "services": ["a/B"]}},
-        {"grpc": {"descriptors": "a", "services": ["a.B"], "streams": "websocket"}},
+        {"grpc": {"descriptors": "a", "services": ["a.B"], "streams": "socket"}},
         {"grpc": {"descriptors": "a", "services": ["a.B"]}, "mode": "observe"},
     ],
 )

@@ -19,7 +19,7 @@ from tests.support.clock import FakeEnv, make_env
 from tests.support.service import exchange
 
 HASH = {"hash": {"header": "x-user"}}
-ALL = ["round_robin", "least_request", "random", HASH]
+ALL = ["round_robin", "least_request", "latency", "random", HASH]
 GET = exchange()
 
 

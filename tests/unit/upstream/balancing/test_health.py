@@ -32,9 +32,12 @@ class Bench:
         )
         self.ill: dict[str, str] = {}
         self.times: list[float] = []
+        self.fields: list[tuple[bytes, bytes]] = []
+        """Further fields of the last probe."""
         self.checker = HealthChecker(self.set, HealthCheckSpec.model_validate(SPEC | settings), self.env, self.probe)
 
-    async def probe(self, endpoint: Endpoint, spec: HealthCheckSpec) -> str:
+    async def probe(self, endpoint: Endpoint, spec: HealthCheckSpec, fields: Any = ()) -> str:
+        self.fields = list(fields)
         if endpoint is self.set.members[0]:
             self.times.append(self.env.now())
         if endpoint.url == self.ill.get("bug"):
@@ -75,6 +78,43 @@ async def test_a_probe_that_waits_for_a_name_says_so() -> None:
     spec = HealthCheckSpec.model_validate({"path": "/", "timeout": "50ms"})
     reason = await http_probe(names=names)(Endpoint("http://app.test:80"), spec)
     assert reason == "the look-up of app.test took longer than 0.05s"
+
+
+class Own:
+    """Credentials of the sidecar that a test sets."""
+
+    def __init__(self) -> None:
+        self.value = b"Bearer one"
+        self.rejected: list[bytes] = []
+
+    def start(self) -> None: ...
+
+    def fields(self, now: float) -> list[tuple[bytes, bytes]] | None:
+        return [(b"authorization", self.value)] if self.value else None
+
+    def reject(self, value: bytes) -> bool:
+        self.rejected.append(value)
+        return len(self.rejected) == 1
+
+
+@virtual
+async def test_credentials_that_are_missing_or_rejected_are_not_the_endpoints_fault() -> None:
+    bench, own = Bench(), Own()
+    checker = HealthChecker(
+        bench.set, HealthCheckSpec.model_validate(SPEC | {"unhealthy_after": 1}), bench.env, bench.probe, own
+    )
+    await checker.check_all()
+    assert bench.fields == [(b"authorization", b"Bearer one")]
+    own.value, bench.times = b"", []
+    bench.ill["http://b:80"] = "status 401"
+    await checker.check_all()
+    assert bench.times == [], "no issuer, no round"
+    own.value = b"Bearer one"
+    await checker.check_all()
+    assert all(endpoint.is_healthy for endpoint in bench.set.members), "a renewed token may please it"
+    await checker.check_all()
+    assert [endpoint.is_healthy for endpoint in bench.set.members] == [True, False]
+    assert own.rejected == [b"Bearer one"] * 2
 
 
 @virtual

@@ -239,6 +239,24 @@ async def test_a_goaway_in_two_steps_loses_nothing() -> None:
 
 
 @virtual
+async def test_a_goaway_without_an_error_is_no_failure_of_its_endpoint() -> None:
+    """nginx#1431."""
+    back = StreamBack(ejection={"consecutive_failures": 1, "min_healthy": 0})
+    upstream = back.upstream()
+    for last in (0, 1):
+        runs = [start(upstream, get(b"POST")) for _ in range(3)]
+        await settle(20)
+        first = back.server
+        first.say(f.goaway(last, e.NO_ERROR))
+        await settle(20)
+        answer_all(back)
+        await settle(20)
+        assert [outcome_of(run).status for run in runs] == [200] * 3
+    (endpoint,) = upstream.endpoints.members
+    assert (endpoint.is_up, endpoint.failures) == (True, 0)
+
+
+@virtual
 async def test_a_goaway_a_second_under_load_loses_no_call() -> None:
     back = StreamBack()
     upstream = back.upstream()

@@ -8,13 +8,14 @@ import socket
 import pytest
 
 from sidecar.core import metrics
-from sidecar.core.outcome import CLIENT_TIMEOUT, CONNECT_FAILURE, CONNECT_TIMEOUT, NO_ENDPOINT, OVERLOADED
+from sidecar.core.outcome import CLIENT_TIMEOUT, CONNECT_FAILURE, CONNECT_TIMEOUT, NO_ENDPOINT, OVERLOADED, RESET
 from sidecar.core.promise import Run
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from sidecar.http2.limits import Limits
+from sidecar.simulation.transport import MemoryTransport
 from sidecar.upstream.client import Upstream
-from sidecar.upstream.http2.pool import StreamPool
+from sidecar.upstream.http2.pool import HTTP1_SECONDS, StreamPool
 from sidecar.upstream.pool import Pool
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.loop import settle, virtual, virtual_env
@@ -122,6 +123,29 @@ async def test_a_connection_that_takes_too_long() -> None:
     back = StreamBack(connect_timeout="1s")
     back.connecting = asyncio.Event().wait
     upstream = back.upstream()
+    run = start(upstream, get())
+    await asyncio.sleep(1.1)
+    assert outcome_of(run).failure is CONNECT_TIMEOUT
+    assert back.pool.size == 0
+
+
+@pytest.mark.parametrize("selected", ["h2", "http/1.1"])
+@virtual
+async def test_a_connection_made_at_the_very_end_of_the_time_for_connecting_is_not_used(
+    selected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop may report neither the connection to the task that waits for it nor its end to its protocol."""
+    monkeypatch.setattr(MemoryTransport, "abort", lambda transport: None)  # like uvloop's, once the socket is closed
+    back = StreamBack(url="https://test:443", connect_timeout="1s")
+    back.selected = selected
+    upstream = back.upstream()
+    connect = back.pool.connect
+
+    async def connect_too_late(protocol) -> None:
+        await connect(protocol)
+        await asyncio.Event().wait()
+
+    back.pool.connect = connect_too_late
     run = start(upstream, get())
     await asyncio.sleep(1.1)
     assert outcome_of(run).failure is CONNECT_TIMEOUT
@@ -317,6 +341,7 @@ async def test_counts() -> None:
     assert back.env.meter.value(metrics.POOL_STREAMS, upstream="test") == 3
     found = back.pool.describe()
     assert (found["open"], found["streams"], found["draining"], found["opened"]) == (2, 3, 0, 2)
+    assert found["max_streams"] == 2 * FEW
     for server in back.servers:
         for stream in server.asked:
             server.answer(stream)
@@ -471,15 +496,17 @@ async def test_a_websocket_gets_a_connection_of_http1() -> None:
 
 
 @virtual
-async def test_a_websocket_is_refused_where_http2_is_demanded() -> None:
+async def test_a_websocket_is_refused_where_http2_is_demanded_and_does_not_carry_it() -> None:
     back = StreamBack()
     run = start(back.upstream(), get(upgrade=b"websocket"))
     await settle()
     outcome = outcome_of(run)
     assert outcome.failure is NO_ENDPOINT
     assert outcome.refusal.policy == "protocol"
-    assert "WebSocket" in outcome.refusal.detail
-    assert not back.servers
+    assert outcome.refusal.detail == (
+        "http://test:80 does not serve WebSockets over HTTP/2 (RFC 8441); set protocol: auto or http1."
+    )
+    assert not back.server.asked
 
 
 @virtual
@@ -532,3 +559,78 @@ async def test_a_slow_client_yields_its_stream_to_a_request_that_waits() -> None
     assert outcome_of(slow).failure is CLIENT_TIMEOUT
     await whole(back, run)
     assert upstream.endpoints.members[0].failures == 0
+
+
+@virtual
+async def test_a_request_that_demands_http1_is_repeated_over_it_once() -> None:
+    back = StreamBack(url="https://test:443")
+    upstream = back.upstream()
+    x, body, _ = upload()
+    runs = [start(upstream, get()), start(upstream, x)]
+    body.feed(b"hello")
+    await settle(20)
+    server = back.server
+    server.reset(server.asked[1], e.HTTP_1_1_REQUIRED)
+    await settle(20)
+    (plain,) = back.plain
+    body.feed(b" there")
+    body.finish()
+    await settle()
+    assert plain.received.startswith(b"POST / HTTP/1.1\r\n")
+    assert plain.received.endswith(b"\r\n\r\n5\r\nhello\r\n6\r\n there\r\n0\r\n\r\n")
+    plain.write(OK)
+    server.answer(server.asked[0])
+    await settle()
+    assert [outcome_of(run).status for run in runs] == [200, 200], "the others go on"
+    assert [attempt.reason for attempt in x.attempts] == [""]
+    assert back.pool.carriers == [], "and then the connection is closed"
+    run = start(upstream, get())
+    await settle()
+    assert (len(back.servers), len(back.plain)) == (1, 1), "it is remembered"
+    plain.write(OK)
+    await settle()
+    assert outcome_of(run).status == 200
+
+
+@virtual
+async def test_the_demand_for_http1_is_forgotten_after_a_time() -> None:
+    back = StreamBack(url="https://test:443", connections={"idle_timeout": "1s"})
+    upstream = back.upstream()
+    run = start(upstream, get())
+    await settle(20)
+    back.server.say(f.goaway(0, e.HTTP_1_1_REQUIRED))
+    await settle(20)
+    back.plain[0].write(OK)
+    await settle()
+    assert outcome_of(run).status == 200
+    await asyncio.sleep(HTTP1_SECONDS - 2)
+    start(upstream, get())
+    await settle(20)
+    assert (len(back.servers), len(back.plain)) == (1, 2)
+    await asyncio.sleep(3)
+    run = start(upstream, get())
+    await settle(20)
+    assert (len(back.servers), len(back.plain)) == (2, 2)
+    await whole(back, run)
+
+
+@virtual
+async def test_a_demand_for_http1_is_a_reset_where_the_policy_demands_http2_or_the_response_has_begun() -> None:
+    back = StreamBack()
+    run = start(back.upstream(), get())
+    await settle()
+    back.server.reset(back.server.asked[0], e.HTTP_1_1_REQUIRED)
+    await settle()
+    assert outcome_of(run).failure is RESET
+    assert "HTTP_1_1_REQUIRED" in outcome_of(run).cause
+    back = StreamBack(url="https://test:443")
+    run = start(back.upstream(), get())
+    await settle()
+    back.server.answer(back.server.asked[0], b"a", end=False)
+    await settle()
+    back.server.reset(back.server.asked[0], e.HTTP_1_1_REQUIRED)
+    await settle()
+    stream = outcome_of(run).stream
+    assert stream is not None
+    assert stream.failure is RESET
+    assert back.plain == []

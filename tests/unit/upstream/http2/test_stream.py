@@ -133,6 +133,7 @@ async def test_a_request_body_streams() -> None:
 
 @virtual
 async def test_a_cancelled_exchange_resets_its_stream_alone() -> None:
+    """haproxy#172."""
     back = StreamBack()
     upstream = back.upstream()
     runs = [start(upstream, get()) for _ in range(2)]
@@ -348,6 +349,7 @@ async def test_a_body_is_held_back_for_its_100() -> None:
 @pytest.mark.parametrize("is_at_once", [True, False])
 @virtual
 async def test_a_reset_after_a_whole_answer_keeps_the_answer(code: int, is_at_once: bool) -> None:
+    """envoy#38206."""
     back = StreamBack()
     x, body, _ = upload()
     run = start(back.upstream(), x)
@@ -638,3 +640,19 @@ async def test_limits_of_a_head_are_those_of_http1(lines: bytes, is_passed: bool
     await settle(50)
     outcome = outcome_of(run)
     assert outcome.failure is (None if is_passed else PROTOCOL), outcome.cause
+
+
+@virtual
+async def test_marks_of_never_indexed_fields_pass_both_ways() -> None:
+    back = StreamBack()
+    x = get(sensitive=frozenset((b":path", b"x-secret")))
+    x.headers = [(b"x-secret", b"1"), (b"x-open", b"2")]
+    run = start(back.upstream(), x)
+    await settle()
+    server = back.server
+    (stream,) = server.asked
+    assert server.heads[stream.id].sensitive == {b":path", b"x-secret"}
+    server.session.respond(stream, 200, b"x-other: 1\r\nset-cookie: a=b\r\n", True, frozenset((b"x-other",)))
+    server.flush()
+    await settle()
+    assert outcome_of(run).sensitive == {b"x-other"}

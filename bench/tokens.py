@@ -1,0 +1,101 @@
+"""Cost of verifying a token that was not seen before: `python -m bench.tokens`.
+
+The sidecar's identity judges fresh RS256 tokens: digest, form, header, claims, budget, signature, cache. Beside it
+stands the least that anyone must do: decode base64 and JSON of header and payload, and `verify` of cryptography.
+Rounds of both alternate, and the medians of their CPU times are compared, so a busy machine disturbs both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+
+from bench.identity import AUDIENCE, ISSUER, Issuer
+from sidecar.core.env import Env
+from sidecar.core.exchange import Caller, Exchange
+from sidecar.identity.jwt import JwtIdentity
+from sidecar.identity.key_source import InlineKeys
+from sidecar.identity.spec import JwtSpec
+from sidecar.identity.verification import VerificationBudget, VerificationSpec
+from sidecar.telemetry.metrics.registry import Registry
+
+MOST: Final = 1.3
+"""Largest ratio of the sidecar to the least."""
+ROUNDS: Final = 15
+TOKENS: Final = 300
+"""Tokens of a round."""
+
+
+def least(issuer: Issuer) -> Callable[[str], object]:
+    """Return a function that decodes a token and verifies its signature, without any other check."""
+    public, how, kind = issuer.key.public_key(), padding.PKCS1v15(), hashes.SHA256()
+
+    def decode(part: str) -> bytes:
+        return urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+    def verify(token: str) -> object:
+        signed, _, signature = token.rpartition(".")
+        header, _, payload = signed.partition(".")
+        json.loads(decode(header))
+        public.verify(decode(signature), signed.encode(), how, kind)
+        return json.loads(decode(payload))
+
+    return verify
+
+
+def sidecar(issuer: Issuer) -> Callable[[str], object]:
+    """Return a function that lets the sidecar's identity judge a token; it must accept it."""
+    loop: Any = asyncio.new_event_loop()
+    env = Env.on(loop, wall=time.time, rng=random.Random(0), emit=lambda *_, **__: None, meter=Registry())
+    spec = JwtSpec.model_validate({"issuer": ISSUER, "audiences": [AUDIENCE]})
+    budget = VerificationBudget(VerificationSpec.built_in(share=1e9), env)  # only its cost counts here
+    found = JwtIdentity("bench", spec, InlineKeys("bench", json.loads(issuer.key_set())["keys"]), budget, env)
+
+    def judge(token: str) -> object:
+        lines = f"host: bench\r\nauthorization: Bearer {token}\r\n".encode()
+        verdict = found.authenticate(Exchange(b"GET", b"/", None, lines), lines, b"\n" + lines.lower(), env.now())
+        assert isinstance(verdict, Caller), verdict
+        return verdict
+
+    return judge
+
+
+def seconds(judge: Callable[[str], object], tokens: Sequence[str]) -> float:
+    """Return the CPU seconds of one token."""
+    began = time.process_time()
+    for token in tokens:
+        judge(token)
+    return (time.process_time() - began) / len(tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.tokens", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each (default: %(default)s)")
+    rounds = parser.parse_args().rounds
+    issuer = Issuer()
+    both = {"least": least(issuer), "sidecar": sidecar(issuer)}
+    spent: dict[str, list[float]] = {name: [] for name in both}
+    turns = [[issuer.token(f"{turn}-{number}") for number in range(TOKENS)] for turn in range(rounds + 1)]
+    for tokens in turns:  # all are signed before, so that signing disturbs no round
+        for name, judge in both.items():
+            spent[name].append(seconds(judge, tokens))
+    ours, theirs = (median(spent[name][1:]) for name in ("sidecar", "least"))
+    ratio = ours / theirs
+    size = len(issuer.token())
+    print(f"a fresh RS256 token of {size} bytes: sidecar {ours * 1e6:.1f} us of CPU, least {theirs * 1e6:.1f} us")
+    print(f"ratio {ratio:.2f}, at most {MOST}: {'holds' if ratio <= MOST else 'DOES NOT HOLD'}")
+    raise SystemExit(ratio > MOST)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Check of `aggregate` blocks: names of parts and routes, circles, paths, and the worst case in time and calls.
+
+Errors are what can never work: a part that needs itself, a route that does not exist or does not take the path.  The
+worst case in calls is a product of numbers in the files, and an error beyond `max_calls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isinf
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.config.node import Node
+from sidecar.config.report import Report
+from sidecar.config.spec import AGGREGATE, NO_LISTENER, PolicySpec, RouteSpec
+from sidecar.core.exchange import NEVER
+from sidecar.core.uri import canonical
+from sidecar.routing.rule import MatchError, Rule
+
+if TYPE_CHECKING:
+    from sidecar.stages.aggregate.plan import Cost
+    from sidecar.stages.aggregate.spec import PartSpec, Spec
+
+MANY_CALLS: Final = 100
+"""Calls in the worst case of one request, retries included, above which there is a warning."""
+
+
+def check_aggregations(spec: PolicySpec, report: Report) -> None:
+    """Report errors and warnings about the `aggregate` blocks of all routes, and routes that nothing uses."""
+    used = {name for route in spec.routes for name in route.parts.values()}
+    for route in spec.routes:
+        if route.listener == NO_LISTENER and route.name not in used:
+            message = "serves nothing: it has no listener, and no part of an `aggregate` block names it"
+            report.warn(route.node.nearest("listener"), f"{message}; use it or take it out")
+    blocks = {route.name: route for route in spec.routes if AGGREGATE in route.blocks}
+    if not blocks:
+        return
+    from sidecar.stages.aggregate.plan import MOST_DEPTH, find_cycle
+
+    routes = {route.name: route for route in spec.routes}
+    is_sound = False not in {name: _check_block(route, routes, report) for name, route in blocks.items()}.values()
+    needs = {name: [each for each in route.parts.values() if each in blocks] for name, route in blocks.items()}
+    if cycle := find_cycle(needs):
+        circle = " > ".join([*cycle, cycle[0]])
+        report.error_in(_node(blocks[cycle[0]]), f"asks itself by its parts: {circle}; break this circle")
+        return
+    for name, route in blocks.items():
+        if (depth := _depth(name, needs)) > MOST_DEPTH:
+            report.error_in(_node(route), f"has {depth} levels of aggregates; at most {MOST_DEPTH} are allowed")
+            is_sound = False
+    if is_sound:
+        for route in blocks.values():
+            _check_worst(route, routes, report)
+
+
+def _node(route: RouteSpec, *path: str) -> Node:
+    return route.node.nearest(AGGREGATE, *path)
+
+
+def _depth(name: str, needs: Mapping[str, list[str]]) -> int:
+    """Return the number of levels of aggregates from a route on."""
+    return 1 + max((_depth(each, needs) for each in needs[name]), default=0)
+
+
+def _check_block(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Report) -> bool:
+    """Report errors in one block; False if there are some."""
+    from sidecar.stages.aggregate.plan import find_problems
+
+    block: Spec = route.blocks[AGGREGATE]  # type: ignore[assignment]
+    is_sound = True
+    for place, message in find_problems(block):
+        report.error_in(_node(route, *place), message)
+        is_sound = False
+    for name, part in block.parts.items():
+        target = routes.get(route.parts[name])
+        if target is None:
+            is_sound = False
+            if part.route is not None and report.is_whole:
+                known = [each for each in routes if ":" not in each]
+                message = f"names no route: there is no `{part.route}`; {report.suggest(part.route, known)}"
+                report.error_in(_node(route, "parts", name, "route"), message)
+            continue
+        if part.route is not None:
+            is_sound &= _check_match(route, name, part, target, report)
+        if any(each.stale for each in part.otherwise) and "cache" not in target.blocks:
+            message = f"never finds a response: the route `{target.name}` has no cache; give it a `cache` block"
+            report.warn(_node(route, "parts", name, "otherwise"), message)
+    return is_sound
+
+
+def _check_match(route: RouteSpec, name: str, part: PartSpec, target: RouteSpec, report: Report) -> bool:
+    """Report a part whose request its route does not take; False if so."""
+    from sidecar.stages.aggregate.plan import path_of
+    from sidecar.stages.aggregate.texts import sample
+
+    try:
+        rule = Rule(target.match, None)
+    except MatchError:
+        return True  # reported by check_matches
+    node = _node(route, "parts", name, "path")
+    if rule.is_grpc:
+        report.error_in(
+            node, f"goes to the route `{target.name}`, which takes calls of gRPC; name one with `translate`"
+        )
+        return False
+    if not rule.covers(canonical(sample(path_of(part)).encode())):
+        message = f"is no path of the route `{target.name}`, which takes {target.match.template}"
+        report.error_in(node, f"{message}; write such a path, or name another route")
+        return False
+    if rule.methods is not None and part.method.encode() not in rule.methods:
+        message = f"has the method {part.method}, which the route `{target.name}` does not take"
+        report.error_in(node, f"{message}; write one of {', '.join(sorted(target.match.methods or ()))}")
+        return False
+    return True
+
+
+# ----- the worst case
+
+
+def worst_of(route: RouteSpec, routes: Mapping[str, RouteSpec]) -> Cost:
+    """Return the worst case of one request through a route, with all parts of its parts.
+
+    The blocks must be without errors.
+    """
+    from sidecar.stages.aggregate.plan import Cost, worst_case
+
+    blocks: Any = route.blocks
+    timeout, retry, hedge = blocks.get("timeout"), blocks.get("retry"), blocks.get("hedge")
+    seconds = timeout.request if timeout else NEVER
+    if AGGREGATE in blocks:
+        names = route.parts
+        block: Spec = blocks[AGGREGATE]
+        whole = worst_case(block, lambda part: worst_of(routes[names[_name_of(block, part)]], routes))
+        return whole._replace(seconds=min(seconds, whole.seconds))
+    attempts = retry.max_attempts if retry else 1
+    if timeout and retry and not isinf(timeout.attempt) and not hedge:
+        pauses = (attempts - 1) * max(retry.backoff.max, 0.0)
+        seconds = min(seconds, attempts * timeout.attempt + pauses)
+    elif timeout:
+        seconds = min(seconds, attempts * timeout.attempt)
+    return Cost(seconds, attempts * (1 + hedge.max_extra if hedge else 1), 1)
+
+
+def _name_of(block: Spec, part: PartSpec) -> str:
+    return next(name for name, each in block.parts.items() if each is part)
+
+
+def _check_worst(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Report) -> None:
+    """Report a block that may make more requests than it allows, and times that cannot be."""
+    from sidecar.stages.aggregate.plan import levels, needs_of
+
+    block: Spec = route.blocks[AGGREGATE]  # type: ignore[assignment]
+    worst = worst_of(route, routes)
+    if worst.requests > block.max_calls:
+        message = f"may make {worst.requests} requests for one, but max_calls allows {block.max_calls}"
+        report.error_in(_node(route, "max_calls"), f"{message}; lower `each.max`, or raise max_calls")
+    elif worst.calls > MANY_CALLS:
+        message = f"makes up to {worst.calls} calls for one request, retries included"
+        report.warn(_node(route, "parts"), f"{message}; lower `each.max` or the retries of the parts")
+    timeout: Any = route.blocks.get("timeout")
+    request = timeout.request if timeout else NEVER
+    if isinf(request):
+        return
+    whole = route.node.printable(f"{request:g}s", "timeout", "request")
+    ends: dict[str, float] = {}
+    for name in (name for level in levels(block) for name in level):
+        own = block.parts[name].timeout
+        before = max((ends[need] for need in needs_of(block.parts[name])), default=0.0)
+        ends[name] = before + (own or 0.0)
+        if own is None:
+            continue
+        node = _node(route, "parts", name, "timeout")
+        if own >= request:
+            report.warn(node, f"has no effect: timeout.request ({whole}) ends first; make it shorter than that")
+        elif ends[name] > request * (1 + 1e-9):
+            message = f"does not fit: with the parts before it, it ends after {ends[name]:g}s, but timeout.request"
+            report.warn(node, f"{message} is {whole}; shorten the timeouts of these parts")

@@ -1,0 +1,205 @@
+"""Arms of a route: their shares at this instant, the arm of each request, and the return to the stable arm.
+
+Rules:
+
+1. Arm 0 is the stable one, the others are candidates.  A request without a candidate goes to the stable arm.
+2. A key is hashed to a point between 0 and 1, with the route's name, so that not the same users meet every candidate.
+   Candidates have the first points, so a key that meets one does so as long as shares only grow.
+3. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
+   start anew, as they do with each start of the process.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode
+from functools import partial
+from json import loads
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from sidecar.core import events, metrics
+from sidecar.core.env import Env
+from sidecar.core.exchange import Exchange
+from sidecar.rollout.evidence import Evidence
+from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
+
+STABLE: Final = 0
+"""Index of the stable arm."""
+POINTS: Final = 2.0**32
+MAX_TOKEN: Final = 8192
+"""Longest bearer token, in bytes, whose subject is read."""
+
+
+class Settings(NamedTuple):
+    """Settings of a rollout."""
+
+    names: tuple[str, ...]
+    """Names of the arms, the stable one first."""
+    shares: tuple[float, ...]
+    """Shares of the candidates at the start."""
+    sticky: StickySpec | None
+    when: str | None
+    """Condition on the requests that may meet a candidate."""
+    ramp: RampSpec | None
+    return_when: ReturnSpec | None
+    policies: object = None
+    """Policies of the candidates; evidence on others says nothing about these."""
+
+
+class Returned(NamedTuple):
+    """Return of a candidate."""
+
+    reason: str
+    at: float
+    """Unix time."""
+
+
+class Arms:
+    """Arms of one route.  The state store has it under `("rollout", route)`."""
+
+    __slots__ = (
+        "_condition", "_draw", "_env", "_evidence", "_key", "_now", "_returned", "_returns", "_route", "_salt",
+        "_settings", "_since", "is_ramping", "shares",
+    )  # fmt: skip
+
+    def __init__(self, route: str, settings: Settings, env: Env) -> None:
+        self._route = route
+        self._env = env
+        self._now = env.now
+        self._draw = env.rng.random
+        self._salt = crc32(route.encode())
+        meter = env.meter
+        self._returns = meter.counter(metrics.ROLLOUT_RETURNS, route=route)
+        self._begin(settings)
+        for number, name in enumerate(settings.names):
+            meter.gauge(metrics.ROLLOUT_SHARE, partial(self.share, number), route=route, arm=name)
+
+    def _begin(self, settings: Settings) -> None:
+        from sidecar.expression import condition, facts  # only if a rollout is configured
+
+        self._settings = settings
+        self._since = now = self._now()
+        self.shares = list(settings.shares)
+        """Shares of the candidates."""
+        self.is_ramping = settings.ramp is not None
+        self._returned: dict[int, Returned] = {}
+        rule = settings.return_when
+        self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now) for _ in settings.shares]
+        self._key = None if settings.sticky is None else key_reader(settings.sticky)
+        self._condition = None if settings.when is None else condition.Condition(settings.when, facts.MATCH)
+
+    def retune(self, settings: Settings) -> None:
+        """Apply new settings: shares and evidence start anew."""
+        self._begin(settings)
+
+    def choose(self, x: Exchange) -> int:
+        """Return the index of the arm of a request."""
+        if self._condition is not None and not self._condition.holds(x):
+            return STABLE
+        if self.is_ramping:
+            self._grow(self._now())
+        key = None if self._key is None else self._key(x)
+        point = self._draw() if key is None else crc32(key, self._salt) / POINTS
+        for number, share in enumerate(self.shares, 1):
+            if point < share:
+                return number
+            point -= share
+        return STABLE
+
+    def _grow(self, now: float) -> None:
+        """Set the share of a candidate on its ramp."""
+        ramp = self._settings.ramp
+        if ramp is None or self._returned:
+            return
+        first, passed = self._settings.shares[0], (now - self._since) / ramp.over
+        self.shares[0] = first + (ramp.to - first) * min(1.0, passed)
+        self.is_ramping = passed < 1
+
+    def note(self, arm: int, is_bad: bool, seconds: float, is_refused: bool) -> None:
+        """Record the outcome of a request (`Evidence.note_candidate`); take a candidate back that is worse."""
+        now = self._now()
+        if arm == STABLE:
+            for number, each in enumerate(self._evidence, 1):
+                if reason := each.note_stable(is_bad, seconds, is_refused, now):
+                    self._return(number, reason)
+        elif reason := self._evidence[arm - 1].note_candidate(is_bad, seconds, is_refused, now):
+            self._return(arm, reason)
+
+    def _return(self, arm: int, reason: str) -> None:
+        """Take the share of a candidate away."""
+        if arm in self._returned:
+            return
+        evidence = self._evidence[arm - 1]
+        self._returned[arm] = Returned(reason, self._env.wall())
+        share, self.shares[arm - 1] = self.shares[arm - 1], 0.0
+        self.is_ramping = False
+        self._returns.value += 1
+        self._env.emit(
+            events.ROLLOUT_RETURNED,
+            route=self._route,
+            candidate=self._settings.names[arm],
+            reason=reason,
+            share=round(share, 4),
+            **{f"{name}_{what}": count for name in ("stable", "candidate")
+               for what, count in getattr(evidence, name).describe().items()},
+        )  # fmt: skip
+
+    def share(self, arm: int) -> float:
+        """Return the present share of an arm."""
+        if self.is_ramping:
+            self._grow(self._now())
+        return max(0.0, 1 - sum(self.shares)) if arm == STABLE else self.shares[arm - 1]
+
+    def describe(self) -> dict[str, Any]:
+        """Return shares, evidence and returns, JSON-ready."""
+        names = self._settings.names
+        candidates = []
+        for number, each in enumerate(self._evidence, 1):
+            returned = self._returned.get(number)
+            candidates.append({
+                "name": names[number],
+                "share": round(self.share(number), 4),
+                "returned": None if returned is None else {"reason": returned.reason, "at": round(returned.at, 3)},
+                **each.describe(),
+            })  # fmt: skip
+        return {"route": self._route, "stable": names[STABLE], "candidates": candidates}
+
+    def __repr__(self) -> str:
+        return f"<Arms of {self._route}: {', '.join(f'{share:.1%}' for share in self.shares)}>"
+
+
+def key_reader(spec: StickySpec) -> Any:
+    """Return a function that returns the key of a request, None if it has none."""
+    if spec.caller:
+        return read_caller
+    if spec.header is not None:
+        name = spec.header.lower().encode()
+        return lambda x: x.header(name) or None
+    prefix = f"{spec.cookie}=".encode()
+    return lambda x: read_cookie(x.header(b"cookie") or b"", prefix)
+
+
+def read_cookie(field: bytes, prefix: bytes) -> bytes | None:
+    """Return the value of the first cookie that begins with `NAME=`; None without a value."""
+    for pair in field.split(b";"):
+        pair = pair.strip()
+        if pair.startswith(prefix):
+            return pair[len(prefix) :] or None
+    return None
+
+
+def read_caller(x: Exchange) -> bytes | None:
+    """Return the subject of a bearer token that is a JWT, else the credentials as they are; None without any."""
+    found = x.header(b"authorization")
+    if not found:
+        return None
+    kind, _, token = found.partition(b" ")
+    parts = token.split(b".")
+    if kind.lower() == b"bearer" and len(parts) == 3 and len(token) <= MAX_TOKEN:
+        try:
+            subject = loads(urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4))).get("sub")
+        except (ValueError, AttributeError, RecursionError):
+            return found
+        if isinstance(subject, str) and subject:
+            return subject.encode("utf-8", "replace")
+    return found

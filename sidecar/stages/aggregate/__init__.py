@@ -1,0 +1,11 @@
+"""Policy `aggregate`: one answer made of the answers of several parts.
+
+spec       keys of the block
+texts      templates of paths, fields and JSON values, with values from other parts
+plan       order of the parts, errors across parts, and the worst case
+answer     one answer: nested, merged or by a template
+lifetime   cache directives of the answer: the least of all parts
+targets    requests of the parts
+run        parts of one request, in flight: start reading here
+stage      the stage
+"""

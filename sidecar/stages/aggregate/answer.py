@@ -1,0 +1,95 @@
+"""Answer of an `aggregate` block: the body by its form, and the header fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from sidecar.core.exchange import Part
+from sidecar.core.outcome import Outcome
+from sidecar.stages.aggregate.lifetime import NO_STORE, least
+from sidecar.stages.aggregate.spec import AnswerSpec, Spec
+from sidecar.stages.aggregate.texts import NULL, JsonTemplate, Scope
+from sidecar.transform.selection import joined, members_of
+
+JSON: Final = b"content-type: application/json\r\n"
+SET_COOKIE: Final = b"set-cookie"
+
+
+class Answer:
+    """Compiled form of an answer."""
+
+    __slots__ = ("_keys", "_member", "_passed", "_status", "_template", "_timing", "is_merged")
+
+    def __init__(self, spec: Spec, constants: Mapping[str, str]) -> None:
+        self.is_merged = spec.answer == "merged"
+        """True if the answer has the members of all parts."""
+        self._template = JsonTemplate(spec.answer.json_, constants) if isinstance(spec.answer, AnswerSpec) else None
+        self._keys = [(name, json.dumps(name).encode() + b":") for name in spec.parts]
+        self._member = b"" if spec.partial.member is None else json.dumps(spec.partial.member).encode()
+        """Key of the member that names missing parts; empty without one."""
+        self._status = spec.partial.status
+        self._passed = [name.encode() for name in spec.headers]
+        self._timing = spec.server_timing
+
+    def make(
+        self, scope: Scope, outcomes: Sequence[Outcome], missing: Sequence[str], parts: Sequence[Part], wall: float
+    ) -> Outcome:
+        """Return the answer.
+
+        `outcomes` are those of the parts that have one, in the order of the file.  `missing` are the names of the parts
+        that failed.  `wall` is the Unix time in seconds.
+        """
+        lines = JSON
+        if missing:
+            lines += NO_STORE + b"x-sidecar-partial: %b\r\n" % ", ".join(missing).encode()
+        else:
+            lines += least(outcomes, wall)
+        if self._passed:
+            lines += self._fields(outcomes)
+        if self._timing:
+            lines += server_timing(parts)
+        status = self._status if missing else 200
+        return Outcome(status, None, self._body(scope, missing), lines=lines)
+
+    def _body(self, scope: Scope, missing: Sequence[str]) -> bytes:
+        values = scope.parts
+        if self._template is not None:
+            body = self._template.render(scope)
+        elif self.is_merged:
+            found: dict[str, bytes] = {}
+            for name, _ in self._keys:
+                if (members := members_of(values[name].document)) is not None:
+                    found.update(members)
+            if self._member:
+                found.pop(json.loads(self._member), None)
+            body = joined(found)
+        else:
+            body = b"{" + b",".join([key + values[name].text for name, key in self._keys]) + b"}"
+        if self._member:
+            comma = b"" if body == b"{}" else b","
+            body = b"%b%b%b:%b}" % (body[:-1], comma, self._member, json.dumps(list(missing)).encode())
+        return body or NULL
+
+    def _fields(self, outcomes: Sequence[Outcome]) -> bytes:
+        """Return the lines of the parts' fields that pass to the client."""
+        lines = b""
+        for name in self._passed:
+            for outcome in outcomes:
+                values = [value for key, value in outcome.headers if key == name]
+                lines += b"".join([b"%b: %b\r\n" % (name, value) for value in values])
+                if values and name != SET_COOKIE:
+                    break
+        return lines
+
+
+def server_timing(parts: Sequence[Part]) -> bytes:
+    """Return the line Server-Timing: the milliseconds of each part, and the reason of its failure."""
+    members = []
+    for part in parts:
+        member = b"%b;dur=%.1f" % (part.name.encode(), (part.ended - part.started) * 1000)
+        if part.reason:
+            member += b';desc="%b"' % part.reason.encode()
+        members.append(member)
+    return b"server-timing: %b\r\n" % b", ".join(members) if members else b""

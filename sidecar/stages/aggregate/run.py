@@ -1,0 +1,552 @@
+"""Parts of one request in flight.
+
+Rules:
+
+1. A part starts once the parts that it needs have ended.  One that needs a part without an answer and without a
+   substitute is skipped.
+2. A part gets the time that is left, less the usual time of the parts that follow it, and its own `timeout` at most.
+   If that is far less than its usual time, it is not started.
+3. Requests of parts that are the same and safe are made once.
+4. An answer of 2xx that is JSON is a success; anything else is a failure.  If a required part fails, the others are
+   cancelled and the whole fails at once.
+5. If the client leaves, all parts are cancelled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from sidecar.core import events, metrics
+from sidecar.core.env import Env
+from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Exchange, Part
+from sidecar.core.outcome import PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.promise import Promise
+from sidecar.engine.inner import Allowance, InnerExchange
+from sidecar.stages.aggregate.answer import Answer
+from sidecar.stages.aggregate.targets import PartPlan, key_of
+from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
+from sidecar.transform.buffering import read_body
+from sidecar.transform.selection import items_of
+
+MEMORY: Final = 0.125
+"""Weight of the latest duration in the usual one."""
+RESERVE: Final = 1.25
+"""Factor of the usual time that is left to the parts which follow, since half of all requests take longer."""
+HOPELESS: Final = 0.5
+"""Share of the usual duration; a part for which less time is left is not started."""
+FORGET: Final = 0.8
+"""Factor of the usual duration each time a part is not started for it, so that it is tried again some time."""
+MOST_NAMES: Final = 20
+"""Most names that are taken from a part's partial answer."""
+NO_VALUE: Final = "no_value"
+"""Reason of a part whose path needs a value that is missing."""
+NEEDS: Final = "needs"
+"""Reason of a part that needs another part which failed."""
+NO_TIME: Final = "timeout"
+"""Reason of a part for which no time was left."""
+INVALID: Final = "invalid"
+"""Reason of a part whose answer is not JSON."""
+TOO_MANY: Final = "too_many"
+"""Reason of a part whose list is too long."""
+
+
+PARTIAL: Final = b"x-sidecar-partial"
+"""Field of a partial answer, with the names of what is missing."""
+_WORDS: Final = re.compile(rb"[A-Za-z0-9_.\[\]-]{1,200}")
+
+
+def inner_names(part: str, value: bytes) -> tuple[str, ...]:
+    """Return the names of what a part's own answer misses, such as `orders.prices`."""
+    return tuple(f"{part}.{word.decode()}" for word in _WORDS.findall(value)[:MOST_NAMES]) or (part,)
+
+
+class Result:
+    """Result of one request of a part."""
+
+    __slots__ = ("detail", "outcome", "reason", "value")
+
+    def __init__(self, value: Value | None, reason: str, detail: str, outcome: Outcome | None) -> None:
+        self.value = value
+        """Answer; None for a failure."""
+        self.reason = reason
+        """Reason of the failure; empty for a success."""
+        self.detail = detail
+        """Description of the failure; empty for a success."""
+        self.outcome = outcome
+        """Outcome of the request; None if none was made."""
+
+
+class Gathering:
+    """Parts of one request, from the start of the first to the whole answer."""
+
+    __slots__ = (
+        "_allowance", "_answer", "_env", "_lines", "_plans", "_promise", "_runs", "_unfinished", "_waiting", "_where",
+        "absent", "asked", "is_over", "missing", "outcome", "outcomes", "parts", "values", "x",
+    )  # fmt: skip
+
+    def __init__(
+        self, x: Exchange, plans: list[PartPlan], answer: Answer, env: Env, where: str, lines: bytes, max_size: int
+    ) -> None:
+        """`lines` are the fields of all parts; `max_size` is the limit on the bytes of all their bodies."""
+        self.x = x
+        self.outcome: Outcome | None = None
+        """Outcome of the whole; None until it is known."""
+        self.is_over = False
+        """True once no further part may start."""
+        self.values: dict[str, Value] = {}
+        """Answers and substitutes of the parts that have ended, by name."""
+        self.absent: dict[str, str] = {}
+        """Reasons of the failed parts without a substitute of their own, by name."""
+        self.missing: dict[str, tuple[str, ...]] = {}
+        """Names of what is missing, by the part: its own, or those that its partial answer has named."""
+        self.outcomes: dict[str, Outcome] = {}
+        """Outcomes of the parts with an answer of their own, by name."""
+        self.asked: dict[tuple[object, ...], Ask] = {}
+        """Safe requests that were made, by their identity."""
+        self.parts: list[Part] = []
+        """Records of all requests."""
+        self._plans = plans
+        self._answer = answer
+        self._env = env
+        self._where = where
+        self._lines = lines
+        self._allowance = Allowance(max_size)
+        self._waiting = [len(plan.needs) for plan in plans]
+        """Number of parts that each part still waits for."""
+        self._unfinished = len(plans)
+        self._runs: list[PartRun] = []
+        """Parts that have started and not ended."""
+        self._promise: Promise[None] | None = None
+        """Promise of the outcome; None if nobody waits."""
+        x.parts = self.parts
+
+    @property
+    def allowance(self) -> Allowance:
+        """Bytes that are left for all bodies."""
+        return self._allowance
+
+    @property
+    def lines(self) -> bytes:
+        """Fields of all parts."""
+        return self._lines
+
+    @property
+    def is_merged(self) -> bool:
+        """True if each answer must be an object."""
+        return self._answer.is_merged
+
+    def now(self) -> float:
+        """Return the instant."""
+        now: float = self._env.now()
+        return now
+
+    def start(self) -> None:
+        """Start the parts that need no other."""
+        for plan in self._plans:
+            if not plan.needs and not self.is_over:
+                self._begin(plan)
+
+    async def wait(self) -> Outcome:
+        """Wait for the outcome; a cancellation cancels all parts."""
+        self._promise = promise = Promise[None](self.cancel)
+        await promise
+        assert self.outcome is not None
+        return self.outcome
+
+    def cancel(self) -> None:
+        """Cancel all parts, since the client has left."""
+        self.is_over = True
+        runs, self._runs = self._runs, []
+        for run in runs:
+            run.cancel()
+
+    def _begin(self, plan: PartPlan) -> None:
+        run = PartRun(self, plan)
+        self._runs.append(run)
+        run.begin()
+
+    def scope(self) -> Scope:
+        """Return the values that texts may refer to now."""
+        return Scope(self.x, self.values)
+
+    def deadline(self, plan: PartPlan, now: float) -> float:
+        """Return the deadline of a part that starts now; `now` or less if it cannot end in time."""
+        left = self.x.deadline - now
+        allowed = left
+        if left != NEVER:
+            if left < max(plan.usual * HOPELESS, SHORTEST_ANSWER):
+                plan.usual *= FORGET
+                return now
+            tail = plan.tail * RESERVE
+            if tail > 0.0:
+                own = plan.usual or tail
+                allowed = max(left - tail, left * own / (own + tail))
+        if plan.timeout is not None:
+            allowed = min(allowed, plan.timeout)
+        return now + allowed
+
+    def report_bug(self, plan: PartPlan, error: Exception) -> None:
+        """Log a bug of a stage on the way of a part."""
+        self._env.emit(events.BUG, where=f"the part {plan.name}", error=error)
+
+    # ----- ends of parts
+
+    def end(self, run: PartRun, result: Result) -> None:
+        """Take the result of a part, and start those that needed only it."""
+        plan = run.plan
+        if self.is_over:
+            return
+        self._runs.remove(run)
+        value = result.value
+        if value is None:
+            if plan.is_required:
+                self._fail(plan, result)
+                return
+            self.missing[plan.name] = (plan.name,)
+            value = self._substitute(run)
+            if value is None:
+                self.absent[plan.name] = result.reason
+                value = Value(NULL, is_substitute=True)
+            for record in run.records:
+                if record.result == "failed":
+                    record.result = run.substituted
+            plan.counter(metrics.AGGREGATE_PARTS, run.substituted).value += 1
+        else:
+            seconds = self.now() - run.started
+            plan.usual += (seconds - plan.usual) * (MEMORY if plan.usual else 1.0)
+            if result.outcome is not None:
+                self.outcomes[plan.name] = result.outcome
+                if (inner := result.outcome.header(PARTIAL)) is not None and plan.name not in self.missing:
+                    self.missing[plan.name] = inner_names(plan.name, inner)
+            plan.counter(metrics.AGGREGATE_PARTS, "ok").value += 1
+        self.values[plan.name] = value
+        self._unfinished -= 1
+        for each in plan.dependents:
+            self._waiting[each.number] -= 1
+            if self._waiting[each.number] == 0 and not self.is_over:
+                self._begin(each)
+        if self._unfinished == 0 and not self.is_over:
+            self._conclude()
+
+    def _substitute(self, run: PartRun) -> Value | None:
+        """Return the first substitute that is there; None without one."""
+        for substitute in run.plan.substitutes:
+            if substitute is not None:
+                run.substituted = "substituted"
+                return substitute
+            stale = run.stale(self.is_merged)
+            if stale is not None:
+                run.substituted = "stale"
+                return stale
+        return None
+
+    def _conclude(self) -> None:
+        """Make the whole answer."""
+        order = [plan.name for plan in self._plans]
+        missing = [each for name in order for each in self.missing.get(name, ())]
+        outcomes = [self.outcomes[name] for name in order if name in self.outcomes]
+        self._resolve(self._answer.make(self.scope(), outcomes, missing, self.parts, self._env.wall()))
+
+    def _fail(self, plan: PartPlan, result: Result) -> None:
+        """Fail as a whole, since a required part has failed."""
+        plan.counter(metrics.AGGREGATE_PARTS, "failed").value += 1
+        self.cancel()
+        outcome = result.outcome
+        detail = f"The required part {plan.name} failed: {result.detail}"
+        refusal = Refusal("aggregate", self._where, detail)
+        failure = None if outcome is None else outcome.failure
+        status = PART_FAILED.status
+        lines = b""
+        if failure is not None and outcome is not None:
+            status = outcome.status
+            refusal = refusal._replace(retry_after=outcome.refusal.retry_after)
+        elif result.reason == NO_TIME:
+            status = 504
+        elif outcome is not None and result.reason.isdigit():
+            for name in (b"retry-after", b"www-authenticate"):
+                if (value := outcome.header(name)) is not None:
+                    lines += b"%b: %b\r\n" % (name, value)
+            status = outcome.status if outcome.status >= 400 and outcome.status not in (500, 501, 505) else status
+            if status < 500:
+                self._resolve(refused(status, detail, plan.name, lines))
+                return
+        found = failed(PART_FAILED, refusal, cause=result.detail)
+        found.lines = lines
+        found.status = found.verdict = status
+        self._resolve(found)
+
+    def _resolve(self, outcome: Outcome) -> None:
+        self.is_over = True
+        self.outcome = outcome
+        if self._promise is not None:
+            self._promise.resolve(None)
+
+    def __repr__(self) -> str:
+        return f"<Gathering {self._unfinished} of {len(self._plans)} parts left>"
+
+
+def refused(status: int, detail: str, part: str, lines: bytes) -> Outcome:
+    """Return the answer to a request whose required part was refused with a status of 4xx."""
+    document = {
+        "type": f"urn:sidecar:problem:{PART_FAILED.code}", "title": PART_FAILED.title, "status": status,
+        "detail": detail, "part": part,
+    }  # fmt: skip
+    lines += b"content-type: application/problem+json\r\ncache-control: no-store\r\nx-sidecar-reason: part_failed\r\n"
+    return Outcome(status, None, json.dumps(document).encode(), lines=lines)
+
+
+class PartRun:
+    """One part in flight, with one request or with one for each item of its list."""
+
+    __slots__ = (
+        "_asks", "_count", "_done", "_gathering", "_items", "_next", "_results", "deadline", "plan", "records",
+        "started", "substituted",
+    )  # fmt: skip
+
+    def __init__(self, gathering: Gathering, plan: PartPlan) -> None:
+        self.plan = plan
+        self.started = gathering.now()
+        """Instant of its start."""
+        self.deadline = NEVER
+        """Instant by which it must end."""
+        self.records: list[Part] = []
+        """Records of its requests."""
+        self.substituted = "failed"
+        """Result of the part if it fails: `failed`, `stale` or `substituted`."""
+        self._gathering = gathering
+        self._asks: list[Ask] = []
+        """Requests that were started."""
+        self._items: list[list[Value]] = []
+        """Items of each request; empty without a list."""
+        self._next = 0
+        """Index of the next request."""
+        self._count = 1
+        """Number of requests."""
+        self._done = 0
+        """Number of requests that have ended."""
+        self._results: list[Result | None] = []
+
+    def begin(self) -> None:
+        """Start the part, or end it at once if it cannot start."""
+        plan, gathering = self.plan, self._gathering
+        for need in plan.needs:
+            if need in gathering.absent:
+                self._skip(NEEDS, f"it needs the part {need}, which failed ({gathering.absent[need]})")
+                return
+        self.deadline = gathering.deadline(plan, self.started)
+        if self.deadline <= self.started:
+            self._skip(NO_TIME, "no time was left for it")
+            return
+        each, list_of = plan.each, plan.list_of
+        if each is None or list_of is None:
+            self._results = [None]
+            self._ask(gathering.scope(), plan.name)
+            return
+        text = value_of(list_of, gathering.scope())
+        items = None if text is None else items_of(Value(text).document)
+        if items is None:
+            self._skip(NO_VALUE, f"{{{list_of.text}}} is no list")
+        elif len(items) > each.max:
+            self._skip(TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}")
+        elif not items:
+            gathering.end(self, Result(Value(b"[]"), "", "", None))
+        else:
+            size = each.batch or 1
+            values = [Value(item) for item in items]
+            self._items = [values[at : at + size] for at in range(0, len(values), size)]
+            self._count = len(self._items)
+            self._results = [None] * self._count
+            for _ in range(min(each.at_once, self._count)):
+                if self._next < self._count and not gathering.is_over:
+                    self._ask_next()
+
+    def _skip(self, reason: str, detail: str) -> None:
+        """End the part without a request."""
+        record = Part(self.plan.name, None, "skipped", self.started)
+        record.ended = self._gathering.now()
+        record.reason = reason
+        self.records.append(record)
+        self._gathering.parts.append(record)
+        self._gathering.end(self, Result(None, reason, detail, None))
+
+    def _ask(self, scope: Scope, name: str) -> None:
+        ask = Ask(self, self._gathering, self._next, name)
+        self._next += 1
+        self._asks.append(ask)
+        ask.start(scope)
+
+    def _ask_next(self) -> None:
+        """Start the request for the next items."""
+        gathering, plan, number = self._gathering, self.plan, self._next
+        each = plan.each
+        assert each is not None
+        self._ask(Scope(gathering.x, gathering.values, self._items[number], each.separator), f"{plan.name}[{number}]")
+
+    def take(self, ask: Ask, result: Result) -> None:
+        """Take the result of one request."""
+        gathering = self._gathering
+        if gathering.is_over:
+            return
+        self._results[ask.number] = result
+        self._done += 1
+        if not self._items:
+            gathering.end(self, result)
+            return
+        if result.value is None and self.plan.is_required:
+            gathering.end(self, result)
+            return
+        if self._done == self._count:
+            self._join()
+        elif self._next < self._count:
+            self._ask_next()
+
+    def _join(self) -> None:
+        """Join the answers for all items to one list, in which an item that failed is null."""
+        plan = self.plan
+        results = [each for each in self._results if each is not None]
+        failures = [each for each in results if each.value is None]
+        if len(failures) == len(results):
+            self._gathering.end(self, failures[0])
+            return
+        texts: list[bytes] = []
+        for result, items in zip(results, self._items, strict=True):
+            value = result.value
+            if value is None:
+                texts += [NULL] * len(items)
+            elif plan.each is None or plan.each.batch is None:
+                texts.append(value.text)
+            else:
+                found = items_of(value.document)
+                texts += [value.text] if found is None else found
+        if failures:
+            self._gathering.missing[plan.name] = (plan.name,)
+        found_outcome = next((each.outcome for each in results if each.value is not None), None)
+        self._gathering.end(self, Result(Value(b"[" + b",".join(texts) + b"]"), "", "", found_outcome))
+
+    def stale(self, is_merged: bool) -> Value | None:
+        """Return the stale response of the cache of the part's route; None if there is none."""
+        if self._items or not self._asks:
+            return None
+        x = self._asks[0].x
+        if x is None or x.stale is None:
+            return None
+        outcome = x.stale()
+        return None if outcome.stream is not None else evaluate(outcome, self.plan.max_body, is_merged).value
+
+    def cancel(self) -> None:
+        """Cancel all requests in flight."""
+        for ask in self._asks:
+            ask.cancel()
+
+
+class Ask:
+    """One request of a part."""
+
+    __slots__ = ("_followers", "_gathering", "_inner", "_result", "_run", "name", "number", "record", "x")
+
+    def __init__(self, run: PartRun, gathering: Gathering, number: int, name: str) -> None:
+        self.number = number
+        """Index of the request within its part."""
+        self.name = name
+        self.x: Exchange | None = None
+        """Request; None before it is made, and if another part's request is used."""
+        self.record: Part | None = None
+        """Record; None before the start."""
+        self._run = run
+        self._gathering = gathering
+        self._inner: InnerExchange | None = None
+        """Request in flight; None before and after."""
+        self._result: Result | None = None
+        """Result; None until the end."""
+        self._followers: list[Ask] = []
+        """Requests that are the same, and wait for its result."""
+
+    def start(self, scope: Scope) -> None:
+        """Make the request, or wait for the same request of another part."""
+        gathering, run = self._gathering, self._run
+        plan, now = run.plan, gathering.now()
+        record = self.record = Part(self.name, None, "failed", now)
+        run.records.append(record)
+        gathering.parts.append(record)
+        if now >= run.deadline:
+            self._end(Result(None, NO_TIME, "no time was left for it", None), "skipped")
+            return
+        try:
+            x = plan.make(gathering.x, scope, gathering.lines, now)
+        except ValueMissing as error:
+            self._end(Result(None, NO_VALUE, str(error), None), "skipped")
+            return
+        if plan.is_safe:
+            leader = gathering.asked.setdefault(key_of(x), self)
+            if leader is not self:
+                if leader._result is not None:
+                    self._end(leader._result, "duplicate")
+                else:
+                    leader._followers.append(self)
+                return
+        x.deadline = x.caller_deadline = min(x.deadline, run.deadline)
+        self.x = record.x = x
+        inner = self._inner = InnerExchange(x, plan.max_body, self._took, gathering.allowance)
+        inner.start(plan.pipeline)
+
+    def _took(self, inner: InnerExchange) -> None:
+        """Take the answer."""
+        self._inner = None
+        gathering = self._gathering
+        outcome = inner.outcome
+        assert outcome is not None
+        if inner.error is not None:
+            gathering.report_bug(self._run.plan, inner.error)
+        record = self.record
+        if record is not None:
+            record.outcome = outcome
+        self._end(evaluate(outcome, self._run.plan.max_body, gathering.is_merged), "failed")
+
+    def _end(self, result: Result, word: str) -> None:
+        """End with a result; `word` is the one of a failure, or of a request that was not made."""
+        record = self.record
+        if record is not None:
+            record.ended = self._gathering.now()
+            record.reason = result.reason
+            record.result = "ok" if not result.reason and word == "failed" else word
+        self._result = result
+        followers, self._followers = self._followers, []
+        self._run.take(self, result)
+        for follower in followers:
+            follower._end(result, "duplicate")
+
+    def cancel(self) -> None:
+        """Cancel the request if it is in flight."""
+        inner, self._inner = self._inner, None
+        record = self.record
+        if record is not None and not record.ended:
+            record.ended = self._gathering.now()
+            record.result = "cancelled"
+        self._followers = []
+        if inner is not None:
+            inner.cancel()
+
+
+def evaluate(outcome: Outcome, limit: int, is_merged: bool) -> Result:
+    """Return the result of a request by its outcome; `limit` holds for the decoded body too."""
+    failure = outcome.failure
+    if failure is not None:
+        detail = outcome.refusal.detail or outcome.cause or failure.title
+        return Result(None, failure.code, detail, outcome)
+    status = outcome.status
+    if not 200 <= status < 300:
+        return Result(None, str(status), f"the answer has the status {status}", outcome)
+    body = read_body(outcome, limit)
+    if body.problem is not None:
+        return Result(None, INVALID, f"the body {body.problem.detail}", outcome)
+    document = body.document
+    if document is None:
+        return Result(Value(NULL), "", "", outcome)
+    text = document.text
+    assert text is not None
+    text = text.strip(b" \t\r\n")
+    if is_merged and text[:1] != b"{" and text != NULL:
+        return Result(None, INVALID, "the body is no object, and cannot be merged", outcome)
+    return Result(Value(text, document), "", "", outcome)

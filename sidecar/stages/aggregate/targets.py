@@ -1,0 +1,154 @@
+"""Requests of the parts of an answer: what is compiled at load, and the request that is made of it.
+
+A part's request has the fields of the client's, without those that speak of the client's own body, of a stored copy of
+the whole answer, or of the form of the whole answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+from sidecar.core.exchange import CapturingRule, Exchange, MatchedRoute
+from sidecar.core.metrics import Counter, Meter
+from sidecar.core.uri import canonical
+from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.aggregate.spec import EachSpec, PartSpec
+from sidecar.stages.aggregate.texts import Fields, JsonTemplate, Reference, Scope, Target, Value, references
+from sidecar.transform.headers import LineRemover
+
+DROPPED: Final = (
+    "accept", "accept-encoding", "content-*", "digest", "expect", "if-*", "range", "repr-digest", "want-*",
+)  # fmt: skip
+"""Fields of the client's request that its parts do not have."""
+ACCEPT: Final = b"accept: application/json\r\n"
+JSON: Final = b"content-type: application/json\r\n"
+SAFE: Final = frozenset((b"GET", b"OPTIONS"))
+"""Methods of requests that are made once for several parts with the same request."""
+
+
+class InnerRoute(Protocol):
+    """Route of a part (`sidecar.control.route`)."""
+
+    @property
+    def route(self) -> MatchedRoute: ...
+    @property
+    def rule(self) -> CapturingRule: ...
+    @property
+    def pipeline(self) -> Pipeline: ...
+    @property
+    def criticality(self) -> int: ...
+
+
+class PartPlan:
+    """Compiled part."""
+
+    __slots__ = (
+        "_body",
+        "_counters",
+        "_fields",
+        "_meter",
+        "_remove",
+        "_route_name",
+        "_target",
+        "dependents",
+        "each",
+        "is_required",
+        "is_safe",
+        "list_of",
+        "max_body",
+        "method",
+        "name",
+        "needs",
+        "number",
+        "pipeline",
+        "route",
+        "substitutes",
+        "timeout",
+        "usual",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, name: str, spec: PartSpec, route: InnerRoute, constants: Mapping[str, str], meter: Meter
+    ) -> None:
+        self.number = number
+        """Index of the part in its block."""
+        self.name = name
+        self.route = route
+        self.pipeline = route.pipeline
+        self.method = spec.method.encode()
+        self.is_safe = self.method in SAFE
+        """True if several parts with the same request may share its answer."""
+        self.timeout = spec.timeout
+        """Seconds for the part; None for all that is left."""
+        self.is_required = spec.required
+        """True if the whole answer fails without the part."""
+        self.max_body = spec.max_body
+        self.substitutes = [_substitute(each.json_) if each.stale is None else None for each in spec.otherwise]
+        """Substitutes in order; None stands for the stale response of a cache."""
+        self.each: EachSpec | None = spec.each
+        self.list_of: Reference | None = None if spec.each is None else references(spec.each.of)[0]
+        """List for whose items the part is asked; None without a list."""
+        self.needs: tuple[str, ...] = ()
+        """Names of the parts whose answers it needs."""
+        self.dependents: list[PartPlan] = []
+        """Parts that need its answer."""
+        self.usual = 0.0
+        """Average of its latest durations in seconds; 0.0 before the first."""
+        self._target = Target(spec.path, constants)
+        self._fields = Fields(spec.headers, constants) if spec.headers else None
+        self._body = None if spec.json_ is None else JsonTemplate(spec.json_, constants)
+        self._remove = LineRemover(self._fields.names) if self._fields is not None else None
+        self._meter = meter
+        self._route_name = constants["route"]
+        self._counters: dict[str, Counter] = {}
+
+    @property
+    def tail(self) -> float:
+        """Usual seconds of the parts that follow one after another."""
+        return max((each.usual + each.tail for each in self.dependents), default=0.0)
+
+    def counter(self, name: str, result: str) -> Counter:
+        """Return the counter of a result."""
+        found = self._counters.get(result)
+        if found is None:
+            found = self._meter.counter(name, route=self._route_name, part=self.name, result=result)
+            self._counters[result] = found
+        return found
+
+    def make(self, x: Exchange, scope: Scope, lines: bytes, now: float) -> Exchange:
+        """Return the request of the part for the client's request `x`.  Raises `ValueMissing`.
+
+        `lines` are the fields of all parts, which those of this part replace.
+        """
+        path, query = self._target.render(scope)
+        fields = self._fields
+        if fields is not None and self._remove is not None:
+            own = Exchange(self.method, path, None, lines)
+            self._remove(own)
+            lines = own.lines + fields.render(scope)
+        body = b""
+        if self._body is not None:
+            body = self._body.render(scope)
+            lines += JSON
+        route = self.route
+        made = x.make_inner(self.method, path, query, lines, now)
+        made.body = body
+        made.route = route.route
+        made.captured_by = route.rule
+        made.captured_path = canonical(path)
+        made.criticality = max(x.criticality, route.criticality)  # the highest number is refused first
+        return made
+
+    def __repr__(self) -> str:
+        return f"<PartPlan {self.name}>"
+
+
+def _substitute(value: Any) -> Value:
+    return Value(json.dumps(value, ensure_ascii=False).encode(), is_substitute=True)
+
+
+def key_of(x: Exchange) -> tuple[object, ...]:
+    """Return the identity of a request, which is equal for requests with the same answer."""
+    return (x.route, x.method, x.path, x.query, x.lines)

@@ -1,0 +1,310 @@
+"""Texts with values from the answers of other parts, such as `/score/{parts.user./creditId}`.
+
+Rules:
+
+1. `{parts.NAME}` is the whole answer of a part, and `{parts.NAME./POINTER}` one of its values.  In a part with `each`,
+   `{item}` and `{item./POINTER}` are of its item, and `{items}` has all items of a batch.
+2. All other names are those of `sidecar.core.template`.  `{{parts.user}}` is the plain text `{parts.user}`.
+3. A text in JSON that is one reference alone is replaced by the value, with its spelling.  In any other place only
+   texts, numbers and truth values can be written.
+4. In a path each value is one segment, and in a query one value; both are percent-encoded.  A value that is missing
+   there is an error.  Elsewhere it is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from sidecar.core import uri
+from sidecar.core.exchange import Exchange
+from sidecar.core.template import Escape, Template, header_safe, plain
+from sidecar.transform.jsonbody import Document, InvalidBody, parse
+from sidecar.transform.path_rewrite import literal, segment
+from sidecar.transform.pointer import Steps, parse_pointer
+from sidecar.transform.query import written
+from sidecar.transform.selection import scalar, text_at
+from sidecar.transform.values import RewriteError
+
+PART_NAME: Final = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"
+"""Pattern of the name of a part; it has no dot, since a pointer follows one."""
+_TOKEN: Final = re.compile(r"\{(\{(?:parts|items?)\b[^{}]*\})\}|\{((?:parts|items?)\b[^{}]*)\}")
+_NAMES: Final = re.compile(rf"parts\.({PART_NAME})(?:\.(/.*))?|item(?:\.(/.*))?|items", re.DOTALL)
+_BRACES: Final = re.compile(r"\{[^{}]*\}")
+NULL: Final = b"null"
+
+
+class Reference(NamedTuple):
+    """Reference to a value of another part, or to an item."""
+
+    part: str
+    """Name of the part; empty for an item."""
+    steps: Steps
+    """Steps of the pointer; empty for the whole value."""
+    is_batch: bool
+    """True for all items of a batch."""
+    text: str
+    """Spelling in the file, without braces."""
+
+
+class ValueMissing(ValueError):  # noqa: N818 - of a request, not of the program
+    """Raised if a value that a part needs is missing or cannot be written; the text says which."""
+
+
+class Value:
+    """Answer of a part, or an item of a list, as JSON."""
+
+    __slots__ = ("_document", "is_substitute", "text")
+
+    def __init__(self, text: bytes, document: Document | None = None, is_substitute: bool = False) -> None:
+        self.text = text
+        """Text of the whole value, which is valid JSON."""
+        self.is_substitute = is_substitute
+        """True for a fixed substitute; it stands for every value of the part that it does not have."""
+        self._document = document
+
+    @property
+    def document(self) -> Document:
+        """The value as a document; parsed at the first access."""
+        if self._document is None:
+            self._document = parse(self.text)
+        return self._document
+
+    def at(self, steps: Steps) -> bytes | None:
+        """Return the text of the value at a pointer; None if there is none."""
+        if not steps:
+            return self.text
+        found = text_at(self.document, steps)
+        return self.text if found is None and self.is_substitute else found
+
+    def __repr__(self) -> str:
+        return f"<Value {self.text[:40]!r}>"
+
+
+class Scope(NamedTuple):
+    """Values that a text may refer to."""
+
+    x: Exchange
+    """Request of the client."""
+    parts: Mapping[str, Value]
+    """Answers of the parts that have ended, by name."""
+    items: Sequence[Value] = ()
+    """Items of a list for which the request is made; empty without a list."""
+    separator: str = ","
+    """Text between the items of a batch."""
+
+
+def split(text: str) -> list[str | Reference]:
+    """Return the pieces of a text: references, and texts that are templates.  Raises `ValueError`."""
+    pieces: list[str | Reference] = []
+    end = 0
+    before = ""
+    for match in _TOKEN.finditer(text):
+        before += text[end : match.start()]
+        end = match.end()
+        if match[1]:
+            before += _escaped(match[1])
+            continue
+        if before:
+            pieces.append(before)
+        before = ""
+        pieces.append(_reference(match[2]))
+    before += text[end:]
+    if before or not pieces:
+        pieces.append(before)
+    for piece in pieces:
+        if isinstance(piece, str):
+            Template(piece, {})
+    return pieces
+
+
+def _escaped(plain_text: str) -> str:
+    """Return text in doubled braces as `Template` reads it: it knows only names without a pointer."""
+    return plain_text if "/" in plain_text else "{" + plain_text + "}"
+
+
+def _reference(name: str) -> Reference:
+    match = _NAMES.fullmatch(name)
+    if match is None:
+        known = "{parts.NAME}, {parts.NAME./POINTER}, {item}, {item./POINTER} and {items}"
+        raise ValueError(f"names {{{name}}}, which is unknown; known are {known}")
+    pointer = match[2] or match[3] or ""
+    try:
+        steps = parse_pointer(pointer)
+    except ValueError as error:
+        raise ValueError(f"has the pointer `{pointer}`, which {error}") from None
+    return Reference(match[1] or "", steps, name == "items", name)
+
+
+def references(text: str) -> list[Reference]:
+    """Return the references in a text.  Raises `ValueError`."""
+    return [piece for piece in split(text) if isinstance(piece, Reference)]
+
+
+def references_in(value: Any) -> Iterator[Reference]:
+    """Yield the references in all texts of a JSON value."""
+    if isinstance(value, str):
+        yield from references(value)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from references_in(inner)
+
+
+class Text:
+    """Compiled text."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, text: str, constants: Mapping[str, str], *, is_target: bool = False) -> None:
+        """`is_target`: True for a piece of a path or a query, whose plain text is percent-encoded."""
+        write = (lambda piece: literal(piece).decode()) if is_target else plain
+        self._pieces = [Template(write(piece), constants) if isinstance(piece, str) else piece for piece in split(text)]
+
+    def render(self, scope: Scope, escape: Escape = plain, *, is_strict: bool = False) -> str:
+        """Return the text with its values.  Raises `ValueMissing` for a missing value if `is_strict`."""
+        found = []
+        for piece in self._pieces:
+            if isinstance(piece, Template):
+                found.append(piece.render(scope.x, None, escape))
+            else:
+                found.append(_written(piece, scope, escape, is_strict))
+        return "".join(found)
+
+
+def _written(reference: Reference, scope: Scope, escape: Escape, is_strict: bool) -> str:
+    """Return the text of the value that a reference names."""
+    if reference.is_batch:
+        return scope.separator.join([escape(_scalar(reference, item.text, is_strict)) for item in scope.items])
+    return escape(_scalar(reference, value_of(reference, scope), is_strict))
+
+
+def _scalar(reference: Reference, text: bytes | None, is_strict: bool) -> str:
+    try:
+        return scalar(text or b"")
+    except InvalidBody:
+        if is_strict:
+            what = "no value" if text in (None, NULL) else "an object or a list"
+            raise ValueMissing(f"{{{reference.text}}} has {what}") from None
+        return ""
+
+
+def value_of(reference: Reference, scope: Scope) -> bytes | None:
+    """Return the JSON text that a reference names; None if there is none."""
+    value = scope.parts.get(reference.part) if reference.part else scope.items[0] if scope.items else None
+    return None if value is None else value.at(reference.steps)
+
+
+class Target:
+    """Compiled path and query of a part."""
+
+    __slots__ = ("_path", "_query")
+
+    def __init__(self, text: str, constants: Mapping[str, str]) -> None:
+        """Compile a target.  Raises `ValueError` with a remedy."""
+        path, query = split_target(text)
+        if not path.startswith("/"):
+            raise ValueError(f'must start with a slash: write "/{text}"')
+        if "#" in _BRACES.sub("x", text):
+            raise ValueError("has a fragment, which is never sent; leave it out")
+        uri.literal(sample(path))
+        self._path = Text(path, constants, is_target=True)
+        self._query = None if query is None else Text(query.replace("?", "%3F"), constants, is_target=True)
+
+    def render(self, scope: Scope) -> tuple[bytes, bytes | None]:
+        """Return path and query.  Raises `ValueMissing`."""
+        try:
+            path = self._path.render(scope, segment, is_strict=True)
+        except RewriteError as error:
+            raise ValueMissing(f"the request {error}") from None
+        query = None if self._query is None else self._query.render(scope, written, is_strict=True)
+        return path.encode(), None if query is None else query.encode()
+
+
+def split_target(text: str) -> tuple[str, str | None]:
+    """Return the path and the query of a target, whose pointers may contain a question mark; None without a query."""
+    for at, character in enumerate(_BRACES.sub(lambda found: "x" * len(found[0]), text)):
+        if character == "?":
+            return text[:at], text[at + 1 :]
+    return text, None
+
+
+def sample(text: str) -> str:
+    """Return a text with `x` in place of each value."""
+    return _BRACES.sub("x", text)
+
+
+class Fields:
+    """Compiled header fields of a part."""
+
+    __slots__ = ("_fields", "names")
+
+    def __init__(self, fields: Mapping[str, str], constants: Mapping[str, str]) -> None:
+        self.names = tuple(name.lower() for name in fields)
+        """Names of the fields in lower case."""
+        self._fields = [(name.lower().encode(), Text(text, constants)) for name, text in fields.items()]
+
+    def render(self, scope: Scope) -> bytes:
+        """Return the lines; a field whose text is empty is left out."""
+        found = b""
+        for name, text in self._fields:
+            if value := text.render(scope, header_safe):
+                found += b"%b: %b\r\n" % (name, value.encode())
+        return found
+
+
+class JsonTemplate:
+    """Compiled JSON value: pieces of its text, with holes for values."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, value: Any, constants: Mapping[str, str]) -> None:
+        self._pieces: list[bytes | Reference | Text] = []
+        self._add(value, constants)
+
+    def _add(self, value: Any, constants: Mapping[str, str]) -> None:
+        if isinstance(value, dict):
+            before = b"{"
+            for key, inner in value.items():
+                self._put(before + json.dumps(key, ensure_ascii=False).encode() + b":")
+                self._add(inner, constants)
+                before = b","
+            self._put(b"}" if value else b"{}")
+        elif isinstance(value, list):
+            before = b"["
+            for inner in value:
+                self._put(before)
+                self._add(inner, constants)
+                before = b","
+            self._put(b"]" if value else b"[]")
+        elif isinstance(value, str):
+            pieces = split(value)
+            if len(pieces) == 1 and isinstance(pieces[0], Reference):
+                self._pieces.append(pieces[0])
+            elif "{" in value:
+                self._pieces.append(Text(value, constants))
+            else:
+                self._put(json.dumps(value, ensure_ascii=False).encode())
+        else:
+            self._put(json.dumps(value, allow_nan=False).encode())
+
+    def _put(self, text: bytes) -> None:
+        """Add a piece of fixed text; adjoining pieces are one."""
+        if self._pieces and isinstance(last := self._pieces[-1], bytes):
+            self._pieces[-1] = last + text
+        else:
+            self._pieces.append(text)
+
+    def render(self, scope: Scope) -> bytes:
+        """Return the JSON text; a missing value is null."""
+        found = []
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                found.append(piece)
+            elif isinstance(piece, Text):
+                found.append(json.dumps(piece.render(scope), ensure_ascii=False).encode())
+            elif piece.is_batch:
+                found.append(b"[" + b",".join([item.text for item in scope.items]) + b"]")
+            else:
+                found.append(value_of(piece, scope) or NULL)
+        return b"".join(found)

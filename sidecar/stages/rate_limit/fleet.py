@@ -1,0 +1,244 @@
+"""Limits of one block whose counts are in a store that several processes share, before those of this process.
+
+Rules:
+
+1. A request that finds leased tokens passes at once.  One whose key has no lease waits for an answer of the store, and
+   again if others took what it brought, three times at most.
+2. While the store is away, `on_store_failure` holds: the fair share of this process, admission, or refusal.
+3. A request that a later limit refuses gets its tokens back.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from sidecar.core import metrics
+from sidecar.core.env import BuildContext, Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.message import parse_fields
+from sidecar.core.metrics import Counter
+from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
+from sidecar.core.stage import Stage, Wait
+from sidecar.leases.rate import ADMITTED, UNKNOWN
+from sidecar.stages.rate_limit.fields import FieldLines
+from sidecar.stages.rate_limit.keys import cost_reader, key_reader
+from sidecar.stages.rate_limit.spec import LimitSpec, Spec
+from sidecar.store.shared_limits import SharedLimit, SharedLimits
+
+ROUNDS: Final = 3
+"""Answers that a request waits for, at most."""
+STORELESS: Final = 1.0
+"""Seconds after which a refused client may ask again while the store is away."""
+
+
+class FleetState:
+    """State of a limit that survives a reload: its leases and its counters."""
+
+    def __init__(self, spec: LimitSpec, store: SharedLimits, name: str, env: Env, labels: dict[str, str]) -> None:
+        self.shared = SharedLimit(store, name, spec.rate, spec.capacity, spec.lease, spec.max_keys)
+        self._spec = spec
+        meter = env.meter
+        self.refused = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="refused", **labels)
+        self.observed = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="observed", **labels)
+        self.storeless = meter.counter(metrics.RATE_LIMIT_STORELESS, limit=spec.name, **labels)
+        meter.gauge(metrics.RATE_LIMIT_KEYS, lambda: len(self.shared.lessee.leases), limit=spec.name, **labels)
+
+    def retune(self, spec: LimitSpec) -> None:
+        """Apply new settings; leases of the old ones are given up."""
+        self._spec = spec
+        self.shared.retune(spec.rate, spec.capacity, spec.lease, spec.max_keys)
+
+    def retire(self) -> None:
+        """Remove the limit from its store."""
+        self.shared.retire()
+
+    def describe(self) -> dict[str, Any]:
+        """Return limit, store, keys and counters, JSON-ready."""
+        return {
+            "limit": self._spec.words,
+            "key": self._spec.key,
+            "mode": self._spec.mode,
+            "store": self._spec.store,
+            "store_up": self.shared.store.is_up,
+            "on_store_failure": self._spec.on_store_failure,
+            "keys": len(self.shared.lessee.leases),
+            "max_keys": self._spec.max_keys,
+            "refused": self.refused.value,
+            "observed": self.observed.value,
+            "storeless": self.storeless.value,
+        }
+
+
+class FleetLimit:
+    """Limit as one route applies it."""
+
+    __slots__ = ("cost", "debit", "lessee", "lines", "observed", "read", "read_cost", "spec", "state", "store", "where")
+
+    def __init__(self, spec: LimitSpec, state: FleetState, where: str, form: str, observed: Counter | None) -> None:
+        self.spec = spec
+        self.state = state
+        self.store = state.shared.store
+        self.lessee = state.shared.lessee
+        self.where = where
+        self.observed = observed
+        """Counts requests that would have been refused; None to refuse them."""
+        self.read = key_reader(spec)
+        self.read_cost = cost_reader(spec)
+        self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
+        self.debit = self.cost / spec.rate
+        """Seconds by which a request moves the TAT."""
+        self.lines = FieldLines(spec, form)
+
+    def take(self, key: str, cost: float, now: float) -> float:
+        """Return 0 to admit a request, `UNKNOWN` if the store has to be asked, or the seconds until it may pass."""
+        if self.store.is_up:
+            return self.lessee.take(key, cost, now)
+        return self.take_alone(key, cost, now)
+
+    def take_alone(self, key: str, cost: float, now: float) -> float:
+        """Decide without the store."""
+        self.state.storeless.value += 1
+        if self.spec.on_store_failure == "allow":
+            return ADMITTED
+        if self.spec.on_store_failure == "deny":
+            return STORELESS
+        return self.state.shared.fall_back(key, cost, now)
+
+    def report(self, key: str, now: float) -> bytes:
+        """Return the field lines for what the fleet has left, as far as this process knows."""
+        lease = self.lessee.leases.get(key)
+        tat = now if lease is None or lease.tat < now else lease.tat
+        left = (now + self.lessee.depth - tat) / self.lessee.interval
+        return self.lines.write(int(left) if left > 0 else 0, tat - now)
+
+
+class FleetRateLimit:
+    """Limits of one block in a store, then those of this process.  A ticket holds field lines, or is None."""
+
+    def __init__(self, limits: list[FleetLimit], local: Any, env: Env, form: str) -> None:
+        """`local` is the stage of the limits of this process; None without any."""
+        self._limits = limits
+        self._only = limits[0] if local is None and len(limits) == 1 and limits[0].read_cost is None else None
+        """Limit of a block with one limit and a fixed cost; else None."""
+        self._local = local
+        self._reports = form != "off" and any(limit.observed is None for limit in limits)
+        self._now = env.now
+
+    def admit(self, x: Exchange) -> object:
+        limit = self._only
+        if limit is not None and limit.store.is_up:
+            lessee, key = limit.lessee, limit.read(x)
+            lease = lessee.leases.get(key)
+            if lease is not None:
+                now = self._now()
+                tat = lease.tat + limit.debit
+                if tat <= lease.low and now < lease.expires and tat <= now + lessee.depth:
+                    lease.tat = tat
+                    lease.taken += limit.cost
+                    return limit.report(key, now) if self._reports else None
+        return self._decide(x, 0)
+
+    def _decide(self, x: Exchange, round: int) -> object:
+        """Admit or refuse a request by all limits, or wait for the store."""
+        now = self._now()
+        passed: list[tuple[FleetLimit, str, float]] = []
+        for limit in self._limits:
+            key = limit.read(x)
+            cost = limit.cost if limit.read_cost is None else limit.read_cost(x)
+            delay = limit.take(key, cost, now)
+            if delay == UNKNOWN and limit.observed is not None:
+                limit.lessee.wait(key, cost)  # the answer comes for later requests; this one does not wait
+                continue
+            if delay == UNKNOWN:
+                future = limit.store.wait() if round < ROUNDS else None
+                if future is not None:
+                    limit.lessee.wait(key, cost)
+                    self._refund(passed)
+                    return Wait(self._await(x, future, round + 1))
+                delay = limit.take_alone(key, cost, now)
+            if delay > ADMITTED:
+                if limit.observed is None:
+                    self._refund(passed)
+                    return self._refuse(limit, key, delay, now)
+                limit.observed.value += 1
+                limit.state.observed.value += 1
+            else:
+                passed.append((limit, key, cost))
+        lines = b""
+        if self._reports:
+            lines = b"".join([limit.report(key, now) for limit, key, _ in passed if limit.observed is None])
+        if self._local is None:
+            return lines or None
+        local = self._local.admit(x)
+        if isinstance(local, Outcome):
+            self._refund(passed)
+            return local
+        if isinstance(local, Wait):
+            return Wait(self._both(local, lines))
+        return (lines + local if isinstance(local, bytes) else lines) or None
+
+    @staticmethod
+    def _refund(passed: list[tuple[FleetLimit, str, float]]) -> None:
+        for limit, key, cost in passed:
+            if limit.store.is_up and key in limit.lessee.leases:
+                limit.lessee.refund(key, cost)
+
+    async def _await(self, x: Exchange, future: Any, round: int) -> object:
+        """Wait for an answer of the store, then decide again."""
+        await future
+        result = self._decide(x, round)
+        while isinstance(result, Wait):
+            result = await result.coroutine
+        return result
+
+    @staticmethod
+    async def _both(local: Wait, lines: bytes) -> object:
+        """Wait for the turn that the limits of this process give."""
+        ticket = await local.coroutine
+        return (lines + ticket if isinstance(ticket, bytes) else lines) or None
+
+    def _refuse(self, limit: FleetLimit, key: str, delay: float, now: float) -> Outcome:
+        """Return the refusal of a request that may pass `delay` seconds later."""
+        spec = limit.spec
+        limit.state.refused.value += 1
+        whose = "all requests together" if not spec.is_keyed else f"each {spec.key}"
+        detail = f"the limit `{spec.name}` is {spec.words}, for {whose} in all processes that share `{spec.store}`"
+        if not limit.store.is_up:
+            share = "refuses all" if spec.on_store_failure == "deny" else "has a fair share of it"
+            detail += f"; that store is away, and this process {share}"
+        value = round(spec.capacity + delay / limit.lessee.interval, 3)
+        outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
+        if self._reports:
+            outcome.headers = parse_fields(limit.report(key, now))
+        return outcome
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        if not isinstance(ticket, bytes):
+            return outcome
+        if outcome.parsed is None:
+            outcome.raw = outcome.raw + ticket
+        else:
+            outcome.headers = [*outcome.parsed, *parse_fields(ticket)]  # a copy, since a cache may hold the list
+        return outcome
+
+
+def build_fleet(spec: Spec, ctx: BuildContext, count: str, local: Stage | None) -> Stage:
+    """Return the stage of a block's limits that are in stores, before `local`, the stage of the others."""
+    limits: list[FleetLimit] = []
+    labels = {ctx.scope: ctx.owner[1]}
+    for number, each in enumerate(spec.limits):
+        if each.count != count or each.store is None:
+            continue
+        name = ":".join((ctx.service, *ctx.owner, each.name))
+        store: SharedLimits = ctx.resources("store", each.store)
+        key = ("rate_limit", *ctx.owner, each.name, f"in {each.store}")
+        state: FleetState = ctx.obtain(key, each, partial(FleetState, each, store, name, ctx.env, labels))
+        where = ctx.where_of(number)
+        if where == ctx.where:  # the block is no bare list
+            where = ctx.where_of("limits", number)
+        observed = None
+        if not spec.is_enforced or each.mode == "observe":
+            observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
+        limits.append(FleetLimit(each, state, where, spec.fields, observed))
+    return FleetRateLimit(limits, local, ctx.env, spec.fields)

@@ -1,0 +1,139 @@
+"""Tests of routes with candidates: splits over upstreams and canaries of policies, compiled and asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sidecar.config.files import Source
+from sidecar.config.load import Loaded, load
+from sidecar.control.compiler import Snapshot
+from sidecar.control.state import StateStore
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import CONNECT_FAILURE, Outcome
+from sidecar.core.promise import Run
+from sidecar.inspect.explain import explain_text
+from tests.support.clock import FakeEnv, make_env
+from tests.support.service import exchange
+from tests.unit.config.policies import HEAD
+from tests.unit.control.test_compiler import chain, compiled, script
+
+UPSTREAMS = """\
+upstreams:
+  v1: {endpoints: ["http://127.0.0.1:9000"]}
+  v2: {endpoints: ["http://127.0.0.1:9001"], policy: {retry: {max_attempts: 2, on: [5xx]}}}
+"""
+SPLIT = """\
+routes:
+  - name: shop
+    upstream: {split: {v1: 80%, v2: 20%}, return_when: {errors: {worse_by_points: 1}}}
+    circuit_breaker: {consecutive_failures: 5}
+"""
+CANARY = """\
+routes:
+  - name: shop
+    upstream: v1
+    timeout: {request: 3s}
+    circuit_breaker: {consecutive_failures: 5}
+    candidate: {share: 50%, timeout: {request: 1s}, circuit_breaker: off, concurrency: {max: 10}}
+"""
+
+
+def loading(*texts: str) -> Loaded:
+    return load([Source("p.yaml", "".join([HEAD, *texts]).encode())], {})
+
+
+def asked(snapshot: Snapshot, number: int, env: FakeEnv | None = None) -> Counter[str]:
+    """Send requests to the listener, and return how many each route has got."""
+    found: Counter[str] = Counter()
+    for _ in range(number):
+        x: Exchange = exchange("GET", "/")
+        route = snapshot.listeners["inbound"].match(x)
+        assert route is not None
+        found[route.name] += 1
+        done: list[Run[Outcome]] = []
+        Run(route.pipeline(x), done.append)
+        assert done[0].error is None
+        if env is not None:
+            env.advance(0.02)
+    return found
+
+
+def test_each_upstream_of_a_split_gets_its_share_under_the_policies_of_its_own_layers() -> None:
+    snapshot = compiled(UPSTREAMS, SPLIT)
+    found = asked(snapshot, 500)
+    assert set(found) == {"shop", "shop@v2"}
+    assert 60 < found["shop@v2"] < 140
+    assert script(snapshot, "v2").calls == found["shop@v2"]
+    assert chain(snapshot, "shop") == ["circuit_breaker"]
+    assert chain(snapshot, "shop@v2") == ["retry", "circuit_breaker"]
+
+
+def test_a_bad_candidate_opens_its_own_breaker_and_is_taken_back() -> None:
+    env, store = make_env(seed=1), StateStore()
+    snapshot = compiled(UPSTREAMS, SPLIT, env=env, store=store)
+    script(snapshot, "v2").script = [CONNECT_FAILURE]
+    asked(snapshot, 400, env)
+    assert asked(snapshot, 100, env) == {"shop": 100}
+    (candidate,) = store.describe()["rollout"]["shop"]["candidates"]
+    assert candidate["returned"]["reason"]
+    assert candidate["share"] == 0
+
+
+def test_a_reload_keeps_the_return_unless_the_candidate_changes() -> None:
+    env, store = make_env(seed=1), StateStore()
+    snapshot = compiled(UPSTREAMS, SPLIT, env=env, store=store)
+    script(snapshot, "v2").script = [CONNECT_FAILURE]
+    asked(snapshot, 400, env)
+    other = "  - {name: other, upstream: v1, match: {path: /other}}\n"
+    assert asked(compiled(UPSTREAMS, SPLIT + other, env=env, store=store), 100, env) == {"shop": 100}
+    changed = SPLIT.replace("failures: 5", "failures: 6")
+    assert asked(compiled(UPSTREAMS, changed, env=env, store=store), 100, env)["shop@v2"] > 0
+
+
+def test_a_canary_has_its_own_policies_over_those_of_the_route() -> None:
+    snapshot = compiled(UPSTREAMS, CANARY)
+    found = asked(snapshot, 200)
+    assert 60 < found["shop@candidate"] < 140
+    assert chain(snapshot, "shop") == ["timeout", "circuit_breaker"]
+    assert chain(snapshot, "shop@candidate") == ["timeout", "concurrency"]
+    assert {link.block.request for link in snapshot.routes["shop@candidate"].chain if link.policy == "timeout"} == {1.0}  # type: ignore[attr-defined]
+
+
+def test_a_route_without_candidates_has_a_plain_router() -> None:
+    snapshot = compiled(UPSTREAMS, "routes: [{name: r, upstream: v1}, {name: s, upstream: v2, match: {path: /s}}]")
+    assert type(snapshot.listeners["inbound"]).__name__ == "Router"
+    assert snapshot.routes["r"].stable is snapshot.routes["r"]
+
+
+@pytest.mark.parametrize(
+    ("route", "says"),
+    [
+        ("upstream: {split: {v1: 90%, v3: 10%}}", "names no upstream: there is no `v3`"),
+        ("upstream: {split: {v1: 90%, v2: 11%}}", "101% together"),
+        ("upstream: {split: {v1: 90%, v2: 10%}}, candidate: {share: 5%}", "stands beside a split"),
+        ("upstream: v1, candidate: {share: 5%, timout: {request: 1s}}", "timout"),
+        ("upstream: v1, candidate: {share: 5%, timeout: {request: 0s}}", "more than zero"),
+        ("upstream: v1, candidate: {timeout: {request: 1s}}", "share"),
+        ("upstream: {splt: {v1: 90%, v2: 10%}}", "splt"),
+    ],
+)
+def test_errors_are_said_with_their_place(route: str, says: str) -> None:
+    loaded = loading(UPSTREAMS, f"routes: [{{name: shop, {route}}}]")
+    assert any(says in str(problem) for problem in loaded.problems), loaded.problems
+    assert all(problem.line for problem in loaded.problems)
+
+
+def test_an_upstream_of_a_split_is_used() -> None:
+    assert not [each for each in loading(UPSTREAMS, SPLIT).warnings if "no route uses" in str(each)]
+
+
+def test_explain_shows_the_shares_and_the_stable_arm() -> None:
+    snapshot = compiled(UPSTREAMS, SPLIT)
+    for _ in range(20):
+        text: Any = explain_text(snapshot, "inbound", exchange("GET", "/"))
+        assert "takes the route shop (" in text
+    assert "20% of the requests meet shop@v2, to upstream v2" in text
+    assert "taken back if errors are more by 1 points" in text

@@ -1,0 +1,92 @@
+"""Tests of the comparison of two responses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.outcome import Outcome
+from sidecar.stages.mirror.differences import MOST, Comparison
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def json_of(value: Any, status: int = 200) -> Outcome:
+    return Outcome(status, [(b"content-type", b"application/json")], json.dumps(value).encode())
+
+
+def found(old: Any, new: Any, *ignore: str) -> list[str]:
+    return Comparison(["content-type"], ignore, 65536).find(json_of(old), json_of(new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, []),
+        ({"a": 1}, {"a": 2}, ["/a"]),
+        ({"a": 1}, {"a": "1"}, ["/a"]),
+        ({"a": 1}, {"a": True}, ["/a"]),
+        ({"a": 1}, {}, ["/a"]),
+        ({}, {"a/b~": 1}, ["/a~1b~0"]),
+        ({"a": [1, 2]}, {"a": [1, 2, 3]}, ["/a"]),
+        ({"a": [{"x": 1}, {"x": 2}]}, {"a": [{"x": 5}, {"x": 6}]}, ["/a/*/x"]),
+        ([1], {"a": 1}, ["body"]),
+        (12345678901234567890.0, 12345678901234567891.0, []),
+    ],
+)
+def test_differences_of_json(old: Any, new: Any, names: list[str]) -> None:
+    assert found(old, new) == names
+
+
+def test_numbers_are_exact() -> None:
+    old, new = (Outcome(200, body=body) for body in (b"0.1", b"0.10000000000000000001"))
+    assert Comparison([], [], 100).find(old, new) == ["body"]
+
+
+@pytest.mark.parametrize("ignored", ["/at", "/items/*/id", "/items", ""])
+def test_ignored_values_may_differ_with_all_below(ignored: str) -> None:
+    old = {"at": {"s": 1}, "items": [{"id": 1, "n": 5}]}
+    new = {"at": {"s": 2}, "items": [{"id": 2, "n": 6}]}
+    kept = {"/at/s", "/items/*/id", "/items/*/n"}
+    expected = sorted(name for name in kept if not name.startswith(ignored))
+    assert sorted(found(old, new, ignored)) == expected
+
+
+def test_status_and_fields() -> None:
+    old, new = json_of({}), Outcome(404, [(b"content-type", b"text/plain")], b"{}")
+    assert Comparison(["content-type", "etag"], [], 100).find(old, new) == ["status", "header content-type"]
+
+
+def test_bodies_that_are_not_json_are_compared_as_bytes() -> None:
+    old, new = Outcome(200, body=b"a"), Outcome(200, body=b"b")
+    assert Comparison([], [], 100).find(old, new) == ["body"]
+    assert Comparison([], [], 100).find(old, old) == []
+
+
+def test_long_bodies_are_not_compared() -> None:
+    old, new = Outcome(200, body=b'"aaaa"'), Outcome(200, body=b'"bbbb"')
+    assert Comparison([], [], 5).find(old, new) == []
+    assert Comparison([], [], 6).find(old, new) == ["body"]
+
+
+def test_deep_and_many_differences_are_bounded() -> None:
+    deep = b"[" * 50_000 + b"]" * 50_000
+    assert Comparison([], [], 10**6).find(Outcome(200, body=deep), Outcome(200, body=b"[]")) in (["body"], ["/*"])
+    many = {str(n): n for n in range(1000)}
+    assert len(found(many, {})) == MOST
+
+
+@given(VALUES, VALUES)
+def test_equal_values_have_no_difference_and_others_have_one(old: Any, new: Any) -> None:
+    assert found(old, old) == []
+    if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
+        assert found(old, new)

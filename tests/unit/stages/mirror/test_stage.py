@@ -1,0 +1,223 @@
+"""Tests of the mirror: what is copied, what a copy can never do, and what is found by comparison."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sidecar.core import events, metrics
+from sidecar.core.body import Body
+from sidecar.core.exchange import SHEDDABLE, Exchange
+from sidecar.core.outcome import ABANDONED, CONNECT_FAILURE, Outcome
+from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.mirror.spec import Spec
+from sidecar.stages.mirror.stage import OTHERS, RESULTS, MirrorStage, build
+from tests.support.clock import FakeEnv
+from tests.support.loop import settle, virtual, virtual_env
+from tests.support.service import HANG, ScriptedService, Store, after, context, exchange, response
+
+
+def document(**members: Any) -> Outcome:
+    return response(200, json.dumps(members).encode(), {"content-type": "application/json"})
+
+
+class Bench:
+    """Route with a mirror: its own upstream, and that of the copies."""
+
+    def __init__(self, own: ScriptedService, other: ScriptedService, **spec: Any) -> None:
+        self.env: FakeEnv = virtual_env()
+        self.own, self.other = own, other
+        resources = {("upstream", "next"): Pipeline([], other), ("upstream", "app"): Pipeline([], own)}
+        self.store = Store()
+        ctx = context(self.env, scope="route", store=self.store, resources=resources)
+        stage = build(Spec.model_validate({"upstream": "next", **spec}), ctx)
+        assert isinstance(stage, MirrorStage)
+        self.stage = stage
+        self.pipeline = Pipeline([stage], own)
+
+    async def ask(self, **facts: Any) -> Outcome:
+        return await self.pipeline(exchange(**facts))
+
+    def counts(self) -> dict[str, int]:
+        found = {name: self.stage._counters[name].value for name in RESULTS}
+        return {name: value for name, value in found.items() if value}
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.stage.state.describe()
+
+
+@virtual
+async def test_a_copy_is_the_same_request_and_its_response_is_dropped() -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=2)))
+    outcome = await bench.ask(path=b"/orders", query=b"x=1", headers=[(b"x-a", b"b")])
+    await settle()
+    assert outcome.body == b'{"a": 1}'
+    (copied,), (original,) = bench.other.exchanges, bench.own.exchanges
+    assert (copied.method, copied.path, copied.query, copied.header(b"x-a")) == (b"GET", b"/orders", b"x=1", b"b")
+    assert copied.criticality == SHEDDABLE
+    assert copied.attempts is not original.attempts
+    assert bench.counts() == {"sent": 1}
+
+
+@pytest.mark.parametrize("other", [CONNECT_FAILURE, 500, HANG, after(1.0, 200), RuntimeError("bug")])
+@virtual
+async def test_nothing_of_a_copy_reaches_the_request(other: Any) -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(other), compare={})
+    began = bench.env.now()
+    assert (await bench.ask()).status == 200
+    assert bench.env.now() == began
+    await bench.env.sleep(2)
+
+
+@virtual
+async def test_a_bug_behind_a_copy_is_reported() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(RuntimeError("bug")))
+    await bench.ask()
+    await settle()
+    (event,) = bench.env.emitted(events.BUG)
+    assert "bug" in repr(event["error"])
+    assert bench.counts() == {"failed": 1}
+
+
+@virtual
+async def test_a_share_of_the_requests_is_copied() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200), share="10%")
+    for _ in range(500):
+        await bench.ask()
+        await settle(5)
+    assert 25 < bench.other.calls < 80
+
+
+@virtual
+async def test_writes_are_copied_only_if_the_policy_says_so() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200))
+    await bench.ask(method=b"POST", body=b"x")
+    assert bench.other.calls == 0
+    bench = Bench(ScriptedService(200), ScriptedService(200), writes=True)
+    await bench.ask(method=b"POST", body=b"x")
+    assert bench.other.exchanges[0].body == b"x"
+
+
+@virtual
+async def test_bodies_that_are_long_or_still_arriving_are_not_copied() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200), writes=True, max_body="4B")
+    await bench.ask(method=b"POST", body=b"12345")
+    await bench.ask(method=b"POST", stream=Body())
+    assert bench.other.calls == 0
+    assert bench.counts() == {"skipped": 2}
+
+
+@virtual
+async def test_copies_in_flight_are_bounded_and_given_up() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(HANG), max_in_flight=3, timeout="2s")
+    for _ in range(5):
+        await bench.ask()
+    assert bench.other.calls == 3
+    assert bench.counts() == {"dropped": 2}
+    assert bench.state["in_flight"] == 3
+    assert all(copy.deadline == bench.env.now() + 2 for copy in bench.other.exchanges)
+
+
+@virtual
+async def test_observed_copies_are_only_counted() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200), mode="observe")
+    await bench.ask()
+    assert bench.other.calls == 0
+    assert bench.env.meter.counter(metrics.WOULD_REFUSE, policy="mirror", route="test").value in (0, 1)
+    assert bench.stage._observed.value == 1
+
+
+# ----- comparison
+
+
+@virtual
+async def test_equal_responses() -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=1)), compare={})
+    await bench.ask()
+    await settle()
+    assert bench.counts() == {"same": 1}
+
+
+@virtual
+async def test_a_difference_is_counted_and_logged_once() -> None:
+    bench = Bench(ScriptedService(document(a=1, t=1)), ScriptedService(document(a=2, t=2)), compare={"ignore": ["/t"]})
+    for _ in range(3):
+        await bench.ask()
+        await settle()
+    assert bench.counts() == {"different": 3}
+    (event,) = bench.env.emitted(events.MIRROR_DIFFERENT)
+    assert event["differences"] == ["/a"]
+    assert bench.state["differences"] == {"/a": 3}
+
+
+@pytest.mark.parametrize(("own", "other"), [(0.0, 0.5), (0.5, 0.0)])
+@virtual
+async def test_whichever_response_comes_first(own: float, other: float) -> None:
+    bench = Bench(ScriptedService(after(own, document(a=1))), ScriptedService(after(other, document(a=2))), compare={})
+    await bench.ask()
+    await bench.env.sleep(1)
+    assert bench.counts() == {"different": 1}
+
+
+@virtual
+async def test_noise_is_learnt_and_counts_no_more() -> None:
+    own = ScriptedService(*(document(a=1, at=n) for n in range(20)))
+    bench = Bench(own, ScriptedService(*(document(a=1, at=-n) for n in range(20))), compare={"noise": True})
+    for _ in range(5):
+        await bench.ask()
+        await settle()
+    assert own.calls == 10
+    assert bench.counts() == {"same": 5}
+    assert bench.state["noise"] == ["/at"]
+    assert bench.state["differences"] == {}
+    assert not bench.env.emitted(events.MIRROR_DIFFERENT)
+
+
+@virtual
+async def test_failures_are_not_compared() -> None:
+    for own, other in ((CONNECT_FAILURE, 200), (200, CONNECT_FAILURE)):
+        bench = Bench(ScriptedService(own), ScriptedService(other), compare={})
+        await bench.ask()
+        await settle()
+        assert bench.counts() == ({} if own is CONNECT_FAILURE else {"failed": 1})
+        assert bench.state["compared"] == 0
+
+
+@virtual
+async def test_a_response_that_is_too_long_is_not_compared() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(response(200, b"x" * 100)), compare={"max_body": "10B"})
+    await bench.ask()
+    await settle()
+    assert bench.counts() == {"skipped": 1}
+
+
+@virtual
+async def test_a_request_that_its_client_has_left_is_not_compared() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(after(1.0, 200)), compare={})
+    x = exchange()
+    ticket = bench.stage.admit(x)
+    bench.stage.settle(x, ticket, ABANDONED)
+    await bench.env.sleep(2)
+    assert bench.state["compared"] == 0
+    assert bench.state["in_flight"] == 0
+
+
+@virtual
+async def test_the_names_of_differences_are_bounded() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200), compare={})
+    for number in range(1000):
+        bench.stage.state.note([f"/{number}"])
+    assert len(bench.state["differences"]) == 201
+    assert bench.state["differences"][OTHERS] == 800
+
+
+@virtual
+async def test_new_settings_count_anew() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200), compare={})
+    bench.stage.state.note(["/a"])
+    bench.stage.state.retune(Spec.model_validate({"upstream": "next"}))
+    assert bench.state["differences"] == {}
+    assert isinstance(exchange(), Exchange)
