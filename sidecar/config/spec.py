@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from sidecar.cache.spec import CacheSpec
 from sidecar.config.node import BUILT_IN, Mark, Node
-from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.core.spec import Block, Model
 from sidecar.identity.outgoing.spec import CredentialsSpec
 from sidecar.rollout.spec import CandidateSpec, RolloutSpec, SplitSpec
@@ -213,6 +213,8 @@ class PolicySpec:
     """Identities by name."""
     version: int = 1
     """Version of the policy format."""
+    process: ProcessSpec = field(default_factory=ProcessSpec.built_in)
+    """Settings of the worker processes."""
     telemetry: TelemetrySpec | None = None
     """Settings of telemetry; None if the files have none, or turn it off."""
     masks: Masks = field(default=Masks({}), repr=False, compare=False)

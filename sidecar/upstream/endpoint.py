@@ -281,12 +281,14 @@ class EndpointSet:
     The state store has it under `("endpoints", upstream)`.  With `discover` it is empty until discovery fills it.
     """
 
-    __slots__ = ("_env", "_listeners", "_server_name", "members", "upstream")
+    __slots__ = ("_env", "_listeners", "_server_name", "members", "trial_begun", "upstream")
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
         self.upstream = upstream
         self.members: tuple[Endpoint, ...] = ()
         """Endpoints in the order of the policy file or of discovery; the tuple is replaced at each change."""
+        self.trial_begun: Callable[[Endpoint], None] | None = None
+        """Called after a request on trial has begun; None if no other worker is to hear of it."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
         for state in ("up", "failing", "unhealthy", "ejected", "on_trial"):

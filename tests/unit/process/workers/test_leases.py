@@ -1,0 +1,134 @@
+"""Tests of leases: a supervisor's pools and the workers' leases, with messages in any order of the channels."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.process.workers.leases import Lease, Pool, TokenPool, lease_size
+
+TOTAL = 10
+WORKERS = 3
+
+
+class World:
+    """Pool and workers, with messages under way."""
+
+    def __init__(self, total: int = TOTAL) -> None:
+        self.now = 0.0
+        self.down: list[deque[tuple[str, int]]] = [deque() for _ in range(WORKERS)]
+        self.up: list[deque[tuple[str, int]]] = [deque() for _ in range(WORKERS)]
+        self.pool = Pool(lambda worker, kind, count: self.down[worker].append((kind, count)), total)
+        self.used = [0] * WORKERS
+        self.leases = [self._lease(worker) for worker in range(WORKERS)]
+
+    def _lease(self, worker: int) -> Lease:
+        return Lease(
+            lambda kind, count: self.up[worker].append((kind, count)),
+            lease_size(TOTAL, WORKERS),
+            lambda: self.used[worker],
+            lambda: None,
+        )
+
+    def deliver_up(self, worker: int) -> None:
+        if self.up[worker]:
+            kind, count = self.up[worker].popleft()
+            (self.pool.want if kind == "want" else self.pool.give)(worker, count, self.now)
+
+    def deliver_down(self, worker: int) -> None:
+        if self.down[worker]:
+            self.leases[worker].receive(*self.down[worker].popleft())
+
+    def settle(self) -> None:
+        while any(self.up) or any(self.down):
+            for worker in range(WORKERS):
+                self.deliver_up(worker)
+                self.deliver_down(worker)
+
+    def take(self, worker: int) -> None:
+        if self.used[worker] < self.leases[worker].held:
+            self.used[worker] += 1
+        else:
+            self.leases[worker].want(1)
+
+    def release(self, worker: int) -> None:
+        self.used[worker] = max(0, self.used[worker] - 1)
+
+    def die(self, worker: int) -> None:
+        self.up[worker].clear()
+        self.down[worker].clear()
+        self.used[worker] = 0
+        self.leases[worker] = self._lease(worker)
+        self.pool.leave(worker, self.now)
+
+
+STEPS = ("take", "release", "look", "deliver_up", "deliver_down", "die")
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, WORKERS - 1)), max_size=80))
+def test_no_order_of_messages_lends_more_than_the_total(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    for step, worker in steps:
+        if step == "look":
+            world.leases[worker].look()
+        else:
+            getattr(world, step)(worker)
+        assert sum(lease.held for lease in world.leases) <= sum(world.pool.held.values()) <= TOTAL
+        assert all(used <= lease.held for used, lease in zip(world.used, world.leases, strict=True))
+
+
+@given(st.lists(st.tuples(st.sampled_from(("take", "release", "die")), st.integers(0, WORKERS - 1)), max_size=40))
+def test_at_most_one_lease_a_worker_is_unused_once_all_is_quiet(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    for step, worker in steps:
+        getattr(world, step)(worker)
+        world.settle()
+    for lease in world.leases:
+        lease.look()
+    world.settle()
+    assert all(lease.unused <= lease.size for lease in world.leases)
+
+
+def test_one_worker_may_use_the_whole_total() -> None:
+    world = World()
+    for lease in world.leases:
+        lease.look()
+    world.settle()
+    for _ in range(3 * TOTAL):
+        world.take(0)
+        world.settle()
+    assert world.used[0] == TOTAL
+    world.take(1)
+    world.settle()
+    assert world.leases[1].is_exhausted
+    world.die(0)
+    world.take(1)
+    world.settle()
+    world.take(1)
+    assert world.used[1] == 1
+
+
+def test_a_lower_total_is_called_back() -> None:
+    world = World()
+    world.leases[0].want(TOTAL)
+    world.settle()
+    world.pool.resize(4, world.now)
+    world.settle()
+    assert world.leases[0].held == 4
+
+
+def test_tokens_of_a_dead_worker_count_as_spent_and_come_back_with_the_window() -> None:
+    sent: list[Any] = []
+    pool = TokenPool(lambda *message: sent.append(message))
+    pool.retune(0.0, 10.0, 10.0)
+    pool.want(0, 4, 100.0)
+    assert sent == [(0, "grant", 4)]
+    pool.report(0, 0, 1, 100.1)
+    assert pool.held[0] == 3
+    pool.leave(0, 101.0)
+    assert pool.total(101.0) == pool.free(101.0) == 6
+    assert pool.free(112.0) == 10
