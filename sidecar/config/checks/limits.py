@@ -8,8 +8,9 @@ from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY
 from sidecar.routing.rule import MatchError, Rule
-from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, NO_KEY, LimitSpec, Spec
+from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 AUTHENTICATE: Final = "authenticate"
 RATE_LIMIT: Final = "rate_limit"
