@@ -34,6 +34,7 @@ from sidecar.command_line import (
 from sidecar.engine.build import describe_build
 
 if TYPE_CHECKING:
+    from sidecar.config.files import Source
     from sidecar.config.load import Loaded
     from sidecar.config.spec import PolicySpec
     from sidecar.control.compiler import Snapshot
@@ -306,6 +307,50 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
 
 @main.command(
     examples=[
+        ("sidecar promote --dry-run policies.yaml checkout", "Print what would change."),
+        ("sidecar promote policies.yaml checkout", "Give the candidate all requests of the route."),
+        ("sidecar promote --arm checkout-v1 policies.yaml checkout", "Take the split back out of the file."),
+    ]
+)
+@click.argument("path", type=PATH)
+@click.argument("route")
+@click.option("--arm", metavar="NAME", help="Upstream of the split that gets all requests; by default the candidate.")
+@click.option("--dry-run", is_flag=True, help="Print the change as a unified diff, and write nothing.")
+def promote(path: str, route: str, arm: str | None, dry_run: bool) -> None:
+    """Make the candidate of a route the route itself.
+
+    The policies of `candidate` are merged over those of the route, or the split is replaced by one upstream.  Comments
+    and layout of the file stay.  A result that would say anything else than the candidate is not written.
+    """
+    from sidecar.config.load import load
+    from sidecar.config.report import visible
+    from sidecar.inspect.promote import PromotionError
+    from sidecar.inspect.promote import promote as edit
+
+    sources = read_sources(path, as_json=False)
+    loaded = load(sources, os.environ)
+    if loaded.spec is None:
+        print_problems(loaded)
+        sys.exit(FAILURE)
+    names = [each.name for each in loaded.spec.routes]
+    if route not in names:
+        reject("ROUTE", f"there is no route `{route}`; {suggest(route, names)}")
+    try:
+        found = edit(sources, loaded.spec, route, arm, os.environ)
+    except PromotionError as error:
+        raise Failure(visible(str(error))) from None
+    if dry_run:
+        click.echo(found.diff(), nl=False)
+        return
+    try:
+        found.write()
+    except OSError as error:
+        raise Failure(f"{found.name}: {error.strerror}; name a file that can be written") from None
+    click.echo(visible(f"{found.name}: route `{route}` is now `{found.arm}`"))
+
+
+@main.command(
+    examples=[
         ("sidecar key new batch-2027", "Make a key and print it, with its entry for the file."),
         ("sidecar key new batch-2027 --owner batch --file keys.yaml", "Make a key and add it to a file."),
     ]
@@ -508,11 +553,17 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
 
 def read_policies(path: str, *, as_json: bool) -> Loaded:
     """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
-    from sidecar.config import files
     from sidecar.config.load import load
 
+    return load(read_sources(path, as_json=as_json), os.environ)
+
+
+def read_sources(path: str, *, as_json: bool) -> list[Source]:
+    """Return the policy files of a path.  A path that cannot be read ends the command."""
+    from sidecar.config import files
+
     try:
-        sources = files.read(path)
+        return files.read(path)
     except OSError as error:
         if as_json:
             from sidecar.core.spec import Problem
@@ -521,7 +572,6 @@ def read_policies(path: str, *, as_json: bool) -> Loaded:
             message = describe_path_error(error, NAME_A_POLICY).removeprefix(f"{file}: ")
             fail_with_json([Problem(file, 1, 1, "", message)])
         raise Failure(describe_path_error(error, NAME_A_POLICY)) from None
-    return load(sources, os.environ)
 
 
 def fail_with_json(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> NoReturn:
