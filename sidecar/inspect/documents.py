@@ -93,12 +93,15 @@ class StageEntry(TypedDict):
 
 
 class DiscoverEntry(TypedDict):
-    """Discovery of the endpoints of an upstream by DNS."""
+    """Discovery of the endpoints of an upstream."""
 
-    dns: str
-    """Name that is looked up."""
-    port: int | str
-    """Port; a text if an environment variable gives it."""
+    dns: str | None
+    """Name whose addresses are looked up; null for other sources."""
+    port: int | str | None
+    """Port of all endpoints; a text if an environment variable gives it, null if the source tells it."""
+    source: str
+    """Source, such as `dns:payments.svc:8080`, `srv:_http._tcp.payments.svc`, `file:/run/endpoints` or
+    `kubernetes:shop/orders:http`."""
 
 
 class TargetEntry(TypedDict):
