@@ -444,6 +444,78 @@ def demo(which: str) -> None:
     sys.exit(run())
 
 
+@main.command(
+    examples=[
+        ("sidecar inject orders.yaml | kubectl apply -f -", "Add the sidecar to what a file describes."),
+        ("kustomize build . | sidecar inject - --policies shop-policies", "The same for what another tool makes."),
+        ("sidecar inject --undo orders.yaml", "Take it out again."),
+        ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
+    ]
+)
+@click.argument("file", required=False, metavar="FILE")
+@click.option("--undo", is_flag=True, help="Take the sidecar out of the workloads that have it.")
+@click.option("--image", default="resilience-sidecar", show_default=True, help="Image of the sidecar.")
+@click.option("--policies", multiple=True, metavar="NAME", help="ConfigMap with policies for all; may be repeated.")
+@click.option(
+    "--admin-port", type=click.IntRange(1, 65535), default=9901, show_default=True, help="Port of the probes."
+)
+@click.option("--component", metavar="DIR", help="Write a kustomize component to this directory instead.")
+def inject(
+    file: str | None,
+    undo: bool,
+    image: str,
+    policies: tuple[str, ...],
+    admin_port: int,
+    component: str | None,
+) -> None:
+    """Print Kubernetes manifests whose workloads have the sidecar.
+
+    FILE has Deployments, StatefulSets, DaemonSets, Jobs, CronJobs or Pods; - reads standard input.  Other documents
+    stay as they are.  A second run changes nothing.
+
+    The policies come from the ConfigMaps of --policies, and from those in FILE whose label
+    resilience-sidecar/policies-of has the name of the workload, or `all`; without any from the ConfigMap NAME-policies.
+    The annotation resilience-sidecar/inject: "false" leaves a workload out.
+    """
+    from sidecar.manifests import component as components
+    from sidecar.manifests import inject as manifests
+    from sidecar.manifests.documents import ManifestError
+    from sidecar.manifests.pod import Options
+
+    options = Options(image, admin_port, policies)
+    if component is not None:
+        if file is not None or undo:
+            reject("--component", "stands alone; leave FILE and --undo out")
+        write_files(component, components.files(options))
+        return
+    if file is None:
+        reject("FILE", "is missing; name a file of manifests, or - for standard input")
+    source = sys.stdin.read() if file == "-" else open_binary(file).decode("utf-8", "replace")
+    try:
+        result = manifests.undo(source) if undo else manifests.inject(source, options)
+    except ManifestError as error:
+        raise Failure(f"{file}:{error}") from None
+    click.echo(result.text, nl=False)
+    for note in result.notes:
+        click.echo(f"{file}:{note}", err=True)
+    if not result.changed:
+        click.echo(f"{file}: no workload {'has the sidecar' if undo else 'to add the sidecar to'}", err=True)
+
+
+def write_files(directory: str, files: Mapping[str, str]) -> None:
+    """Write files to a directory, which is made if it is missing; a failure ends the command."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for name, content in files.items():
+            with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+                file.write(content)
+    except OSError as error:
+        raise Failure(
+            f"{error.filename or directory}: {error.strerror}; name a directory that can be written"
+        ) from None
+    click.echo(f"{directory}: {', '.join(files)}")
+
+
 @main.group("proto", cls=Program, examples=[("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the types.")])
 def proto() -> None:
     """Work with descriptor sets of gRPC services."""

@@ -25,7 +25,7 @@ RANKS = {
     "control": 7,
     "inspect": 8, "downstream": 8, "admin": 9,
     "process": 10,
-    "app": 11, "demo": 11, "policytest": 11, "top": 11, "proto": 11,
+    "app": 11, "demo": 11, "policytest": 11, "top": 11, "proto": 11, "manifests": 11,
     "command_line": 11,
     "commands": 12, "cli": 13, "__main__": 14,
 }  # fmt: skip
@@ -58,7 +58,7 @@ LIBRARIES = {
     "jwt": {"identity.keys"},
     "cryptography": {"identity.keys"},
     "msgspec": {"transform", "upstream.discovery.slices"},
-    "yaml": {"config.files"},
+    "yaml": {"config.files", "manifests"},
     "aiodns": {"upstream.resolver"},
     "aiohappyeyeballs": {"upstream.resolver"},
     "aiohttp": {"admin", "upstream.balancing.health", "upstream.discovery.api", "demo"},
