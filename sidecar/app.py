@@ -204,25 +204,25 @@ async def supervise(path: str, sources: list[Source], loaded: Loaded, count: int
     env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=emitter.emit, meter=registry)
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
     supervisor = Supervisor(path, sources, loaded, count, env, registry, Inheritance.receive())
-    supervisor.view = AdminView(
+    view = AdminView(
         env=env,
         registry=registry,
         version=__version__,
         build=describe_build(),
         started=env.now(),
         readiness=Readiness(),
-        reload=lambda: supervisor.reload("request"),
+        reload=lambda: supervisor.reloading.reload("request"),
         states=dict,
         recent=emitter.recent,
         secrets=secrets,
         limits=supervisor.limits,
-        commands=supervisor,
-        joined=supervisor.parts,
-        refresh=supervisor.refresh,
+        commands=supervisor.commands,
+        joined=supervisor.commands.parts,
+        refresh=supervisor.commands.refresh,
     )
     freeze_startup()
     try:
-        return await supervisor.run()
+        return await supervisor.run(view)
     finally:
         lines.close()
 
