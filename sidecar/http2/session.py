@@ -52,7 +52,7 @@ from sidecar.http2.limits import (
     Bucket,
     Limits,
 )
-from sidecar.http2.stream import RECEIVED_END, RESET, SENT_END, Stream
+from sidecar.http2.stream import NOTHING, RECEIVED_END, RESET, SENT_END, Stream
 
 BODILESS: Final = (204, 304)
 LARGE_HEAD: Final = 10.0
@@ -809,15 +809,19 @@ class Session:
             stream.waits = True
         return not stream.pending
 
-    def send_trailers(self, stream: Stream, lines: bytes) -> None:
-        """Send trailers, HTTP/1.1 field lines, after all content; they end the stream."""
+    def send_trailers(self, stream: Stream, lines: bytes, sensitive: frozenset[bytes] = NOTHING) -> None:
+        """Send trailers, HTTP/1.1 field lines, after all content; they end the stream.
+
+        Those whose lower-case names are `sensitive` go out as never indexed.
+        """
         if not stream.can_send or stream.ends_after_pending or stream.trailers is not None or self.fault is not None:
             return
         if stream.pending:
             stream.waits = True
             stream.trailers = lines
+            stream.marks = sensitive
         elif lines:
-            self._write_block(stream, self._encoder.encode_trailers(lines), True)
+            self._write_block(stream, self._encoder.encode_trailers(lines, sensitive), True)
         else:
             self._write_data(stream, b"", True)
 
@@ -875,7 +879,7 @@ class Session:
         lines = stream.trailers
         if lines is not None and not pending:
             stream.trailers = None
-            self.send_trailers(stream, lines)
+            self.send_trailers(stream, lines, stream.marks)
 
     def _forget_pending(self, stream: Stream) -> None:
         self.unsent -= stream.unsent
