@@ -75,6 +75,9 @@ PIECE: Final = 64 * 1024
 """Bytes of a piece that waits."""
 MAX_OUTPUT: Final = 256 * 1024
 """Bytes of content that are sent before the output is taken: the transport may be full by then."""
+TUNNEL: Final = -2
+"""Value of `Stream.expected` before the answer to an extended CONNECT: a 2xx has no length, whatever it says
+(RFC 9110 9.3.6)."""
 PSEUDO_HEADERS: Final = 5
 """Pseudo-headers that a request may have beside its fields."""
 DRAIN_PING: Final = b"draining"
@@ -529,7 +532,10 @@ class Session:
 
     def _take_head(self, stream: Stream, head: Head, is_end: bool) -> None:
         stream.has_final_head = True
-        stream.expected = expected = head.content_length
+        expected = head.content_length
+        if stream.expected == TUNNEL and head.status < 300:
+            expected = -1
+        stream.expected = expected
         if is_end:
             if (expected >= 0 or stream.forbids_content) and self._contradicts(stream, True):
                 self._fail_stream(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
@@ -749,6 +755,8 @@ class Session:
         self._next += 2
         if method == b"HEAD":
             stream.forbids_content = True
+        elif protocol:
+            stream.expected = TUNNEL
         stream.has_sent_head = True
         block = self._encoder.encode_request(
             method, scheme, authority, path, lines, request_id, steady, sensitive, protocol

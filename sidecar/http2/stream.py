@@ -56,7 +56,7 @@ class Stream:
         self.received = 0
         """Bytes of content."""
         self.expected = -1
-        """Bytes of content that its head has announced; -1 if it has not."""
+        """Bytes of content that its head has announced; negative if it has not."""
         self.forbids_content = False
         """True for a response that has none, whatever its head says (HEAD, 204, 304)."""
         self.pending: list[bytes] = []
