@@ -222,6 +222,11 @@ class PolicySpec:
     facts: Masks = field(default=Masks({}), repr=False, compare=False)
     """Masks in the process's own output, such as `/state`, for values from environment variables."""
 
+    @property
+    def all_routes(self) -> list[RouteSpec]:
+        """Routes, each followed by its candidates: everything that has policies of its own."""
+        return [each for route in self.routes for each in (route, *route.arms)]
+
     def where(self, *path: str | int) -> Mark:
         """Return the place of a value in the files; `BUILT_IN` for a default."""
         found = self.node.find(path)

@@ -165,7 +165,7 @@ def import_rest(spec: PolicySpec) -> None:
 
 def _kinds(spec: PolicySpec) -> list[StageKind]:
     """Return the kinds of stages that the policies use."""
-    names = {name for route in spec.routes for each in (route, *route.arms) for name in each.blocks}
+    names = {name for route in spec.all_routes for name in route.blocks}
     names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
     return [kind for kind in STAGES if kind.name in names]
 
@@ -213,7 +213,7 @@ class Compilation:
         """Stages that report to a rollout, by name of the route or of its candidate."""
         self.problems: list[Problem] = []
         """Problems found so far."""
-        self.routes = {each.name: each for route in spec.routes for each in (route, *route.arms)}
+        self.routes = {route.name: route for route in spec.all_routes}
         """Specs of the routes by name."""
         self.made: dict[str, Route] = {}
         """Routes built so far, by name."""
@@ -493,7 +493,7 @@ class Compilation:
 
     def add_caller_routes(self) -> None:
         """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
-        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        left = [name for each in self.spec.all_routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
         while left:
             name = left.pop()
             if name not in self.caller_routes:

@@ -23,7 +23,7 @@ from sidecar.config.files import Part, Source, decode, locate
 from sidecar.config.load import load
 from sidecar.config.report import suggest
 from sidecar.config.resolve import CANDIDATE
-from sidecar.config.spec import POLICIES, PolicySpec, RouteSpec
+from sidecar.config.spec import POLICIES, PolicySpec, RouteSpec, name_of_part
 from sidecar.rollout.spec import SplitSpec
 
 BY_HAND: Final = "edit the route by hand"
@@ -139,9 +139,13 @@ def _verify(
     loaded = load(edited, environ)
     if loaded.spec is None:
         raise PromotionError(f"{place}: cannot be edited: the result has a problem: {loaded.problems[0]}; {BY_HAND}")
-    promoted = replace(winner, name=route.name, arms=(), shares=(), rollout=None)
-    wanted = replace(before, routes=[promoted if each is route else each for each in before.routes])
-    if loaded.spec != wanted:
+    names = {name_of_part(winner.name, part): name_of_part(route.name, part) for part in winner.parts}
+    parts = (f"{route.name}:", f"{route.name}@")  # the beginnings of no name that a file can have
+    wanted = {each.name: each for each in before.routes if not each.name.startswith(parts)}
+    wanted |= {new: replace(each, name=new) for each in before.routes if (new := names.get(each.name))}
+    wanted[route.name] = replace(winner, name=route.name, arms=(), shares=(), rollout=None)
+    found = {each.name: each for each in loaded.spec.routes}
+    if found != wanted or replace(loaded.spec, routes=[]) != replace(before, routes=[]):
         raise PromotionError(f"{place}: cannot be edited: the result would say something else; {BY_HAND}")
 
 

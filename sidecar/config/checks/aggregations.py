@@ -27,17 +27,17 @@ MANY_CALLS: Final = 100
 
 def check_aggregations(spec: PolicySpec, report: Report) -> None:
     """Report errors and warnings about the `aggregate` blocks of all routes, and routes that nothing uses."""
-    used = {name for route in spec.routes for name in route.parts.values()}
-    for route in spec.routes:
+    used = {name for route in spec.all_routes for name in route.parts.values()}
+    for route in spec.all_routes:
         if route.listener == NO_LISTENER and route.name not in used:
             message = "serves nothing: it has no listener, and no part of an `aggregate` block names it"
             report.warn(route.node.nearest("listener"), f"{message}; use it or take it out")
-    blocks = {route.name: route for route in spec.routes if AGGREGATE in route.blocks}
+    blocks = {route.name: route for route in spec.all_routes if AGGREGATE in route.blocks}
     if not blocks:
         return
     from sidecar.stages.aggregate.plan import MOST_DEPTH, find_cycle
 
-    routes = {route.name: route for route in spec.routes}
+    routes = {route.name: route for route in spec.all_routes}
     is_sound = False not in {name: _check_block(route, routes, report) for name, route in blocks.items()}.values()
     needs = {name: [each for each in route.parts.values() if each in blocks] for name, route in blocks.items()}
     if cycle := find_cycle(needs):

@@ -24,16 +24,16 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
     for name, upstream in spec.upstreams.items():
         node = spec.node.find(("upstreams", name, RATE_LIMIT))
         if upstream.rate_limit is not None and node is not None:
-            routes = [route for route in spec.routes if route.upstream == name]
+            routes = [route for route in spec.all_routes if route.upstream == name]
             _check_block(upstream.rate_limit, node, report)
-            _check_shared(upstream.rate_limit, node, len(routes), report)
+            _check_shared(upstream.rate_limit, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
                 _check_evasion(upstream.rate_limit, node, report)
             for route in routes:
                 _check_captures(upstream.rate_limit, node, route, report)
             if not any(AUTHENTICATE in route.blocks for route in routes):
                 _check_callers(upstream.rate_limit, node, f"no route of the upstream `{name}` has", report)
-    for route in spec.routes:
+    for route in spec.all_routes:
         block, node = route.blocks.get(RATE_LIMIT), route.node.child(RATE_LIMIT)
         if not isinstance(block, Spec) or node is None:
             continue

@@ -152,6 +152,11 @@ CASES = {
         "  candidate: {share: 5%, timeout: {request: '${TIME}'}}\n",
         "- name: shop\n  upstream: v1\n  timeout: {request: '${TIME}'}\n",
     ),
+    "parts of an answer": (
+        "- name: shop\n  aggregate: {parts: {a: {upstream: v1, path: /a}}}\n"
+        "  candidate: {share: 5%, aggregate: {parts: {a: {upstream: v2}, b: {route: last, path: /last}}}}\n",
+        "- name: shop\n  aggregate: {parts: {a: {upstream: v2, path: /a}, b: {route: last, path: /last}}}\n",
+    ),
     "a policy of the upstream and a bundle stays below": (
         "- name: shop\n  upstream: v1\n  candidate:\n    share: 5%\n    criticality: sheddable\n",
         "- name: shop\n  upstream: v1\n  criticality: sheddable\n",
