@@ -493,7 +493,7 @@ class Compilation:
 
     def add_caller_routes(self) -> None:
         """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
-        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        left = [name for each in self.routes.values() if AUTHENTICATE in each.blocks for name in each.parts.values()]
         while left:
             name = left.pop()
             if name not in self.caller_routes:
@@ -583,7 +583,7 @@ class Compilation:
         if kind == CHALLENGES:
             from sidecar.identity.verdict import challenges
 
-            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            names = getattr(self.routes[name].blocks.get(AUTHENTICATE), "any_of", ())
             found = challenges((self.identities[each] for each in names), self.spec.service)
             return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:

@@ -39,6 +39,8 @@ from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, Stage, Wait
 from sidecar.engine.pipeline import Pipeline
 from sidecar.identity.verdict import Unavailable
+from sidecar.routing.match_spec import MatchSpec
+from sidecar.routing.rule import Rule
 from sidecar.stages import STAGES, StageKind
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
@@ -91,7 +93,7 @@ class InnerRoute:
     """Route of a part, which takes a moment."""
 
     criticality = DEFAULT
-    rule = None
+    rule: Any = Rule(MatchSpec(), None)
     route = None
 
     def __init__(self, env: FakeEnv) -> None:

@@ -6,13 +6,13 @@ worst case in calls is a product of numbers in the files, and an error beyond `m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isinf
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config.node import Node
 from sidecar.config.report import Report
-from sidecar.config.spec import AGGREGATE, NO_LISTENER, PolicySpec, RouteSpec
+from sidecar.config.spec import AGGREGATE, AUTHENTICATE, NO_LISTENER, PolicySpec, RouteSpec
 from sidecar.core.exchange import NEVER
 from sidecar.core.uri import canonical
 from sidecar.routing.rule import MatchError, Rule
@@ -20,19 +20,23 @@ from sidecar.routing.rule import MatchError, Rule
 if TYPE_CHECKING:
     from sidecar.stages.aggregate.plan import Cost
     from sidecar.stages.aggregate.spec import PartSpec, Spec
+    from sidecar.stages.authorize.spec import Spec as AuthorizeSpec
 
+CACHE: Final = "cache"
+AUTHORIZE: Final = "authorize"
 MANY_CALLS: Final = 100
 """Calls in the worst case of one request, retries included, above which there is a warning."""
 
 
 def check_aggregations(spec: PolicySpec, report: Report) -> None:
     """Report errors and warnings about the `aggregate` blocks of all routes, and routes that nothing uses."""
-    used = {name for route in spec.routes for name in route.parts.values()}
+    whole = [each for route in spec.routes for each in (route, *route.arms)]
+    used = {name for route in whole for name in route.parts.values()}
     for route in spec.routes:
         if route.listener == NO_LISTENER and route.name not in used:
             message = "serves nothing: it has no listener, and no part of an `aggregate` block names it"
             report.warn(route.node.nearest("listener"), f"{message}; use it or take it out")
-    blocks = {route.name: route for route in spec.routes if AGGREGATE in route.blocks}
+    blocks = {route.name: route for route in whole if AGGREGATE in route.blocks}
     if not blocks:
         return
     from sidecar.stages.aggregate.plan import MOST_DEPTH, find_cycle
@@ -51,6 +55,7 @@ def check_aggregations(spec: PolicySpec, report: Report) -> None:
     if is_sound:
         for route in blocks.values():
             _check_worst(route, routes, report)
+            _check_cache(route, routes, report)
 
 
 def _node(route: RouteSpec, *path: str) -> Node:
@@ -112,6 +117,40 @@ def _check_match(route: RouteSpec, name: str, part: PartSpec, target: RouteSpec,
         report.error_in(node, f"{message}; write one of {', '.join(sorted(target.match.methods or ()))}")
         return False
     return True
+
+
+# ----- answers that are stored
+
+
+def _check_cache(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Report) -> None:
+    """Report a cache in front of parts that would refuse some of the clients who get the stored answer."""
+    if CACHE not in route.blocks:
+        return
+    node = route.node.nearest(CACHE)
+    for name, part in _parts_of(route, routes):
+        if AUTHENTICATE in part.blocks and AUTHENTICATE not in route.blocks:
+            message = f"stores answers for everyone, but the route `{part.name}` of the part {name} authenticates"
+            report.error_in(node, f"{message}; add such an `authenticate` here too, or leave the cache out")
+        elif AUTHORIZE in part.blocks and AUTHORIZE not in route.blocks and not _is_by_caller(route, part):
+            message = f"stores answers that `authorize` of the route `{part.name}` of the part {name} may refuse"
+            report.error_in(node, f"{message} to the next client; repeat `authorize` here, or leave the cache out")
+
+
+def _parts_of(route: RouteSpec, routes: Mapping[str, RouteSpec]) -> Iterator[tuple[str, RouteSpec]]:
+    """Yield the parts of a route and those of its parts, by the name of the part."""
+    for name, target in route.parts.items():
+        yield name, routes[target]
+        yield from ((f"{name}.{inner}", each) for inner, each in _parts_of(routes[target], routes))
+
+
+def _is_by_caller(route: RouteSpec, part: RouteSpec) -> bool:
+    """True if all clients that share a stored answer of a route are alike for the `authorize` block of a part."""
+    cache: Any = route.blocks[CACHE]
+    if AUTHENTICATE not in route.blocks or cache.shared:
+        return False
+    block: AuthorizeSpec = part.blocks[AUTHORIZE]  # type: ignore[assignment]
+    allowed = [rule.allow for rule in block.rules]
+    return not any(each is None or each.networks or each.headers or each.when for each in allowed)
 
 
 # ----- the worst case
