@@ -95,6 +95,7 @@ class InnerRoute:
     criticality = DEFAULT
     rule: Any = Rule(MatchSpec(), None)
     route = None
+    pick = None
 
     def __init__(self, env: FakeEnv) -> None:
         answers = [after(0.02, response(200, b'{"id": 7}')), response(200, b"{}"), failed(RESET), response(404)]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CACHE: Final = "cache"
 AUTHORIZE: Final = "authorize"
+WITH_BODY: Final = frozenset(("POST", "PUT", "PATCH"))
+"""Methods of requests with a body."""
 MANY_CALLS: Final = 100
 """Calls in the worst case of one request, retries included, above which there is a warning."""
 
@@ -43,7 +45,10 @@ def check_aggregations(spec: PolicySpec, report: Report) -> None:
 
     routes = {route.name: route for route in spec.routes}
     is_sound = False not in {name: _check_block(route, routes, report) for name, route in blocks.items()}.values()
-    needs = {name: [each for each in route.parts.values() if each in blocks] for name, route in blocks.items()}
+    needs = {
+        name: [each for part in route.parts.values() for each in _arms(part, routes) if each in blocks]
+        for name, route in blocks.items()
+    }
     if cycle := find_cycle(needs):
         circle = " > ".join([*cycle, cycle[0]])
         report.error_in(_node(blocks[cycle[0]]), f"asks itself by its parts: {circle}; break this circle")
@@ -56,6 +61,11 @@ def check_aggregations(spec: PolicySpec, report: Report) -> None:
         for route in blocks.values():
             _check_worst(route, routes, report)
             _check_cache(route, routes, report)
+
+
+def _arms(name: str, routes: Mapping[str, RouteSpec]) -> list[str]:
+    """Return the names of a route and of its candidates, any of which a part may get."""
+    return [name, *(arm.name for arm in routes[name].arms)] if name in routes else []
 
 
 def _node(route: RouteSpec, *path: str) -> Node:
@@ -73,6 +83,13 @@ def _check_block(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Repo
 
     block: Spec = route.blocks[AGGREGATE]  # type: ignore[assignment]
     is_sound = True
+    if route.match.grpc is not None:
+        message = "cannot answer calls of gRPC, which the route takes; match paths, and name routes with `translate`"
+        report.error_in(_node(route), message)
+        is_sound = False
+    if with_body := WITH_BODY & set(route.match.methods or ()):
+        message = f"passes no body of a request to its parts, but the route takes {', '.join(sorted(with_body))}"
+        report.warn(_node(route), f"{message}; leave these methods out, or write the body of a part as json")
     for place, message in find_problems(block):
         report.error_in(_node(route, *place), message)
         is_sound = False

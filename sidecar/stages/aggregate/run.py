@@ -515,7 +515,7 @@ class Ask:
         x.deadline = x.caller_deadline = min(x.deadline, run.deadline)
         self.x = record.x = x
         inner = self._inner = InnerExchange(x, plan.max_body, self._took, gathering.allowance)
-        inner.start(plan.pipeline)
+        inner.start(plan.pipeline_of(x))
 
     def _took(self, inner: InnerExchange) -> None:
         """Take the answer."""

@@ -59,6 +59,8 @@ class InnerRoute(Protocol):
     def pipeline(self) -> Pipeline: ...
     @property
     def criticality(self) -> int: ...
+    @property
+    def pick(self) -> Any: ...
 
 
 class PartPlan:
@@ -70,6 +72,7 @@ class PartPlan:
         "_fields",
         "_is_matched",
         "_meter",
+        "_pick",
         "_remove",
         "_route_name",
         "_target",
@@ -97,6 +100,8 @@ class PartPlan:
         """Index of the part in its block."""
         self.name = name
         self.route = route
+        self._pick: Any = route.pick
+        """Function that returns the arm for a request; None for a route without candidates."""
         self.pipeline = route.pipeline
         self.method = spec.method.encode()
         self.is_safe = self.method in SAFE
@@ -140,6 +145,14 @@ class PartPlan:
             self._counters[result] = found
         return found
 
+    def pipeline_of(self, x: Exchange) -> Pipeline:
+        """Return the pipeline of a request of the part: that of the arm which was chosen for it."""
+        if self._pick is None:
+            return self.pipeline
+        chosen: Any = x.route
+        found: Pipeline = chosen.pipeline
+        return found
+
     def make(self, x: Exchange, scope: Scope, lines: bytes, now: float) -> Exchange:
         """Return the request of the part for the client's request `x`.  Raises `ValueMissing`.
 
@@ -163,7 +176,7 @@ class PartPlan:
             raise ValueMissing(f"the path is none of the route {route.route.name}")
         made = x.make_inner(self.method, path, query, lines, now)
         made.body = body
-        made.route = route.route
+        made.route = route.route if self._pick is None else self._pick(made)
         made.captured_by = route.rule
         made.captured_path = own_path
         made.criticality = max(x.criticality, route.criticality)  # the highest number is refused first

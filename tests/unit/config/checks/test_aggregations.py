@@ -118,3 +118,63 @@ def test_the_member_with_the_missing_parts_has_a_name_of_its_own() -> None:
         )
         loaded = load([Source("p.yaml", (text + INNER % "").encode())], {})
         assert ["has the member user twice" in str(each) for each in loaded.problems] == [True]
+
+
+# ----- what a block cannot do
+
+
+@pytest.mark.parametrize(("methods", "warns"), [("[GET, HEAD]", False), ("[GET, POST, PUT]", True)])
+def test_parts_get_no_body_of_the_request(methods: str, warns: bool) -> None:
+    text = HEAD + f"  - name: page\n    match: {{path: /page, methods: {methods}}}\n" + AGGREGATE + INNER % ""
+    found = [str(each) for each in load([Source("p.yaml", text.encode())], {}).warnings]
+    assert (
+        any("passes no body of a request to its parts, but the route takes POST, PUT" in each for each in found)
+        == warns
+    )
+
+
+def test_calls_of_grpc_have_no_parts() -> None:
+    text = HEAD + "  - name: page\n    match: {grpc: {service: shop.Orders}}\n" + AGGREGATE + INNER % ""
+    assert any(
+        "cannot answer calls of gRPC" in str(each) for each in load([Source("p.yaml", text.encode())], {}).problems
+    )
+
+
+def test_a_circle_through_a_candidate_is_an_error() -> None:
+    inner = "candidate: {share: 5%, aggregate: {parts: {all: {route: page, path: /page}}}}"
+    assert any("asks itself by its parts" in each for each in messages("", inner.replace("5%", "5%, fallback: off")))
+
+
+# ----- the worst case
+
+
+@pytest.mark.parametrize(
+    ("each", "calls", "told"),
+    [
+        ('{of: "{parts.user./ids}", max: 50}', "", ""),
+        ('{of: "{parts.user./ids}", max: 300}', "", "may make 301 requests for one, but max_calls allows 200"),
+        ('{of: "{parts.user./ids}", max: 300}', "      max_calls: 301\n", "makes up to 301 calls"),
+        ('{of: "{parts.user./ids}", max: 300, batch: 10}', "", ""),
+    ],
+)
+def test_the_worst_case_is_a_product(each: str, calls: str, told: str) -> None:
+    item = "{items}" if "batch" in each else "{item}"
+    part = f'        more: {{upstream: orders, path: "/x?i={item}", each: {each}, timeout: 1s}}\n'
+    block = "    aggregate:\n      parts:\n        user: {upstream: users, path: /users}\n" + part + calls
+    head = HEAD.replace("routes:", "defaults: {retry: {max_attempts: 1}}\nroutes:")
+    text = head + "  - name: page\n    match: {path: /page}\n" + block
+    loaded = load([Source("p.yaml", text.encode())], {})
+    found = [str(each) for each in (*loaded.problems, *loaded.warnings) if "aggregate" in str(each)]
+    assert [told in each for each in found] == ([True] if told else []), found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [("100ms", "200ms", ""), ("400ms", "700ms", "ends after 1.1s"), ("100ms", "2s", "ends first")],
+)
+def test_times_that_cannot_be_are_told(first: str, second: str, told: str) -> None:
+    parts = f"        user: {{upstream: users, path: /users, timeout: {first}}}\n"
+    parts += f'        more: {{upstream: orders, path: "/x/{{parts.user./id}}", timeout: {second}}}\n'
+    text = HEAD + "  - name: page\n    match: {path: /page}\n    timeout: {request: 1s}\n    aggregate:\n      parts:\n"
+    found = [str(each) for each in load([Source("p.yaml", (text + parts).encode())], {}).warnings]
+    assert [told in each for each in found if "parts.more.timeout" in each] == ([True] if told else []), found
