@@ -56,6 +56,7 @@ DEFAULT_CACHE: Final = "default"
 NO_LISTENER: Final = "none"
 """Value of `listener` of a route that only parts of aggregated answers use."""
 AGGREGATE: Final = "aggregate"
+AUTHENTICATE: Final = "authenticate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 
@@ -226,6 +227,30 @@ class PolicySpec:
     def all_routes(self) -> list[RouteSpec]:
         """Routes, each followed by its candidates: everything that has policies of its own."""
         return [each for route in self.routes for each in (route, *route.arms)]
+
+    def routes_with_callers(self) -> set[str]:
+        """Return the names of the routes whose requests may have callers.
+
+        These are routes with `authenticate`, and those without a listener all of whose requests are parts of such ones.
+        """
+        users: dict[str, list[RouteSpec]] = {}
+        for each in self.all_routes:
+            for part in set(each.parts.values()):
+                users.setdefault(part, []).append(each)
+        found = {route.name for route in self.routes if AUTHENTICATE in route.blocks}
+        inner = [route.name for route in self.routes if route.listener == NO_LISTENER and route.name in users]
+        size = -1
+        while size != len(found):  # each round is one level of parts
+            size = len(found)
+            found |= {
+                name for name in inner if all(AUTHENTICATE in each.blocks or each.name in found for each in users[name])
+            }
+        return found.union(
+            arm.name
+            for route in self.routes
+            for arm in route.arms
+            if AUTHENTICATE in arm.blocks or (route.name in found and AUTHENTICATE not in route.blocks)
+        )
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of a value in the files; `BUILT_IN` for a default."""

@@ -498,7 +498,7 @@ class Compilation:
             name = left.pop()
             if name not in self.caller_routes:
                 self.caller_routes.add(name)
-                left += self.routes[name].parts.values()
+                left += [*self.routes[name].parts.values(), *(arm.name for arm in self.routes[name].arms)]
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -583,7 +583,7 @@ class Compilation:
         if kind == CHALLENGES:
             from sidecar.identity.verdict import challenges
 
-            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            names = getattr(self.routes[name].blocks.get(AUTHENTICATE), "any_of", ())
             found = challenges((self.identities[each] for each in names), self.spec.service)
             return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:
@@ -592,7 +592,9 @@ class Compilation:
             return allowed_origins(self.routes[name])
         if kind == ROUTE and name in self.routes:
             inner = self.route_of(name)
-            return InnerRoute(inner, Rule(inner.spec.match, inner))
+            members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
+            pick = partial(_pick, self.arms[name].choose, members) if name in self.arms else None
+            return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")

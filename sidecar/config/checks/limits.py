@@ -21,6 +21,7 @@ PATH: Final = "path."
 def check_limits(spec: PolicySpec, report: Report) -> None:
     """Report captures that are missing, and warn of rate limits that do not limit what they seem to."""
     seen: set[int] = set()
+    known = spec.routes_with_callers()
     for name, upstream in spec.upstreams.items():
         node = spec.node.find(("upstreams", name, RATE_LIMIT))
         if upstream.rate_limit is not None and node is not None:
@@ -31,7 +32,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 _check_evasion(upstream.rate_limit, node, report)
             for route in routes:
                 _check_captures(upstream.rate_limit, node, route, report)
-            if not any(AUTHENTICATE in route.blocks for route in routes):
+            if not any(route.name in known for route in routes):
                 _check_callers(upstream.rate_limit, node, f"no route of the upstream `{name}` has", report)
     for route in spec.all_routes:
         block, node = route.blocks.get(RATE_LIMIT), route.node.child(RATE_LIMIT)
@@ -39,7 +40,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             continue
         _check_captures(block, node, route, report)
         _check_route(block, node, route, report)
-        if AUTHENTICATE not in route.blocks:
+        if route.name not in known:
             _check_callers(block, node, f"the route `{route.name}` does not have", report)
         if id(node) not in seen:
             seen.add(id(node))
