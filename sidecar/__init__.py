@@ -14,6 +14,7 @@
     stages                                       one directory for each policy, and their order
     routing  config  control                     route of a request; files to specs; specs to pipelines, and reload
     telemetry                                    metrics, logs, traces and their export
+    lint                                         what the numbers of policies mean together
     inspect  admin                               `sidecar explain` and `routes`; the admin listener with its page
     process  app                                 lifecycle of the process; the composition root
     cli  commands  command_line                  command line: entry point, commands, form of errors and help

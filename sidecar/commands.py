@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from sidecar.control.compiler import Snapshot
     from sidecar.core.exchange import Exchange
     from sidecar.core.spec import Problem
+    from sidecar.lint.run import Linted
+    from sidecar.lint.traffic import TrafficSpec
 
 
 MOST_TOKEN: Final = 128 * 1024
@@ -102,18 +105,30 @@ def serve(path: str) -> None:
 def check(path: str, as_json: bool) -> None:
     """Print every problem in policy files.
 
+    Warnings with a number such as R024 come from the rules of `sidecar lint`.
     The exit code is 1 if there is a problem.  Warnings do not fail.
     """
-    loaded = read_policies(path, as_json=as_json)
+    from sidecar.lint.known import CHECK
+    from sidecar.lint.run import lint as run_rules
+
+    sources = read_sources(path, as_json=as_json)
+    loaded = load_sources(sources)
     spec = loaded.spec
+    findings = [each for each in run_rules(loaded, sources).findings if each.severity != "note"]
+    plain = loaded.warnings if spec is None else [each.problem for each in findings if each.rule == CHECK]
+    findings = [each for each in findings if each.rule != CHECK]
     if as_json:
         from sidecar.inspect.documents import problems_document
 
-        print_json(problems_document(loaded.problems, loaded.warnings))
+        print_json(problems_document(loaded.problems, plain, findings))
     else:
         from sidecar.config.report import visible
 
-        print_problems(loaded, err=False)
+        warnings = [
+            *plain,
+            *(each.problem._replace(message=f"{each.rule}: {each.problem.message}") for each in findings),
+        ]
+        print_problems(loaded._replace(warnings=sorted(warnings, key=lambda each: each[:3])), err=False)
         if spec is not None:
             counts = (
                 counted(len(spec.routes), "route"),
@@ -122,6 +137,58 @@ def check(path: str, as_json: bool) -> None:
             )
             click.echo(visible(f"{path}: ok, {', '.join(counts)}"))
     sys.exit(FAILURE if spec is None else 0)
+
+
+@main.command(
+    examples=[
+        ("sidecar lint policies.yaml", "Print what the rules find."),
+        ("sidecar lint --traffic traffic.yaml policies.yaml", "Compute with the rates and latencies of a file."),
+        ("sidecar lint --sarif policies.yaml > lint.sarif", "Write a log that code hosts show beside the lines."),
+        ("sidecar lint --fix policies.yaml", "Correct what can be corrected safely."),
+    ]
+)
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.option("--traffic", metavar="FILE", type=PATH, help="Rates, latencies and errors of routes to compute with.")
+@click.option("--fix", is_flag=True, help="Write safe corrections into the files.")
+@click.option("--sarif", "as_sarif", is_flag=True, help="Print a SARIF 2.1.0 log.")
+@json_option
+def lint(paths: tuple[str, ...], traffic: str | None, fix: bool, as_sarif: bool, as_json: bool) -> None:
+    """Print what the numbers in policy files mean together.
+
+    The rules compute: tries that cannot run, the worst case of each route, breakers that cannot open or open on noise,
+    queues that outlive deadlines, and more.  Each PATH is one set of policies.  A comment `# lint: ignore R024: reason`
+    suppresses a finding.  The exit code is 1 if there is a problem, an error or a warning.  Notes do not fail.
+    """
+    if as_sarif and as_json:
+        reject("--sarif", "cannot stand beside --json; choose one of them")
+    from sidecar.lint.fix import fixed, write
+    from sidecar.lint.run import Linted
+    from sidecar.lint.run import lint as run_rules
+    from sidecar.lint.traffic import NO_TRAFFIC
+
+    stated = NO_TRAFFIC if traffic is None else read_traffic(traffic)
+    problems: list[Problem] = []
+    linted = Linted([], [])
+    for path in paths:
+        sources = read_sources(path, as_json=as_json)
+        loaded = load_sources(sources)
+        result = run_rules(loaded, sources, stated)
+        if fix and loaded.spec is not None:
+            changed, applied = fixed(sources, result.findings)
+            try:
+                write(sources, changed)
+            except OSError as error:
+                raise Failure(f"{error.filename}: {error.strerror}; make it writable, or leave --fix out") from None
+            for each in applied:
+                assert each.fix is not None
+                place = f"{each.problem.file}:{each.problem.line}:{each.problem.column}"
+                what = f"fixed {each.rule}: {each.fix.old} to {each.fix.new}"
+                click.echo(f"{place}: {each.problem.path}: {what}", err=True)
+            loaded = load_sources(changed)
+            result = run_rules(loaded, changed, stated)
+        problems += loaded.problems
+        linted = Linted(linted.findings + result.findings, linted.suppressed + result.suppressed)
+    print_lint(paths, problems, linted, "sarif" if as_sarif else "json" if as_json else "text")
 
 
 @main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
@@ -623,15 +690,56 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     return loaded.spec
 
 
+def print_lint(paths: Iterable[str], problems: list[Problem], linted: Linted, form: str) -> NoReturn:
+    """Print findings and end the command: with 1 if there is a problem, an error or a warning."""
+    from sidecar.config.report import visible
+
+    fails = bool(problems) or any(each.severity != "note" for each in linted.findings)
+    if form == "json":
+        from sidecar.inspect.documents import lint_document
+
+        print_json(lint_document(problems, *linted))
+    elif form == "sarif" and not problems:
+        from sidecar.lint.sarif import sarif_document
+
+        print_json(sarif_document(*linted, __version__))
+    else:
+        for problem in problems:
+            click.echo(visible(str(problem)), err=form == "sarif")
+        if form == "text":
+            for each in linted.findings:
+                click.echo(visible(each.text))
+            counts = Counter(each.severity for each in linted.findings)
+            words = [counted(counts[name], name) for name in ("error", "warning", "note") if counts[name]]
+            words += [f"{len(linted.suppressed)} suppressed"] if linted.suppressed else []
+            click.echo(visible(f"{', '.join(paths)}: {', '.join(words) or 'nothing found'}"))
+    sys.exit(FAILURE if fails else 0)
+
+
+def read_traffic(path: str) -> TrafficSpec:
+    """Return the traffic that a file states.  Problems are printed, and end the command."""
+    from sidecar.lint.traffic import load_traffic
+
+    spec, problems = load_traffic(read_sources(path, as_json=False)[0])
+    if spec is None:
+        raise Failure("\n".join(str(problem) for problem in problems))
+    return spec
+
+
 def read_policies(path: str, *, as_json: bool) -> Loaded:
     """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
+    return load_sources(read_sources(path, as_json=as_json))
+
+
+def load_sources(sources: Sequence[Source]) -> Loaded:
+    """Return the policies of files with their problems."""
     from sidecar.config.load import load
 
-    return load(read_sources(path, as_json=as_json), os.environ)
+    return load(sources, os.environ)
 
 
 def read_sources(path: str, *, as_json: bool) -> list[Source]:
-    """Return the policy files of a path.  A path that cannot be read ends the command."""
+    """Return the files of a path.  A path that cannot be read ends the command."""
     from sidecar.config import files
 
     try:

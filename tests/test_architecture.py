@@ -22,12 +22,13 @@ RANKS = {
     "stages": 4,
     "routing": 5,
     "config": 6,
-    "control": 7,
-    "inspect": 8, "downstream": 8, "admin": 9,
-    "process": 10,
-    "app": 11, "demo": 11, "policytest": 11, "top": 11, "proto": 11, "manifests": 11,
-    "command_line": 11,
-    "commands": 12, "cli": 13, "__main__": 14,
+    "lint": 7,
+    "control": 8,
+    "inspect": 9, "downstream": 9, "admin": 10,
+    "process": 11,
+    "app": 12, "demo": 12, "policytest": 12, "top": 12, "proto": 12, "manifests": 12,
+    "command_line": 12,
+    "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
 """Rank of each package: a module imports from packages of lower rank and from its own."""
 

@@ -2,7 +2,7 @@
 
 - `documents`: documents of a file, of which only the edited ones are written anew.
 - `tree`: YAML nodes that are read through merges and edited without touching what they share.
-- `pod`: content that a pod gets: container, volume, annotations.  The one source for manifests and the kustomize component.
+- `pod`: container, volume and annotations of a pod.  The one source for manifests and the kustomize component.
 - `inject`: workloads with the sidecar, and without it again.
 - `component`: kustomize component with the same content.
 """

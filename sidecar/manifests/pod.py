@@ -1,4 +1,4 @@
-"""Content that a pod gets: the sidecar as a native one (an init container that is restarted always, Kubernetes 1.29 and later).
+"""Content that a pod gets: the sidecar as an init container that is restarted always (Kubernetes 1.29 and later).
 
 It starts before the service and is ready before it, and it ends after it.  Jobs end with their own containers.
 """
