@@ -13,9 +13,9 @@ from sidecar.config.checks.aggregations import worst_of
 from sidecar.config.node import Node
 from sidecar.config.spec import AGGREGATE, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.core.exchange import NEVER
+from sidecar.limits.spec import NO_KEY
 from sidecar.lint.arithmetic import seconds
 from sidecar.lint.traffic import NO_TRAFFIC, RouteTraffic, TrafficSpec
-from sidecar.stages.rate_limit.spec import NO_KEY
 
 WRITES = ("POST", "PATCH")
 """Methods that are not idempotent (RFC 9110 9.2.2)."""

@@ -327,7 +327,8 @@ class EndpointSet:
     """
 
     __slots__ = (
-        "_by_url", "_env", "_listeners", "_server_name", "members", "preferred", "spills", "tiers", "trial_begun", "upstream",
+        "_by_url", "_env", "_listeners", "_server_name", "members", "preferred", "spills", "tiers", "trial_begun",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
