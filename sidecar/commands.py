@@ -513,6 +513,43 @@ def demo(which: str) -> None:
 
 @main.command(
     examples=[
+        ("sidecar init docker-compose.yml --service orders -o policies.yaml", "For one service of a Compose file."),
+        ("sidecar init service.yaml openapi.yaml", "From a Service and what its API says."),
+    ]
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--service", default="", metavar="NAME", help="Service that the sidecar is for.")
+@click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
+def init(files: tuple[str, ...], service: str, output: str | None) -> None:
+    """Print a first policy for a service, with the reason of each value.
+
+    FILE is a Compose file, Kubernetes manifests or an OpenAPI document.  Ports, health checks, peers, paths and streams
+    come from there.
+    """
+    from sidecar.starter.facts import StarterError
+    from sidecar.starter.read import read_facts
+    from sidecar.starter.writer import write_policy
+
+    try:
+        sources = [(os.path.basename(name), open_binary(name).decode("utf-8", "replace")) for name in files]
+        policy = write_policy(read_facts(sources, service))
+    except StarterError as error:
+        raise Failure(str(error)) from None
+    if output is None:
+        click.echo(policy, nl=False)
+        return
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(policy)
+    except FileExistsError:
+        raise Failure(f"{output}: is there already; name a new file") from None
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: written; next: sidecar check {output}")
+
+
+@main.command(
+    examples=[
         ("sidecar inject orders.yaml | kubectl apply -f -", "Add the sidecar to what a file describes."),
         ("kustomize build . | sidecar inject - --policies shop-policies", "The same for what another tool makes."),
         ("sidecar inject --undo orders.yaml", "Take it out again."),
