@@ -71,7 +71,7 @@ PHASES: Final = (
 TRANSITIONS: Final = {
     NEW: (
         IDLE,  # the connection is accepted
-        CLOSING,  # the limit of connections is reached: the connection is answered 503
+        CLOSING,  # another worker takes the connection, or their limit is reached: the connection is answered 503
     ),
     IDLE: (
         READING_HEAD,  # bytes arrive
@@ -205,7 +205,12 @@ class DownstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)
         listener = self.listener
-        if not listener.admit(self, transport.get_extra_info("socket")):
+        sock = transport.get_extra_info("socket")
+        if listener.server.crowd is not None and self not in listener.connections and listener.hand_over(sock):
+            self._phase = CLOSING
+            transport.abort()
+            return
+        if not listener.admit(self, sock):
             self._phase = CLOSING
             transport.write(listener.refusal)
             transport.close()
