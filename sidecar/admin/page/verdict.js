@@ -61,6 +61,16 @@ export function problems({ parts, history, now }) {
   for (const [name, cache] of entries(parts["state.cache"])) {
     if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);
   }
+  for (const [, set] of entries(parts["state.key_set"])) {
+    if (!set.problem || set.failures === 0) continue;
+    if (!set.keys?.length) say("bad", "keys", `Identity ${set.identity} has no keys, its tokens cannot be verified: ${set.problem}`);
+    else say("warn", "keys", `Identity ${set.identity} uses its last good keys: ${set.problem}`);
+  }
+  for (const [, own] of entries(parts["state.credentials"])) {
+    if (!own.problem || own.failures === 0) continue;
+    if (own.has_token === false) say("bad", "keys", `Upstream ${own.upstream} gets no requests, there is no token for it: ${own.problem}`);
+    else say("warn", "keys", `Upstream ${own.upstream} gets the last good credential: ${own.problem}`);
+  }
   for (const kind of ["state.tls", "state.discovery"]) {
     for (const [name, thing] of entries(parts[kind])) if (thing.problem) say("warn", "events", `${name}: ${thing.problem}`);
   }
