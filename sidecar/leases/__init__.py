@@ -1,6 +1,7 @@
 """Leases: parts of a limit that several processes share, without I/O and without a clock.
 
     rate            leases of a rate: who hands them out (`RateLessor`) and who uses them (`RateLessee`)
+    quota           leases of units of a quota, which is spent in a window of time
     permits         leases of permits, which are held and given back: limits on concurrency and retry budgets
     store_clock     a clock that never steps, made of the clocks of a store and of the processes that ask it
 
