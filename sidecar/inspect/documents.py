@@ -272,6 +272,8 @@ class TakenEntry(TypedDict):
     """Sentences on the rule that decides; null for a route without `authorize`."""
     rate_limit: list[str] | None
     """Sentences on the rate limits and the keys of the request; null for a route without one."""
+    quota: list[str] | None
+    """Sentences on the quotas and the keys of the request; null for a route without one."""
     cache: list[str] | None
     """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None

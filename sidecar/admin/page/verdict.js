@@ -51,6 +51,9 @@ export function problems({ parts, history, now }) {
   for (const [name, limit] of entries(parts["state.rate_limit"])) {
     if (limit.keys >= limit.max_keys) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
+  for (const [name, quota] of entries(parts["state.quota"])) {
+    if (quota.keys >= quota.max_keys) say("warn", "refusals", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
+  }
   for (const [name, throttle] of entries(parts["state.throttle"])) {
     const most = Math.max(...Object.values(throttle.by_criticality).map((each) => each.refusal_probability));
     if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts are refused`);
