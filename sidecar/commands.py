@@ -191,6 +191,38 @@ def lint(paths: tuple[str, ...], traffic: str | None, fix: bool, as_sarif: bool,
     print_lint(paths, problems, linted, "sarif" if as_sarif else "json" if as_json else "text")
 
 
+@main.command(
+    examples=[
+        ("sidecar diff old.yaml new.yaml", "Print what a change means."),
+        ("sidecar diff --markdown main/policies policies", "Print it for a pull request."),
+    ]
+)
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
+@json_option
+def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
+    """Print what a change of policies means.
+
+    OLD and NEW are policy files or directories.  Printed is what requests will experience, not how the texts differ:
+    worst latency, load on upstreams, what is sent twice, who is refused.  Risks begin with `!`, and findings of the
+    rules that only one side has follow.  The exit code is 1 if a file has a problem.
+    """
+    if markdown and as_json:
+        reject("--markdown", "cannot stand beside --json; choose one of them")
+    from sidecar.lint import diff as meaning
+
+    found = meaning.diff(load_policies(old, as_json=as_json), load_policies(new, as_json=as_json))
+    if as_json:
+        from sidecar.inspect.documents import diff_document
+
+        print_json(diff_document(found))
+    elif markdown:
+        click.echo(meaning.markdown(found, old, new), nl=False)
+    else:
+        click.echo(meaning.text(found), nl=False)
+
+
 @main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
 def schema() -> None:
     """Print the JSON Schema of policy files."""

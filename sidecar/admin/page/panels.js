@@ -320,6 +320,7 @@ export function reloads(model) {
   const rows = [...(model.parts.reloads ?? [])].reverse().slice(0, 20);
   const what = (r) => [
     ...(r.problems ?? []), ...["added", "changed", "removed"].filter((k) => r[k]).map((k) => `${k}: ${r[k].join(", ")}`),
+    ...(r.meaning ?? []),
     ...(r.warnings ?? []).map((w) => `warning: ${w}`),
   ].join("; ");
   fill($("#reloads"), [
