@@ -7,10 +7,9 @@ import math
 import socket
 from typing import Any
 
+from sidecar.core import events
 from sidecar.upstream.discovery.discovery import Discovery
 from sidecar.upstream.discovery.names import AddressSource, ask_loop
-
-from sidecar.core import events
 from sidecar.upstream.discovery.spec import DiscoverSpec
 from sidecar.upstream.endpoint import EndpointSet
 from sidecar.upstream.resolver import Answer
