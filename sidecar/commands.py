@@ -553,10 +553,10 @@ def demo(which: str) -> None:
 @click.option("--service", default="", metavar="NAME", help="Service that the sidecar is for.")
 @click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
 def init(files: tuple[str, ...], service: str, output: str | None) -> None:
-    """Print a first policy for a service, with the reason of each value.
+    """Print a first policy for a service.
 
     FILE is a Compose file, Kubernetes manifests or an OpenAPI document.  Ports, health checks, peers, paths and streams
-    come from there.
+    come from there, and each value has its reason beside it.
     """
     from sidecar.starter.facts import StarterError
     from sidecar.starter.read import read_facts
@@ -582,8 +582,8 @@ def init(files: tuple[str, ...], service: str, output: str | None) -> None:
 
 @main.command(
     examples=[
-        ("sidecar inject orders.yaml | kubectl apply -f -", "Add the sidecar to what a file describes."),
-        ("kustomize build . | sidecar inject - --policies shop-policies", "The same for what another tool makes."),
+        ("sidecar inject orders.yaml", "Add the sidecar to what a file describes."),
+        ("sidecar inject - --policies shop-policies", "The same for what another tool writes to its output."),
         ("sidecar inject --undo orders.yaml", "Take it out again."),
         ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
     ]

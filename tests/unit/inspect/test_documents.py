@@ -132,7 +132,7 @@ def test_a_discovered_upstream_has_no_endpoints(policies: Path) -> None:
     assert document["routes"][1]["upstream"] == {
         "name": "found",
         "endpoints": [],
-        "discover": {"dns": "app.example", "port": 80},
+        "discover": {"dns": "app.example", "port": 80, "source": "dns:app.example:80"},
         "place": {"file": str(policies), "line": 5},
     }
     assert document["routes"][1]["match"]["path_regex"] == "/v[0-9]+"
