@@ -191,6 +191,38 @@ def lint(paths: tuple[str, ...], traffic: str | None, fix: bool, as_sarif: bool,
     print_lint(paths, problems, linted, "sarif" if as_sarif else "json" if as_json else "text")
 
 
+@main.command(
+    examples=[
+        ("sidecar diff old.yaml new.yaml", "Print what a change means."),
+        ("sidecar diff --markdown main/policies policies", "Print it for a pull request."),
+    ]
+)
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
+@json_option
+def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
+    """Print what a change of policies means.
+
+    OLD and NEW are policy files or directories.  Printed is what requests will experience, not how the texts differ:
+    worst latency, load on upstreams, what is sent twice, who is refused.  Risks begin with `!`, and findings of the
+    rules that only one side has follow.  The exit code is 1 if a file has a problem.
+    """
+    if markdown and as_json:
+        reject("--markdown", "cannot stand beside --json; choose one of them")
+    from sidecar.lint import diff as meaning
+
+    found = meaning.diff(load_policies(old, as_json=as_json), load_policies(new, as_json=as_json))
+    if as_json:
+        from sidecar.inspect.documents import diff_document
+
+        print_json(diff_document(found))
+    elif markdown:
+        click.echo(meaning.markdown(found, old, new), nl=False)
+    else:
+        click.echo(meaning.text(found), nl=False)
+
+
 @main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
 def schema() -> None:
     """Print the JSON Schema of policy files."""
@@ -513,8 +545,45 @@ def demo(which: str) -> None:
 
 @main.command(
     examples=[
-        ("sidecar inject orders.yaml | kubectl apply -f -", "Add the sidecar to what a file describes."),
-        ("kustomize build . | sidecar inject - --policies shop-policies", "The same for what another tool makes."),
+        ("sidecar init docker-compose.yml --service orders -o policies.yaml", "For one service of a Compose file."),
+        ("sidecar init service.yaml openapi.yaml", "From a Service and what its API says."),
+    ]
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--service", default="", metavar="NAME", help="Service that the sidecar is for.")
+@click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
+def init(files: tuple[str, ...], service: str, output: str | None) -> None:
+    """Print a first policy for a service.
+
+    FILE is a Compose file, Kubernetes manifests or an OpenAPI document.  Ports, health checks, peers, paths and streams
+    come from there, and each value has its reason beside it.
+    """
+    from sidecar.starter.facts import StarterError
+    from sidecar.starter.read import read_facts
+    from sidecar.starter.writer import write_policy
+
+    try:
+        sources = [(os.path.basename(name), open_binary(name).decode("utf-8", "replace")) for name in files]
+        policy = write_policy(read_facts(sources, service))
+    except StarterError as error:
+        raise Failure(str(error)) from None
+    if output is None:
+        click.echo(policy, nl=False)
+        return
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(policy)
+    except FileExistsError:
+        raise Failure(f"{output}: is there already; name a new file") from None
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: written; next: sidecar check {output}")
+
+
+@main.command(
+    examples=[
+        ("sidecar inject orders.yaml", "Add the sidecar to what a file describes."),
+        ("sidecar inject - --policies shop-policies", "The same for what another tool writes to its output."),
         ("sidecar inject --undo orders.yaml", "Take it out again."),
         ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
     ]

@@ -23,6 +23,7 @@ from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
+from sidecar.stages.quota.spec import Spec as QuotaSpec
 from sidecar.stages.rate_limit.spec import Spec as RateLimitSpec
 from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.plain import Masks
@@ -132,6 +133,8 @@ class UpstreamSpec(PlainUpstreamSpec):
     """Limit for all its routes together; it acts in addition to a route's own."""
     rate_limit: RateLimitSpec | None = None
     """Rate limits for all its routes together; they act in addition to a route's own."""
+    quota: QuotaSpec | None = None
+    """Quotas for all its routes together; they act in addition to a route's own."""
     credentials: CredentialsSpec | None = None
 
 

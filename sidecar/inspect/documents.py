@@ -1,4 +1,4 @@
-"""Types of the JSON documents that `sidecar check`, `lint`, `routes` and `explain` print with `--json`.
+"""Types of the JSON documents that `sidecar check`, `lint`, `diff`, `routes` and `explain` print with `--json`.
 
 Rules:
 
@@ -18,6 +18,7 @@ from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
 
 if TYPE_CHECKING:
+    from sidecar.lint.diff import Difference
     from sidecar.lint.run import Finding
 
 Scope = Literal["route", "upstream", "endpoint"]
@@ -97,6 +98,47 @@ class LintDocument(TypedDict):
     """Errors of loading; if there are some, no rule runs."""
     findings: list[FindingEntry]
     """Findings that count and then suppressed ones, each in the order of files, lines and columns."""
+
+
+class ChangeEntry(TypedDict):
+    """One difference in behaviour."""
+
+    what: str | None
+    """Name of the fact that differs; null for a subject that is new or removed."""
+    text: str
+    """Difference in words."""
+    risk: bool
+    """True if it may do harm."""
+    old: str | None
+    """Former value; null for a set of values, and where there is none."""
+    new: str | None
+    """New value; null for a set of values, and where there is none."""
+
+
+class SubjectEntry(TypedDict):
+    """Route, upstream or section that behaves differently."""
+
+    subject: str
+    """Kind and name, such as `route orders`."""
+    sentence: str
+    """All differences in one line."""
+    risk: bool
+    """True if one of the differences may do harm."""
+    changes: list[ChangeEntry]
+    """Differences, risks first."""
+
+
+class DiffDocument(TypedDict):
+    """Document of `diff`, if both sides are without problems."""
+
+    ok: bool
+    """True."""
+    subjects: list[SubjectEntry]
+    """Subjects that behave differently; empty if none does."""
+    appeared: list[FindingEntry]
+    """Findings of rules that only the new policies have, notes left out."""
+    disappeared: list[FindingEntry]
+    """Findings of rules that only the old policies have, notes left out."""
 
 
 class MatchEntry(TypedDict):
@@ -272,6 +314,8 @@ class TakenEntry(TypedDict):
     """Sentences on the rule that decides; null for a route without `authorize`."""
     rate_limit: list[str] | None
     """Sentences on the rate limits and the keys of the request; null for a route without one."""
+    quota: list[str] | None
+    """Sentences on the quotas and the keys of the request; null for a route without one."""
     cache: list[str] | None
     """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None
@@ -329,9 +373,9 @@ class ExplainDocument(TypedDict):
 
 
 SHAPES = (
-    ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry,
-    TargetEntry, BindingEntry, DiscoverEntry, ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry,
-    ValueEntry, RefusalEntry, ReadingEntry, OtherEntry, Place,
+    ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, DiffDocument, SubjectEntry, ChangeEntry,
+    RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry, ExplainDocument,
+    RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry, ReadingEntry, OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 
@@ -345,6 +389,24 @@ def problems_document(
     found += [_problem("warning", each.problem, each.rule) for each in findings]
     found.sort(key=lambda each: (each["file"], each["line"], each["column"]))
     return {"ok": not entries, "problems": entries + found}
+
+
+def diff_document(difference: Difference) -> DiffDocument:
+    """Return the document of a change of policies."""
+    subjects = [
+        SubjectEntry(
+            subject=each.name, sentence=each.sentence, risk=each.is_risk,
+            changes=[
+                ChangeEntry(what=change.name or None, text=change.text, risk=change.is_risk,
+                            old=change.old or None, new=change.new or None)
+                for change in each.changes
+            ],
+        )
+        for each in difference.subjects
+    ]  # fmt: skip
+    appeared = [_finding(each) for each in difference.appeared]
+    disappeared = [_finding(each) for each in difference.disappeared]
+    return {"ok": True, "subjects": subjects, "appeared": appeared, "disappeared": disappeared}
 
 
 def lint_document(problems: Iterable[Problem], found: Iterable[Finding], hidden: Iterable[Finding]) -> LintDocument:

@@ -28,7 +28,7 @@ from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_cors import cross_origin_sentences
-from sidecar.inspect.explain_limits import limit_sentences
+from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
@@ -167,6 +167,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:
             lines += ["", "rate_limit", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := quota_sentences(route, x)) is not None:
+            lines += ["", "quota", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := translation_sentences(route, x)) is not None:

@@ -43,7 +43,7 @@ from sidecar.inspect.explain import (
 )
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
-from sidecar.inspect.explain_limits import limit_sentences
+from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
 from sidecar.telemetry.plain import Masks
 
@@ -152,8 +152,9 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
     """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
     mask, sentences, calls = masks.text, cache_sentences(route, x), translation_sentences(route, x)
-    limits, rules, pages = (
+    limits, quotas, rules, pages = (
         limit_sentences(route, x),
+        quota_sentences(route, x),
         authorization_sentences(route, x),
         cross_origin_sentences(route, x),
     )
@@ -173,6 +174,7 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "cors": None if pages is None else [mask(each) for each in pages],
         "authorize": None if rules is None else [mask(each) for each in rules],
         "rate_limit": None if limits is None else [mask(each) for each in limits],
+        "quota": None if quotas is None else [mask(each) for each in quotas],
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],
     }

@@ -9,6 +9,8 @@ facts       what rules compute with: blocks in force, limits of time, worst case
 arithmetic  formulas: binomial tail, Erlang's loss formula, Little's law
 traffic     stated traffic of routes
 suppress    comments in policy files that suppress findings with a reason
+diff        meaning of a change of policies
+behaviour   facts that `diff` compares
 fix         safe fixes of findings in the files
 sarif       findings as a SARIF log
 

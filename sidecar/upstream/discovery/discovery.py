@@ -63,11 +63,10 @@ class Discovery:
         """Number of endpoints that the source has, also those beyond `max_endpoints`."""
         self._last: tuple[Sequence[Target], bool] | None = None
         """Endpoints of the last report; None before the first, and once they were dropped."""
-        count = env.meter.counter
-        upstream = endpoints.upstream
-        self._changed = count(metrics.DISCOVERY_UPDATES, upstream=upstream, result="changed")
-        self._unchanged = count(metrics.DISCOVERY_UPDATES, upstream=upstream, result="unchanged")
-        self._failures = count(metrics.DISCOVERY_UPDATES, upstream=upstream, result="failed")
+        meter, upstream = env.meter, endpoints.upstream
+        self._changed = meter.counter(metrics.DISCOVERY_UPDATES, upstream=upstream, result="changed")
+        self._unchanged = meter.counter(metrics.DISCOVERY_UPDATES, upstream=upstream, result="unchanged")
+        self._failures = meter.counter(metrics.DISCOVERY_UPDATES, upstream=upstream, result="failed")
         env.meter.gauge(metrics.DISCOVERY_STALE, self.stale_for, upstream=upstream)
 
     # ----- called by the owner

@@ -7,10 +7,11 @@
 
 Rules:
 
-1. The file is polled by `stat`, following links, as policy files are: a watch by the kernel misses the renames by
-   which Kubernetes replaces mounted files.
-2. A changed file is read once two polls find the same, so that it is not read while it is being written.
-3. A file that is missing, too large, empty or wrong in any line changes nothing; the problem names the line.
+1. The file is polled by `stat`, following links, as policy files are: a watch by the kernel misses renames by which
+   Kubernetes replaces mounted files.
+2. A changed file is read once two polls find the same facts, so not while it is being written.
+3. A file that is missing, too large, without endpoints or wrong in any line changes nothing; the problem names the
+   line.
 """
 
 from __future__ import annotations

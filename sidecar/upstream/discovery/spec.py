@@ -101,6 +101,7 @@ class KubernetesSpec(Model):
     node: Label | None = None
     """Name of the node whose zone is the sidecar's, such as `${NODE_NAME}`; spares the look-up of the pod."""
     api: ApiSpec = ApiSpec.built_in()
+    """API server, if it is not that of the pod's service account."""
 
     @model_validator(mode="after")
     def _has_use_for_zone(self) -> KubernetesSpec:
@@ -127,6 +128,7 @@ class DiscoverSpec(Model):
     """File that lists the endpoints, one `host:port` a line, with `weight=3` or `priority=1` after it if wanted.
     Replace it by a rename: a new file is read within a second."""
     kubernetes: KubernetesSpec | None = None
+    """Kubernetes service whose EndpointSlices name the endpoints."""
     port: Port | None = None
     """Port of every endpoint, for `dns` alone; the other sources tell the port of each endpoint."""
     scheme: Literal["http", "https"] = "http"
