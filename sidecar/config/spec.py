@@ -56,6 +56,8 @@ DEFAULT_CACHE: Final = "default"
 NO_LISTENER: Final = "none"
 """Value of `listener` of a route that only parts of aggregated answers use."""
 AGGREGATE: Final = "aggregate"
+CANDIDATE: Final = "candidate"
+"""Key under a route for a canary of its policies, and the name of that arm."""
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     """Condition on the requests that may meet a candidate."""
     ramp: RampSpec | None
     return_when: ReturnSpec | None
-    policies: object = None
+    policies: Any = None
     """Policies of the candidates; evidence on others says nothing about these."""
 
 

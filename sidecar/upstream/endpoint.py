@@ -164,6 +164,8 @@ class Endpoint:
         "successes",
         "up_since",
         "url",
+        "weight",
+        "zone",
     )
 
     def __init__(self, url: str) -> None:
@@ -204,6 +206,10 @@ class Endpoint:
         """True if the endpoint is healthy and not ejected."""
         self.up_since = 0.0
         """Instant at which the endpoint came up or joined the set, for a slow start; 0 once that no longer matters."""
+        self.weight = 1
+        """Weight of the endpoint, for `balancing.weights`."""
+        self.zone = ""
+        """Zone of the endpoint; empty without one."""
         self.latency = 0.0
         """Average latency in seconds (`balancing.strategies.observe`); 0 until one is known."""
         self.measured_at = 0.0
@@ -268,6 +274,8 @@ class Endpoint:
             "consecutive_failures": self.failures,
             "ejections": self.ejections,
             "ejected_for": round(max(0.0, self.ejected_until - now), 3),
+            **({"weight": self.weight} if self.weight != 1 else {}),
+            **({"zone": self.zone} if self.zone else {}),
             **({"latency_ms": round(self.latency * 1e3, 1)} if self.latency else {}),
         }
 
@@ -296,7 +304,11 @@ class EndpointSet:
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
         self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.dns if spec.discover else "")
-        self.replace([endpoint.url for endpoint in self.members] if spec.endpoints is None else spec.endpoints)
+        self.replace([endpoint.url for endpoint in self.members] if spec.endpoints is None else spec.urls)
+        weights, zones = spec.weights, spec.zones
+        for endpoint in self.members:
+            endpoint.weight = weights.get(endpoint.url, 1)
+            endpoint.zone = zones.get(endpoint.url, "")
 
     def replace(self, urls: Iterable[str]) -> None:
         """Replace the endpoints by those with these canonical URLs; endpoints that stay are the same objects."""

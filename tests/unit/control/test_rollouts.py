@@ -192,3 +192,55 @@ def test_the_policies_of_a_candidate_are_refused_as_those_of_a_route(blocks: str
 def test_what_both_arms_inherit_is_warned_of_once() -> None:
     route = "routes: [{name: shop, upstream: v1, hedge: {after: 3s}, timeout: {request: 1s}, candidate: {share: 5%}}]\n"
     assert len([each for each in loading(UPSTREAMS, route).warnings if "never hedges" in each.message]) == 1
+
+
+APART = """\
+routes:
+  - name: shop
+    upstream: v1
+    circuit_breaker: {consecutive_failures: 5}
+    retry: {max_attempts: 3}
+    concurrency: {max: 5}
+    cache: {ttl: 30s}
+    rate_limit: [{name: a, rate: 5/s}]
+    mirror: {upstream: v2}
+    candidate: {share: 50%, retry: {max_attempts: 5}}
+"""
+
+
+def test_the_state_of_the_arms_is_apart() -> None:
+    store = StateStore()
+    compiled(UPSTREAMS, APART, store=store)
+    keys = set(store.objects())
+    for stable, candidate in (
+        (("breaker", "route", "shop"), ("breaker", "route", "shop@candidate")),
+        (("concurrency", "route", "shop"), ("concurrency", "route", "shop@candidate")),
+        (("retry_budget", "v1"), ("retry_budget", "v1", "shop@candidate")),
+        (("mirror", "shop"), ("mirror", "shop@candidate")),
+    ):
+        assert {stable, candidate} <= keys, keys
+    for kind in ("rate_limit", "cache"):
+        assert len([key for key in keys if key[0] == kind and key[-1] != "default"]) % 2 == 0, keys
+
+
+def test_a_candidate_that_retries_spends_a_budget_of_its_own() -> None:
+    env, store = make_env(seed=1), StateStore()
+    snapshot = compiled(UPSTREAMS, APART, env=env, store=store)
+    budgets = {key: each for key, each in store.objects().items() if key[0] == "retry_budget"}
+    mine, other = budgets["retry_budget", "v1", "shop@candidate"], budgets["retry_budget", "v1"]
+    full = other.tokens
+    while mine.withdraw():
+        pass
+    assert other.tokens == full
+    assert snapshot.routes["shop@candidate"].spec.upstream == "v1"
+
+
+def test_the_cache_of_an_arm_serves_the_other_arm_nothing() -> None:
+    snapshot = compiled(UPSTREAMS, APART)
+    rules = {name: next(link.stage for link in snapshot.routes[name].chain if link.policy == "cache")
+             for name in ("shop", "shop@candidate")}  # fmt: skip
+    for name in rules:
+        x: Exchange = exchange("GET", "/")
+        done: list[Run[Outcome]] = []
+        Run(snapshot.routes[name].pipeline(x), done.append)
+    assert script(snapshot, "v1").calls == 2, "the second arm has fetched for itself"
