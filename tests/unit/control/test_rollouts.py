@@ -244,3 +244,48 @@ def test_the_cache_of_an_arm_serves_the_other_arm_nothing() -> None:
         done: list[Run[Outcome]] = []
         Run(snapshot.routes[name].pipeline(x), done.append)
     assert script(snapshot, "v1").calls == 2, "the second arm has fetched for itself"
+
+
+def test_a_write_through_one_arm_invalidates_the_cache_of_the_other() -> None:
+    route = "routes: [{name: shop, upstream: v1, cache: {ttl: 30s}, candidate: {share: 50%, concurrency: {max: 9}}}]\n"
+    snapshot = compiled(UPSTREAMS, route)
+
+    def ask(arm: str, method: str) -> int:
+        before = script(snapshot, "v1").calls
+        done: list[Run[Outcome]] = []
+        Run(snapshot.routes[arm].pipeline(exchange(method, "/a")), done.append)
+        return script(snapshot, "v1").calls - before
+
+    assert [ask("shop", "GET"), ask("shop", "GET")] == [1, 0]
+    ask("shop@candidate", "POST")
+    assert ask("shop", "GET") == 1
+
+
+def test_arms_that_a_reload_replaces_have_no_share_and_new_ones_are_measured() -> None:
+    env, store = make_env(seed=1), StateStore()
+    third = UPSTREAMS + '  v3: {endpoints: ["http://127.0.0.1:9002"]}\n'
+
+    def split(shares: str) -> str:
+        return f"routes:\n  - {{name: shop, upstream: {{split: {{{shares}}}}}}}\n"
+
+    compiled(third, split("v1: 70%, v2: 20%, v3: 10%"), env=env, store=store)
+    compiled(third, split("v1: 60%, v3: 40%"), env=env, store=store)
+    arms = store.objects()["rollout", "shop"]
+    names = ("shop", "shop@v2", "shop@v3")
+    assert [arms.share_of(name) for name in names] == [0.6, 0.0, 0.4]
+    compiled(third, split("v1: 90%, v2: 10%"), env=env, store=store)
+    assert [arms.share_of(name) for name in names] == [0.9, 0.1, 0.0]
+
+
+def test_a_ramp_goes_on_through_a_reload_of_something_else() -> None:
+    env, store = make_env(seed=1), StateStore()
+    ramp = "routes:\n  - {name: shop, upstream: {split: {v1: 100%, v2: 0%}, ramp: {to: 100%, over: 10m}}}\n"
+    compiled(UPSTREAMS, ramp, env=env, store=store)
+    arms = store.objects()["rollout", "shop"]
+    env.advance(300)
+    other = "  - {name: other, upstream: v1, match: {path: /other}}\n"
+    compiled(UPSTREAMS, ramp + other, env=env, store=store)
+    assert store.objects()["rollout", "shop"] is arms
+    assert arms.share(1) == pytest.approx(0.5)
+    env.advance(300)
+    assert arms.share(1) == 1

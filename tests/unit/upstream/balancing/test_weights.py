@@ -33,7 +33,7 @@ class Weighted:
         found: Counter[int] = Counter()
         for n in range(number):
             x = exchange(headers={"x-user": f"u{n}"}) if avoid == () else exchange()
-            x.avoid = tuple(each.key for each in avoid)
+            x.avoid = frozenset(each.key for each in avoid)
             endpoint = self.balancer.pick(x, self.env.now())
             assert endpoint is not None
             found[self.set.members.index(endpoint)] += 1
