@@ -60,8 +60,8 @@ class Arms:
     """Arms of one route.  The state store has it under `("rollout", route)`."""
 
     __slots__ = (
-        "_condition", "_draw", "_env", "_evidence", "_key", "_measured", "_meter", "_now", "_returned", "_returns", "_route", "_salt",
-        "_settings", "_since", "is_ramping", "shares",
+        "_condition", "_draw", "_env", "_evidence", "_key", "_measured", "_meter", "_now", "_returned", "_returns",
+        "_route", "_salt", "_settings", "_since", "is_ramping", "shares",
     )  # fmt: skip
 
     def __init__(self, route: str, settings: Settings, env: Env) -> None:
