@@ -56,7 +56,7 @@ class UpstreamFacts:
     @property
     def endpoints(self) -> int:
         """Number of endpoints; 0 if they are discovered."""
-        return len(self.spec.endpoints or ())
+        return len(self.spec.urls)
 
     @property
     def has_isolation(self) -> bool:
