@@ -229,6 +229,12 @@ EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints
 PANIC_PICKS: Final = metric(
     "sidecar.endpoint.panic_picks", "{request}", "Requests for which no healthy endpoint was available."
 )
+DISCOVERY_UPDATES: Final = metric(
+    "sidecar.discovery.updates", "{update}", "Answers of the source of an upstream's endpoints, by result."
+)
+DISCOVERY_STALE: Final = metric(
+    "sidecar.discovery.stale", "s", "Time since the source of an upstream's endpoints went away; 0 if it is there."
+)
 POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."
 )

@@ -36,6 +36,7 @@ from sidecar.inspect.explain import (
     others_of,
     refusal_of,
     scope_of,
+    source_of,
     stages_of,
     upstream_in_force,
     written,
@@ -137,8 +138,8 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
     found: DiscoverEntry | None = None
     if (discover := spec.discover) is not None:
         block = node.child("discover") if node is not None else None
-        port = written(block, "port", discover.port)
-        found = {"dns": mask(str(written(block, "dns", discover.dns))), "port": port}
+        dns = None if discover.dns is None else mask(str(written(block, "dns", discover.dns)))
+        found = {"dns": dns, "port": written(block, "port", discover.port), "source": mask(source_of(discover, block))}
     return {
         "name": mask(route.upstream),
         "endpoints": [mask(str(each)) for each in written(node, "endpoints", spec.endpoints or ())],

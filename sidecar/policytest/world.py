@@ -29,7 +29,8 @@ from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.no_telemetry import NoMetrics, NoTelemetry
 from sidecar.simulation.transport import Address, join
 from sidecar.telemetry.metrics.registry import Registry
-from sidecar.upstream.endpoint import parse_endpoint
+from sidecar.upstream.discovery.spec import DiscoverSpec
+from sidecar.upstream.endpoint import SCHEME_PORTS, parse_endpoint
 
 INBOUND: Final = "inbound"
 TURNS: Final = 20
@@ -172,8 +173,16 @@ def _simplified(spec: UpstreamSpec, is_called: bool) -> UpstreamSpec:
 
         changed["credentials"] = stand_in(spec.credentials)
     if spec.discover is not None:
-        changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
+        changed["endpoints"] = (_discovered(spec.discover),)
     return spec.model_copy(update=changed)
+
+
+def _discovered(spec: DiscoverSpec) -> str:
+    """Return the one endpoint of an upstream whose endpoints are discovered."""
+    name = spec.host or (spec.srv or "").rstrip(".").partition("._")[2].partition(".")[2] or "discovered"
+    kubernetes = spec.kubernetes
+    port = spec.port or (kubernetes.port if kubernetes is not None and isinstance(kubernetes.port, int) else None)
+    return f"{spec.scheme}://{name}:{port or SCHEME_PORTS[spec.scheme]}"
 
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:

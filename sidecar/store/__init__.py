@@ -5,6 +5,7 @@
     script          the script in Redis that grants leases, with the arithmetic of `sidecar.leases.rate`
     exchanges       exchanges with a store: batches, its breaker, and what waits for an answer
     in_process      the same in this process, for policy tests
+    supervisor      the same in the supervisor of several workers
     shared_limits   the rate limits of one store, and what holds without it
     shared_quotas   the quotas of one store, and what is admitted without it
     quota_script    the script in Redis that counts quotas

@@ -20,6 +20,10 @@ from sidecar.store.script import LEASES
 from sidecar.store.spec import StoreSpec
 
 MICRO: Final = 1e6
+PREFIX: Final = "sidecar:limits:"
+"""Beginning of all keys in the store."""
+IN_PROCESS_TIMEOUT: Final = 0.05
+"""Seconds that a store without Redis may take for an answer."""
 
 
 class Script(Protocol):
@@ -72,12 +76,23 @@ class SharedLimit:
 class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
     """Rate limits of one store, and the exchanges with it."""
 
-    def __init__(self, name: str, spec: StoreSpec, env: Env, make: Callable[[StoreSpec], Script] | None = None) -> None:
-        """`make` returns the script of a store; by default one in Redis.  Raises `ImportError` without redis-py."""
+    def __init__(
+        self,
+        name: str,
+        spec: StoreSpec,
+        env: Env,
+        make: Callable[[StoreSpec], Script] | None = None,
+        timeout: float = IN_PROCESS_TIMEOUT,
+    ) -> None:
+        """Take a function `make` that returns the script of a store; by default one in Redis.
+
+        `timeout` is the longest wait for an answer, in seconds, without Redis.  Raises `ImportError` without redis-py.
+        """
         super().__init__(name, env)
         self.limits: dict[str, SharedLimit] = {}
         """Limits by name."""
         self._spec = spec
+        self._timeout_alone = timeout
         self._make = make or self._in_redis
         self._script = self._make(spec)
         self._epoch = ""
@@ -96,7 +111,7 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
 
     @property
     def _timeout(self) -> float:
-        return 0.05 if self._spec.redis is None else self._spec.redis.timeout
+        return self._timeout_alone if self._spec.redis is None else self._spec.redis.timeout
 
     @property
     def _due(self) -> float:
@@ -124,16 +139,15 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
 
     def _write(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> tuple[list[str], list[str]]:
         """Return keys and arguments of the script."""
-        prefix = "sidecar:limits:"
         elapsed = now - self._answered_at
-        keys = [f"{prefix}clock", f"{prefix}processes"]
+        keys = [f"{PREFIX}clock", f"{PREFIX}processes"]
         arguments = [
             "-1" if elapsed == NEVER else f"{elapsed * MICRO:.3f}", self._id, self._epoch,
             f"{self._env.rng.getrandbits(64):016x}",
         ]  # fmt: skip
         for limit, ask in sent:
             lessee = limit.lessee
-            keys.append(f"{prefix}{limit.name}:{ask.key}")
+            keys.append(f"{PREFIX}{limit.name}:{ask.key}")
             settings = (lessee.interval * MICRO, lessee.depth * MICRO, lessee.lease * MICRO)
             numbers = (*settings, ask.least, ask.firm, ask.want, ask.back, ask.stamp)
             arguments += [f"{number:.17g}" for number in numbers]

@@ -27,8 +27,9 @@ Limits = Sequence[LimitSpec | QuotaSpec]
 def check_limits(spec: PolicySpec, report: Report) -> None:
     """Report captures that are missing, and warn of rate limits and quotas that do not limit what they seem to."""
     seen: set[int] = set()
+    known = spec.routes_with_callers()
     for name, upstream in spec.upstreams.items():
-        routes = [route for route in spec.routes if route.upstream == name]
+        routes = [route for route in spec.all_routes if route.upstream == name]
         for block, node in (
             (upstream.rate_limit, spec.node.find(("upstreams", name, RATE_LIMIT))),
             (upstream.quota, spec.node.find(("upstreams", name, QUOTA))),
@@ -37,14 +38,14 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 continue
             limits = _limits_of(block)
             _check_block(block, node, report)
-            _check_shared(limits, node, len(routes), report)
+            _check_shared(limits, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
                 _check_evasion(limits, node, report)
             for route in routes:
                 _check_captures(limits, node, route, report)
-            if not any(AUTHENTICATE in route.blocks for route in routes):
+            if not any(route.name in known for route in routes):
                 _check_callers(limits, node, f"no route of the upstream `{name}` has", report)
-    for route in spec.routes:
+    for route in spec.all_routes:
         for key in (RATE_LIMIT, QUOTA):
             own: Any = route.blocks.get(key)
             node = route.node.child(key)
@@ -53,7 +54,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             limits = _limits_of(own)
             _check_captures(limits, node, route, report)
             _check_route(limits, node, route, report)
-            if AUTHENTICATE not in route.blocks:
+            if route.name not in known:
                 _check_callers(limits, node, f"the route `{route.name}` does not have", report)
             if id(node) not in seen:
                 seen.add(id(node))
