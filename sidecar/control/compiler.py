@@ -58,7 +58,7 @@ ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
 BREAKER: Final = "circuit_breaker"
 RATE_LIMIT: Final = "rate_limit"
-UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota")
+UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota", "pacing")
 """Policies that are allowed under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
