@@ -19,6 +19,7 @@ from sidecar.inspect.documents import SHAPES, ExplainDocument, ProblemsDocument,
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
+AGGREGATION = str(Path(__file__).parents[3] / "policies" / "aggregation.yaml")
 TRANSCODING = str(Path(__file__).parents[3] / "policies" / "transcoding.yaml")
 OUT = ("--listener", "outbound")
 
@@ -214,6 +215,7 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     check_shape(run("routes", str(policies)), RoutesDocument, seen)
     check_shape(run("routes", TRANSCODING), RoutesDocument, seen)
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
+    check_shape(run("explain", AGGREGATION, "GET", "/profile/7"), ExplainDocument, seen)
     monkeypatch.chdir(GOLDEN)
     check_shape(run("explain", POLICIES, "GET", "/orders/17"), ExplainDocument, seen)
     check_shape(run("explain", POLICIES, "GET", "/orders/a%2Fb"), ExplainDocument, seen)
