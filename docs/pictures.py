@@ -35,6 +35,7 @@ path.back { stroke-dasharray: 4 3 }
 WORK: Final = {
     "timeout": "sets the deadline",
     "rate_limit": "refuses what comes too fast",
+    "quota": "refuses what is too much for the day",
     "fallback": "stands in for a failure",
     "cache": "answers from the store",
     "concurrency": "takes a permit",

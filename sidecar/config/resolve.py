@@ -131,7 +131,7 @@ class RouteResolver:
         self._references.check_mirror(effective)
         self._references.check_cache(effective)
         self._references.check_authenticate(effective)
-        self._references.check_limits(effective.get("rate_limit"))
+        self._references.check_limits(None, effective)
         criticality = inherit([layer.items[CRITICALITY] for layer in layers if CRITICALITY in layer.items])
         chosen = CriticalitySpec.built_in()
         if criticality is not None:

@@ -29,10 +29,11 @@ from sidecar.inspect.explain_aggregate import plan_lines, plan_of, plan_sentence
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_cors import cross_origin_sentences
-from sidecar.inspect.explain_limits import limit_sentences
+from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
+from sidecar.upstream.discovery.spec import DiscoverSpec
 
 MAX_LISTED: Final = 10
 """Most routes that are listed beside the one that the request takes."""
@@ -121,9 +122,20 @@ def _upstream_row(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, 
     node = snapshot.spec.node.find(("upstreams", route.upstream))
     to = written(node, "endpoints", upstream.endpoints or ())
     if (discover := upstream.discover) is not None:
-        found = node.child("discover") if node is not None else None
-        to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
+        to = (source_of(discover, node.child("discover") if node is not None else None),)
     yield f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))
+
+
+def source_of(discover: DiscoverSpec, node: Node | None) -> str:
+    """Return the source of endpoints as the files write it, such as `dns:payments.svc:8080`."""
+    if (kubernetes := discover.kubernetes) is not None:
+        block = node.child("kubernetes") if node is not None else None
+        namespace = written(block, "namespace", kubernetes.namespace)
+        port = written(block, "port", kubernetes.port)
+        service = f"{namespace}/" * (namespace is not None) + str(written(block, "service", kubernetes.service))
+        return f"kubernetes:{service}" + f":{port}" * (port is not None)
+    name = written(node, discover.kind, getattr(discover, discover.kind))
+    return f"{discover.kind}:{name}" + f":{written(node, 'port', discover.port)}" * (discover.port is not None)
 
 
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
@@ -156,6 +168,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:
             lines += ["", "rate_limit", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := quota_sentences(route, x)) is not None:
+            lines += ["", "quota", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
         if (plan := plan_of(snapshot, route)) is not None:

@@ -37,6 +37,7 @@ from sidecar.inspect.explain import (
     others_of,
     refusal_of,
     scope_of,
+    source_of,
     stages_of,
     upstream_in_force,
     written,
@@ -44,7 +45,7 @@ from sidecar.inspect.explain import (
 from sidecar.inspect.explain_aggregate import plan_of
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
-from sidecar.inspect.explain_limits import limit_sentences
+from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
 from sidecar.telemetry.plain import Masks
 
@@ -139,8 +140,8 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
     found: DiscoverEntry | None = None
     if (discover := spec.discover) is not None:
         block = node.child("discover") if node is not None else None
-        port = written(block, "port", discover.port)
-        found = {"dns": mask(str(written(block, "dns", discover.dns))), "port": port}
+        dns = None if discover.dns is None else mask(str(written(block, "dns", discover.dns)))
+        found = {"dns": dns, "port": written(block, "port", discover.port), "source": mask(source_of(discover, block))}
     return {
         "name": mask(route.upstream),
         "endpoints": [mask(str(each)) for each in written(node, "endpoints", spec.endpoints or ())],
@@ -153,8 +154,9 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
     """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
     mask, sentences, calls = masks.text, cache_sentences(route, x), translation_sentences(route, x)
-    limits, rules, pages = (
+    limits, quotas, rules, pages = (
         limit_sentences(route, x),
+        quota_sentences(route, x),
         authorization_sentences(route, x),
         cross_origin_sentences(route, x),
     )
@@ -175,6 +177,7 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "cors": None if pages is None else [mask(each) for each in pages],
         "authorize": None if rules is None else [mask(each) for each in rules],
         "rate_limit": None if limits is None else [mask(each) for each in limits],
+        "quota": None if quotas is None else [mask(each) for each in quotas],
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],
     }

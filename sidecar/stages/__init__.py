@@ -76,6 +76,7 @@ STAGES: Final = (
     StageKind("authenticate"),  # nothing further in answers for a caller who is not authenticated
     StageKind("authorize"),  # knows the caller; nothing further in answers for one who may not call
     StageKind("rate_limit"),  # outside `fallback`, which must not answer for it, and `cache`, whose hits count too
+    StageKind("quota"),  # inside `rate_limit`, whose refusals use up no quota
     StageKind("fallback"),  # replaces refusals and failures of the stages further in
     StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts

@@ -36,12 +36,14 @@ from sidecar.core.promise import Promise
 from sidecar.core.stage import Gate, outcome_to_settle
 from sidecar.engine.pipeline import Call, InFlight
 from sidecar.upstream.balancing.balancer import Balancer
-from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
 from sidecar.upstream.balancing.health import HealthChecker, Probe, ProbeCredentials, http_probe
 from sidecar.upstream.balancing.strategies import observe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.discovery.discovery import Discovery, Source
+from sidecar.upstream.discovery.names import AddressSource, ServiceSource, ask_loop
+from sidecar.upstream.discovery.spec import DiscoverSpec
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
 from sidecar.upstream.grpc.answer import read_status
 from sidecar.upstream.pool import Acquired, Carrier, Connect, Pool
@@ -261,7 +263,7 @@ class Upstream:
         if credentials is not None:
             self._background.append(credentials)
         if (check := spec.health_check) is not None:
-            dns = "" if spec.discover is None else spec.discover.dns
+            dns = "" if spec.discover is None else spec.discover.host
             kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
             probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe, credentials)  # noqa: E731
@@ -269,9 +271,9 @@ class Upstream:
             checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind, *bearing)
             self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
-            ask = ask_loop if names is None else names.ask
-            make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
-            self._background.append(obtain(("discovery", name, *resolved), discover, make_discovery))
+            make_source = partial(_make_source, env, names)
+            make_discovery = lambda: Discovery(self.endpoints, discover, env, make_source)  # noqa: E731 - as the others
+            self._background.append(obtain(("discovery", name, discover.kind, *resolved), discover, make_discovery))
 
     def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: NameResolver | None, dns: str) -> Probe:
         """Return the probe of health checks: one that may speak HTTP/2 for endpoints whose requests may."""
@@ -347,9 +349,7 @@ class Upstream:
         """Return the refusal of a request for which no endpoint is available."""
         members = self.endpoints.members
         if not members:
-            name = (
-                "none are listed" if self.spec.discover is None else f"{self.spec.discover.dns} could not be looked up"
-            )
+            name = "none are listed" if self.spec.discover is None else f"{self.spec.discover.source} has named none"
             detail = f"The upstream {self.name} has no endpoints: {name}."
         elif self._make_gate is not None and any(endpoint.is_up for endpoint in members):
             detail = f"The circuit breakers of all endpoints of {self.name} are open."
@@ -362,6 +362,9 @@ class Upstream:
         gate = self._gates.get(endpoint)
         if gate is None:
             assert self._make_gate is not None
+            members = self.endpoints.members
+            if len(self._gates) > 2 * len(members):  # those of endpoints that have left
+                self._gates = {each: self._gates[each] for each in members if each in self._gates}
             gate = self._gates[endpoint] = self._make_gate(endpoint)
         return gate
 
@@ -372,6 +375,21 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name}: {self.endpoints!r}>"
+
+
+def _make_source(env: Env, names: NameResolver | None, spec: DiscoverSpec) -> Source:
+    """Return the source of an upstream's endpoints; the modules of the rarer sources are imported when needed."""
+    if spec.kubernetes is not None:
+        from sidecar.upstream.discovery.kubernetes import KubernetesSource
+
+        return KubernetesSource(spec, env, names)
+    if spec.file is not None:
+        from sidecar.upstream.discovery.file import FileSource
+
+        return FileSource(spec)
+    if spec.srv is not None:
+        return ServiceSource(spec, None if names is None else names.ask_services)
+    return AddressSource(spec, ask_loop if names is None else names.ask)
 
 
 def _connect_failure(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:

@@ -133,8 +133,8 @@ class Pools:
 
     def _tune(self, endpoint: Endpoint, pool: Pool) -> None:
         pool.retune(self._spec)
-        if (discover := self._spec.discover) is not None:
-            pool.host = authority(discover.dns, endpoint).encode()
+        if (discover := self._spec.discover) is not None and discover.host:
+            pool.host = authority(discover.host, endpoint).encode()
 
     def _remove(self, endpoints: tuple[Endpoint, ...]) -> None:
         for endpoint in endpoints:

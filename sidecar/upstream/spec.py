@@ -5,7 +5,6 @@ The defaults suit a sidecar, with few endpoints close by.  Docstrings name other
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,21 +14,11 @@ from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Condition, Duration, DurationOrZero, Share
 from sidecar.grpc.status import SERVICE_NAME
+from sidecar.upstream.discovery.spec import DiscoverSpec, matching
 from sidecar.upstream.endpoint import literal, parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
 Item = TypeVar("Item")
-
-
-def _matching(pattern: str, remedy: str) -> AfterValidator:
-    """Return a validator of strings with this pattern; `remedy` completes the error text `'x' is not ...`."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"{text!r} is not {remedy}")
-        return text
-
-    return AfterValidator(check)
 
 
 def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -41,16 +30,12 @@ def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 HostField = Annotated[
     str,
-    _matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080"),
+    matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080"),
 ]
 """Value of a `Host` field (RFC 9110 7.2)."""
-Port = Annotated[int, Field(ge=1, le=65535)]
-HashField = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
+HashField = Annotated[str, matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
 """Name of a header field (RFC 9110 5.1)."""
-DnsName = Annotated[
-    str, _matching(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", "a DNS name; write it such as payments.prod.svc")
-]
-ProbePath = Annotated[str, _matching(r"/[!\"$-~]*", "a path; write it with a slash at its start, such as /healthz")]
+ProbePath = Annotated[str, matching(r"/[!\"$-~]*", "a path; write it with a slash at its start, such as /healthz")]
 Filled = AfterValidator(_filled)
 ConditionList = Annotated[tuple[Condition, ...], Field(strict=False), Filled]
 EndpointUrl = Annotated[
@@ -79,25 +64,6 @@ def _name_server(text: str) -> str:
 
 NameServer = Annotated[str, AfterValidator(_name_server)]
 """IP address and port of a name server, converted to canonical form."""
-
-
-class DiscoverSpec(Model):
-    """Endpoints from DNS instead of a list: one for each address of a name."""
-
-    dns: DnsName
-    """Name whose A and AAAA records are the endpoints, such as a headless Kubernetes service."""
-    port: Port
-    """Port of every endpoint."""
-    scheme: Literal["http", "https"] = "http"
-    """Scheme of every endpoint."""
-    interval: Duration = 10.0
-    """Longest time between two look-ups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s).  Records that
-    expire sooner are looked up again when they do, but not before `resolve.ttl.min`."""
-    keep_for: Duration = 3600.0
-    """Time for which the last good addresses are used while look-ups fail.  Envoy and KrakenD keep them forever, but in
-    a cluster addresses are eventually reassigned to other services."""
-    max_endpoints: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Most addresses used; if there are more, the lowest ones are used."""
 
 
 class TtlSpec(Model):
@@ -194,7 +160,8 @@ class HealthCheckSpec(Block):
     whole.  A server without the health service counts as healthy."""
     host: HostField | None = None
     """`Host` field of the request, such as `payments.prod.svc`.  Without it, the endpoint's host and port are sent;
-    with `discover`, whose endpoints are IP addresses, the discovered name and the port (Envoy: the cluster's name)."""
+    with `discover` by `dns` or `kubernetes`, whose endpoints are IP addresses, the discovered name and the port (Envoy:
+    the cluster's name)."""
     interval: Duration = 5.0
     """Time from the end of a round to the start of the next, with a jitter of one tenth (NGINX Plus: 5s; YARP: 15s)."""
     timeout: Duration = 1.0
@@ -316,7 +283,9 @@ class UpstreamSpec(Model):
     @property
     def has_names(self) -> bool:
         """True if any endpoint has a name that must be looked up."""
-        return self.discover is not None or any(
+        if self.discover is not None:
+            return self.discover.kubernetes is None
+        return any(
             address.host and literal(address.host) is None for address in map(parse_endpoint, self.endpoints or ())
         )
 

@@ -56,7 +56,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     check_identities(spec, report)
     check_limits(spec, report)
     known = spec.routes_with_callers()
-    for number, route in enumerate(spec.routes):
+    for number, route in enumerate(spec.all_routes):
         check_times(route, report)
         check_captures(route, report)
         check_cross_origin(route, report)

@@ -51,8 +51,8 @@ def _destinations(upstream: UpstreamSpec, node: Node) -> Iterator[tuple[Node, st
         address = parse_endpoint(url)
         if (place := node.find(("endpoints", index))) is not None:
             yield place, address.host, address.port, address.path
-    if upstream.discover is not None:
-        yield node.nearest("discover", "dns"), upstream.discover.dns, upstream.discover.port, ""
+    if (discover := upstream.discover) is not None and discover.dns is not None:
+        yield node.nearest("discover", "dns"), discover.dns, discover.port or 0, ""
 
 
 def _is_reached(listener: ListenAddress, host: str, port: int, path: str) -> bool:

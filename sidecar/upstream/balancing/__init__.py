@@ -1,4 +1,4 @@
-"""Load balancing: choice of an endpoint for each attempt, and discovery and health of the endpoints.
+"""Load balancing: choice of an endpoint for each attempt, and health of the endpoints.
 
 Start with `balancer.py`, which runs for every attempt; the other modules only change the state of endpoints.
 
@@ -7,7 +7,6 @@ Start with `balancer.py`, which runs for every attempt; the other modules only c
     pressure    responses that ask for less load
     ejection    excludes an endpoint after failed requests (passive)
     health      excludes an endpoint after failed probes (active)
-    discovery   finds the endpoints of a DNS name
 
 They use the `EndpointSet` of `upstream.endpoint`, which has the state.
 """
