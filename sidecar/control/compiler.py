@@ -501,7 +501,8 @@ class Compilation:
         steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
         found = {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
         for name in spec.parts.values():
-            found |= self.targets_of(self.routes[name])
+            for each in (self.routes[name], *self.routes[name].arms):
+                found |= self.targets_of(each)
         return found - {""}
 
     def add_caller_routes(self) -> None:

@@ -25,6 +25,7 @@ from sidecar.core.uri import parameter
 from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
+from sidecar.inspect.explain_aggregate import plan_lines, plan_of, plan_sentence
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_cors import cross_origin_sentences
@@ -171,6 +172,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "quota", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
+        if (plan := plan_of(snapshot, route)) is not None:
+            lines += ["", "aggregate", *table(plan_lines(plan)), f"    {plan_sentence(plan)}"]
         if (sentences := translation_sentences(route, x)) is not None:
             lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
