@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sidecar.config.node import Node
-from sidecar.lint.facts import BreakerFacts, Policies, RouteFacts, UpstreamFacts
+from sidecar.lint.facts import BreakerFacts, LimitFacts, Policies, RouteFacts, UpstreamFacts
 
 if TYPE_CHECKING:
     from sidecar.lint.chain import Chain
 
 Severity = Literal["error", "warning", "note"]
-Scope = Literal["policies", "upstream", "route", "breaker", "chain"]
+Scope = Literal["policies", "upstream", "route", "breaker", "limit", "chain"]
 PAGE: Final = "lint.md"
 """Page of the documentation that has an anchor for each rule."""
 
@@ -96,6 +96,11 @@ def upstream_rule(text: RuleText) -> Callable[[Callable[[UpstreamFacts], Iterato
 def breaker_rule(text: RuleText) -> Callable[[Callable[[BreakerFacts], Iterator[Hit]]], Rule]:
     """Return a decorator that makes a rule of a function over one breaker, of a route or an upstream."""
     return lambda check: _rule(text, "breaker", check)
+
+
+def limit_rule(text: RuleText) -> Callable[[Callable[[LimitFacts], Iterator[Hit]]], Rule]:
+    """Return a decorator that makes a rule of a function over one limit of concurrency with a queue."""
+    return lambda check: _rule(text, "limit", check)
 
 
 def policies_rule(text: RuleText) -> Callable[[Callable[[Policies], Iterator[Hit]]], Rule]:

@@ -122,6 +122,7 @@ def find(spec: PolicySpec, traffic: TrafficSpec = NO_TRAFFIC, rules: Iterable[Ru
         "upstream": list(policies.upstreams.values()),
         "route": policies.routes,
         "breaker": list(policies.breakers()),
+        "limit": list(policies.limits()),
     }
     yield from _find(rules, facts, [spec])
 
