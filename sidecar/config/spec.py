@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
 
 from sidecar.cache.spec import CacheSpec
 from sidecar.config.node import BUILT_IN, Mark, Node
-from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.core.spec import Block, Model
 from sidecar.identity.outgoing.spec import CredentialsSpec
 from sidecar.rollout.spec import CandidateSpec, RolloutSpec, SplitSpec
@@ -56,6 +56,7 @@ DEFAULT_CACHE: Final = "default"
 NO_LISTENER: Final = "none"
 """Value of `listener` of a route that only parts of aggregated answers use."""
 AGGREGATE: Final = "aggregate"
+AUTHENTICATE: Final = "authenticate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 
@@ -213,12 +214,43 @@ class PolicySpec:
     """Identities by name."""
     version: int = 1
     """Version of the policy format."""
+    process: ProcessSpec = field(default_factory=ProcessSpec.built_in)
+    """Settings of the worker processes."""
     telemetry: TelemetrySpec | None = None
     """Settings of telemetry; None if the files have none, or turn it off."""
     masks: Masks = field(default=Masks({}), repr=False, compare=False)
     """Masks in messages about the files for values from environment variables."""
     facts: Masks = field(default=Masks({}), repr=False, compare=False)
     """Masks in the process's own output, such as `/state`, for values from environment variables."""
+
+    @property
+    def all_routes(self) -> list[RouteSpec]:
+        """Routes, each followed by its candidates: everything that has policies of its own."""
+        return [each for route in self.routes for each in (route, *route.arms)]
+
+    def routes_with_callers(self) -> set[str]:
+        """Return the names of the routes whose requests may have callers.
+
+        These are routes with `authenticate`, and those without a listener all of whose requests are parts of such ones.
+        """
+        users: dict[str, list[RouteSpec]] = {}
+        for each in self.all_routes:
+            for part in set(each.parts.values()):
+                users.setdefault(part, []).append(each)
+        found = {route.name for route in self.routes if AUTHENTICATE in route.blocks}
+        inner = [route.name for route in self.routes if route.listener == NO_LISTENER and route.name in users]
+        size = -1
+        while size != len(found):  # each round is one level of parts
+            size = len(found)
+            found |= {
+                name for name in inner if all(AUTHENTICATE in each.blocks or each.name in found for each in users[name])
+            }
+        return found.union(
+            arm.name
+            for route in self.routes
+            for arm in route.arms
+            if AUTHENTICATE in arm.blocks or (route.name in found and AUTHENTICATE not in route.blocks)
+        )
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of a value in the files; `BUILT_IN` for a default."""

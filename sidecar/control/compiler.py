@@ -165,7 +165,7 @@ def import_rest(spec: PolicySpec) -> None:
 
 def _kinds(spec: PolicySpec) -> list[StageKind]:
     """Return the kinds of stages that the policies use."""
-    names = {name for route in spec.routes for each in (route, *route.arms) for name in each.blocks}
+    names = {name for route in spec.all_routes for name in route.blocks}
     names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
     return [kind for kind in STAGES if kind.name in names]
 
@@ -213,7 +213,7 @@ class Compilation:
         """Stages that report to a rollout, by name of the route or of its candidate."""
         self.problems: list[Problem] = []
         """Problems found so far."""
-        self.routes = {each.name: each for route in spec.routes for each in (route, *route.arms)}
+        self.routes = {route.name: route for route in spec.all_routes}
         """Specs of the routes by name."""
         self.made: dict[str, Route] = {}
         """Routes built so far, by name."""
@@ -493,12 +493,12 @@ class Compilation:
 
     def add_caller_routes(self) -> None:
         """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
-        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        left = [name for each in self.spec.all_routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
         while left:
             name = left.pop()
             if name not in self.caller_routes:
                 self.caller_routes.add(name)
-                left += self.routes[name].parts.values()
+                left += [*self.routes[name].parts.values(), *(arm.name for arm in self.routes[name].arms)]
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -583,7 +583,7 @@ class Compilation:
         if kind == CHALLENGES:
             from sidecar.identity.verdict import challenges
 
-            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            names = getattr(self.routes[name].blocks.get(AUTHENTICATE), "any_of", ())
             found = challenges((self.identities[each] for each in names), self.spec.service)
             return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:
@@ -592,7 +592,9 @@ class Compilation:
             return allowed_origins(self.routes[name])
         if kind == ROUTE and name in self.routes:
             inner = self.route_of(name)
-            return InnerRoute(inner, Rule(inner.spec.match, inner))
+            members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
+            pick = partial(_pick, self.arms[name].choose, members) if name in self.arms else None
+            return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")

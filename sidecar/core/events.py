@@ -42,6 +42,12 @@ RATE_LIMIT_FULL: Final = "rate_limit.keys_exhausted"
 DRAINING: Final = "draining"
 DRAIN_EXPIRED: Final = "drain.expired"
 STOPPED: Final = "stopped"
+HANDOVER_BEGUN: Final = "handover.begun"
+HANDOVER_DONE: Final = "handover.done"
+HANDOVER_FAILED: Final = "handover.failed"
+WORKER_READY: Final = "worker.ready"
+WORKER_ENDED: Final = "worker.ended"
+WORKER_STUCK: Final = "worker.stuck"
 
 # Events of a request's span (`Exchange.trace.note`).
 QUEUED: Final = "queue.waited"

@@ -1,4 +1,4 @@
-"""Types of the JSON documents that `sidecar check`, `routes` and `explain` print with `--json`.
+"""Types of the JSON documents that `sidecar check`, `lint`, `routes` and `explain` print with `--json`.
 
 Rules:
 
@@ -11,11 +11,14 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from sidecar.config.node import Mark
 from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
+
+if TYPE_CHECKING:
+    from sidecar.lint.run import Finding
 
 Scope = Literal["route", "upstream", "endpoint"]
 """Owner of the state of a stage: one route, an upstream with all its routes, or an endpoint."""
@@ -45,6 +48,8 @@ class ProblemEntry(TypedDict):
     """Keys that lead to the value, such as `routes.order.retry.on`; empty for a file as a whole."""
     message: str
     """Description of the problem, and what would be right."""
+    rule: str | None
+    """Identifier of the rule of `sidecar lint` that found it, such as `R024`; null for what loading reports."""
 
 
 class ProblemsDocument(TypedDict):
@@ -54,6 +59,44 @@ class ProblemsDocument(TypedDict):
     """True if the policies have no error."""
     problems: list[ProblemEntry]
     """Errors first, then warnings, each in the order of files, lines and columns."""
+
+
+class FindingEntry(TypedDict):
+    """Finding of `sidecar lint`."""
+
+    rule: str
+    """Identifier of the rule, such as `R024`; `R000` for a plain warning of `sidecar check`."""
+    title: str
+    """Title of the rule."""
+    severity: Literal["error", "warning", "note"]
+    """Severity; notes do not change `ok` and the exit code."""
+    file: str
+    """Path of the file, which begins with the path on the command line."""
+    line: int
+    """Number of the line, from 1."""
+    column: int
+    """Number of the column, from 1."""
+    path: str
+    """Keys that lead to the value; empty for a file as a whole."""
+    message: str
+    """Description with the computed numbers, and what would be right."""
+    anchor: str
+    """Page and anchor of the rule in the documentation, such as `lint.md#r024`."""
+    fix: str | None
+    """Text that `--fix` writes in place of the value; null without a safe one."""
+    suppressed: str | None
+    """Reason of the comment that suppresses the finding; null if it counts."""
+
+
+class LintDocument(TypedDict):
+    """Document of `lint`."""
+
+    ok: bool
+    """True without a problem, an error and a warning that counts."""
+    problems: list[ProblemEntry]
+    """Errors of loading; if there are some, no rule runs."""
+    findings: list[FindingEntry]
+    """Findings that count and then suppressed ones, each in the order of files, lines and columns."""
 
 
 class MatchEntry(TypedDict):
@@ -286,22 +329,50 @@ class ExplainDocument(TypedDict):
 
 
 SHAPES = (
-    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry,
-    DiscoverEntry, ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry,
-    ReadingEntry, OtherEntry, Place,
+    ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry,
+    TargetEntry, BindingEntry, DiscoverEntry, ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry,
+    ValueEntry, RefusalEntry, ReadingEntry, OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 
 
-def problems_document(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> ProblemsDocument:
-    """Return the document of errors and warnings."""
+def problems_document(
+    errors: Iterable[Problem], warnings: Iterable[Problem] = (), findings: Iterable[Finding] = ()
+) -> ProblemsDocument:
+    """Return the document of errors, of warnings of loading, and of findings of `sidecar lint`."""
     entries = [_problem("error", each) for each in errors]
-    return {"ok": not entries, "problems": entries + [_problem("warning", each) for each in warnings]}
+    found = [_problem("warning", each) for each in warnings]
+    found += [_problem("warning", each.problem, each.rule) for each in findings]
+    found.sort(key=lambda each: (each["file"], each["line"], each["column"]))
+    return {"ok": not entries, "problems": entries + found}
 
 
-def _problem(severity: Literal["error", "warning"], problem: Problem) -> ProblemEntry:
+def lint_document(problems: Iterable[Problem], found: Iterable[Finding], hidden: Iterable[Finding]) -> LintDocument:
+    """Return the document of a run of the rules."""
+    errors = [_problem("error", each) for each in problems]
+    counted = list(found)
+    is_ok = not errors and all(each.severity == "note" for each in counted)
+    return {"ok": is_ok, "problems": errors, "findings": [_finding(each) for each in (*counted, *hidden)]}
+
+
+def _finding(finding: Finding) -> FindingEntry:
+    from sidecar.lint.known import every_rule
+
+    rule = every_rule()[finding.rule]
+    file, line, column, path, message = finding.problem
+    return {
+        "rule": finding.rule, "title": rule.title, "severity": finding.severity, "file": file, "line": line,
+        "column": column, "path": path, "message": message, "anchor": rule.anchor,
+        "fix": finding.fix.new if finding.fix is not None else None, "suppressed": finding.reason or None,
+    }  # fmt: skip
+
+
+def _problem(severity: Literal["error", "warning"], problem: Problem, rule: str | None = None) -> ProblemEntry:
     file, line, column, path, message = problem
-    return {"severity": severity, "file": file, "line": line, "column": column, "path": path, "message": message}
+    return {
+        "severity": severity, "file": file, "line": line, "column": column, "path": path, "message": message,
+        "rule": rule,
+    }  # fmt: skip
 
 
 def place_of(mark: Mark | None) -> Place | None:

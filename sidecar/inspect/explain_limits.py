@@ -9,8 +9,9 @@ from sidecar.control.compiler import ROUTE
 from sidecar.control.route import Route
 from sidecar.core.exchange import Exchange
 from sidecar.inspect.effective import flow
-from sidecar.stages.rate_limit.keys import cost_reader, key_reader
-from sidecar.stages.rate_limit.spec import ADDRESS, LimitSpec, Spec
+from sidecar.limits.keys import cost_reader, key_reader
+from sidecar.limits.spec import ADDRESS
+from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 RATE_LIMIT: Final = "rate_limit"
 AWAY: Final = {
@@ -38,7 +39,7 @@ def _parts(limit: LimitSpec, x: Exchange, owner: str, observed: bool) -> Iterato
     scope = "in this process" if limit.store is None else f"in all processes that share the store {limit.store}"
     yield f"{limit.name}: {limit.words}, for {owner} {scope}"
     yield _key(limit, x)
-    read = cost_reader(limit)
+    read = cost_reader(limit.cost, float(limit.capacity))
     cost = limit.cost if read is None else read(x)
     if cost != 1:
         yield f"the request counts as {cost:g}"

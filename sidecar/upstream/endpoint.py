@@ -326,12 +326,17 @@ class EndpointSet:
     The state store has it under `("endpoints", upstream)`.  With `discover` it is empty until discovery fills it.
     """
 
-    __slots__ = ("_by_url", "_env", "_listeners", "_server_name", "members", "preferred", "spills", "tiers", "upstream")
+    __slots__ = (
+        "_by_url", "_env", "_listeners", "_server_name", "members", "preferred", "spills", "tiers", "trial_begun",
+        "upstream",
+    )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
         self.upstream = upstream
         self.members: tuple[Endpoint, ...] = ()
         """Endpoints in the order of the policy file or of discovery; the tuple is replaced at each change."""
+        self.trial_begun: Callable[[Endpoint], None] | None = None
+        """Called after a request on trial has begun; None if no other worker is to hear of it."""
         self.preferred: tuple[Endpoint, ...] = ()
         """Entries of the first tier, among which first attempts choose; `members` itself without tiers and weights."""
         self.tiers: tuple[tuple[Endpoint, ...], ...] = ()

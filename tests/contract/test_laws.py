@@ -39,6 +39,8 @@ from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, Stage, Wait
 from sidecar.engine.pipeline import Pipeline
 from sidecar.identity.verdict import Unavailable
+from sidecar.routing.match_spec import MatchSpec
+from sidecar.routing.rule import Rule
 from sidecar.stages import STAGES, StageKind
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
@@ -91,8 +93,9 @@ class InnerRoute:
     """Route of a part, which takes a moment."""
 
     criticality = DEFAULT
-    rule = None
+    rule: Any = Rule(MatchSpec(), None)
     route = None
+    pick = None
 
     def __init__(self, env: FakeEnv) -> None:
         answers = [after(0.02, response(200, b'{"id": 7}')), response(200, b"{}"), failed(RESET), response(404)]

@@ -31,6 +31,11 @@ export function problems({ parts, history, now }) {
     if (!all.length) say("bad", "endpoints", `Upstream ${name} has no endpoints`);
     else if (out.length) say(out.length === all.length && out.some((e) => e.state !== "on_trial") ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${out.map((e) => `${e.url} ${e.state}`).join(", ")})`);
   }
+  for (const [name, rollout] of entries(parts["state.rollout"])) {
+    for (const { name: arm, returned } of rollout.candidates) {
+      if (returned) say("warn", "rollouts", `Rollout of ${name}: the candidate ${arm} was taken back at ${clock(returned.at)}: ${returned.reason}`);
+    }
+  }
   for (const [name, sum] of history.recent(RECENT)) {
     const share = sum.errors / (sum.calls || 1);
     if (sum.fallbacks) say("warn", "traffic", `Route ${name || "(none)"}: a fallback answered ${percent(sum.fallbacks / (sum.calls || 1))} of ${plural(sum.calls, "request")} in the last minute`);

@@ -8,8 +8,9 @@ from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY
 from sidecar.routing.rule import MatchError, Rule
-from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, NO_KEY, LimitSpec, Spec
+from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 AUTHENTICATE: Final = "authenticate"
 RATE_LIMIT: Final = "rate_limit"
@@ -20,25 +21,26 @@ PATH: Final = "path."
 def check_limits(spec: PolicySpec, report: Report) -> None:
     """Report captures that are missing, and warn of rate limits that do not limit what they seem to."""
     seen: set[int] = set()
+    known = spec.routes_with_callers()
     for name, upstream in spec.upstreams.items():
         node = spec.node.find(("upstreams", name, RATE_LIMIT))
         if upstream.rate_limit is not None and node is not None:
-            routes = [route for route in spec.routes if route.upstream == name]
+            routes = [route for route in spec.all_routes if route.upstream == name]
             _check_block(upstream.rate_limit, node, report)
-            _check_shared(upstream.rate_limit, node, len(routes), report)
+            _check_shared(upstream.rate_limit, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
                 _check_evasion(upstream.rate_limit, node, report)
             for route in routes:
                 _check_captures(upstream.rate_limit, node, route, report)
-            if not any(AUTHENTICATE in route.blocks for route in routes):
+            if not any(route.name in known for route in routes):
                 _check_callers(upstream.rate_limit, node, f"no route of the upstream `{name}` has", report)
-    for route in spec.routes:
+    for route in spec.all_routes:
         block, node = route.blocks.get(RATE_LIMIT), route.node.child(RATE_LIMIT)
         if not isinstance(block, Spec) or node is None:
             continue
         _check_captures(block, node, route, report)
         _check_route(block, node, route, report)
-        if AUTHENTICATE not in route.blocks:
+        if route.name not in known:
             _check_callers(block, node, f"the route `{route.name}` does not have", report)
         if id(node) not in seen:
             seen.add(id(node))

@@ -146,7 +146,7 @@ class Values:
 
 def check_stored(spec: PolicySpec, report: Report) -> None:
     """Warn of each `cache` block whose largest allowed response is larger than its whole store."""
-    for route in spec.routes:
+    for route in spec.all_routes:
         block: Any = route.blocks.get("cache")
         store = spec.caches.get(block.store) if block is not None else None
         if store is not None and block.max_body > store.memory.max_size:

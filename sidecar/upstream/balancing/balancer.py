@@ -97,6 +97,9 @@ class Balancer:
             endpoint = self._choose_again.choose(candidates, x)
         if 0 < endpoint.ejected_until <= now and not self._is_panicking:
             endpoint.begin_trial(now)
+            told = self._endpoints.trial_begun
+            if told is not None:
+                told(endpoint)
         return endpoint
 
     def _pick_tier(self, x: Exchange, now: float) -> Candidates:

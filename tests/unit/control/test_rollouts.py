@@ -137,3 +137,58 @@ def test_explain_shows_the_shares_and_the_stable_arm() -> None:
         assert "takes the route shop (" in text
     assert "20% of the requests meet shop@v2, to upstream v2" in text
     assert "taken back if errors are more by 1 points" in text
+
+
+def test_a_candidate_of_a_route_with_parts_has_parts_of_its_own() -> None:
+    snapshot = compiled(
+        UPSTREAMS,
+        "routes: [{name: shop, aggregate: {parts: {a: {upstream: v1, path: /a}}},",
+        " candidate: {share: 50%, aggregate: {parts: {a: {upstream: v2}}}}}]",
+    )
+    assert snapshot.routes["shop:a"].spec.upstream == "v1"
+    assert snapshot.routes["shop@candidate:a"].spec.upstream == "v2"
+    assert snapshot.routes["shop@candidate"].spec.parts == {"a": "shop@candidate:a"}
+
+
+WARNED = [
+    ("timeout: {request: 1s, attempt: 2s}", "timeout.attempt", "has no effect: timeout.request (1s) ends first"),
+    ("hedge: {after: 3s}, timeout: {request: 1s}", "hedge.after", "never hedges"),
+    ("rate_limit: [{name: a, rate: 5/s, burst: 0}]", "rate_limit.a.burst", "refuses the second of two requests"),
+    ("cache: {max_body: 900MiB}", "cache.max_body", "is more than the whole cache `default` holds"),
+    ("criticality: {by_caller: {x: critical}}", "criticality.by_caller", "has no effect without authenticate"),
+    ("mirror: {upstream: v1}", "mirror.upstream", "copies requests to `v1`, which gets them already"),
+    ("fallback: [stale]", "fallback[0]", "never finds a response"),
+    ("aggregate: off", "", ""),
+]
+REFUSED = [
+    ("transform: {request: {path: '/x/{path.id}'}}", "{path.id}, which the route `shop@candidate` does not capture"),
+    ("rate_limit: [{name: a, rate: 5/s, key: path.id}]", "path.id"),
+    ("mirror: {upstream: v9}", "names no upstream: there is no `v9`"),
+    ("cache: {store: c9}", "names no cache: there is no `c9`"),
+    ("authenticate: {any_of: [someone]}", "names no identity: there is no `someone`"),
+    ("fallback: [{upstream: v9}]", "names no upstream: there is no `v9`"),
+    ("authorize: [{allow: {when: 'path.id == caller.id'}}]", "names the capture id"),
+]
+
+
+@pytest.mark.parametrize(("blocks", "path", "says"), WARNED)
+def test_the_policies_of_a_candidate_are_warned_of_as_those_of_a_route(blocks: str, path: str, says: str) -> None:
+    route = f"routes: [{{name: shop, upstream: v1, candidate: {{share: 5%, {blocks}}}}}]\n"
+    found = [str(each) for each in loading(UPSTREAMS, route).warnings if "upstreams.v2" not in str(each)]
+    assert len(found) == (1 if says else 0), found
+    if says:
+        assert f"routes.shop.candidate.{path}: {says}" in found[0]
+
+
+@pytest.mark.parametrize(("blocks", "says"), REFUSED)
+def test_the_policies_of_a_candidate_are_refused_as_those_of_a_route(blocks: str, says: str) -> None:
+    route = f"routes: [{{name: shop, upstream: v1, candidate: {{share: 5%, {blocks}}}}}]\n"
+    found = [str(each) for each in loading(UPSTREAMS, route).problems]
+    assert found
+    assert all("routes.shop.candidate." in each for each in found)
+    assert says in found[0]
+
+
+def test_what_both_arms_inherit_is_warned_of_once() -> None:
+    route = "routes: [{name: shop, upstream: v1, hedge: {after: 3s}, timeout: {request: 1s}, candidate: {share: 5%}}]\n"
+    assert len([each for each in loading(UPSTREAMS, route).warnings if "never hedges" in each.message]) == 1

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.commands import main
-from sidecar.inspect.documents import SHAPES, ExplainDocument, ProblemsDocument, RoutesDocument
+from sidecar.inspect.documents import SHAPES, ExplainDocument, LintDocument, ProblemsDocument, RoutesDocument
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
@@ -168,6 +168,7 @@ def test_a_path_that_cannot_be_read_is_a_problem(arguments: tuple[str, ...], tmp
             "column": 1,
             "path": "",
             "message": "No such file or directory; name a policy file, or a directory with *.yaml files",
+            "rule": None,
         }
     ]
 
@@ -214,6 +215,7 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     check_shape(run("routes", str(policies)), RoutesDocument, seen)
     check_shape(run("routes", TRANSCODING), RoutesDocument, seen)
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
+    check_shape(run("lint", str(policies)), LintDocument, seen)
     monkeypatch.chdir(GOLDEN)
     check_shape(run("explain", POLICIES, "GET", "/orders/17"), ExplainDocument, seen)
     check_shape(run("explain", POLICIES, "GET", "/orders/a%2Fb"), ExplainDocument, seen)
