@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -252,7 +253,10 @@ def test_the_alerts_that_matter_are_there() -> None:
 # ----- Kubernetes
 
 MANIFESTS = sorted(
-    path for path in (DEPLOY / "kubernetes" / "base").glob("*.yaml") if path.name != "kustomization.yaml"
+    path
+    for directory in ("base", "components/discovery")
+    for path in (DEPLOY / "kubernetes" / directory).glob("*.yaml")
+    if path.name not in ("kustomization.yaml", "account.yaml")
 )
 
 
@@ -317,3 +321,24 @@ def test_the_overlay_builds() -> None:
     assert policy["ingress"][0]["from"][0]["podSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "shop"}}
     labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/part-of"] == "shop", "by which the network policies know them"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_the_component_of_discovery_gives_the_pod_its_account(tmp_path: Path) -> None:
+    base, component = (
+        os.path.relpath(DEPLOY / "kubernetes" / name, tmp_path) for name in ("base", "components/discovery")
+    )
+    kustomization = {"kind": "Kustomization", "resources": [base], "components": [component]}
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", **kustomization})
+    )
+    built = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True).stdout
+    found = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)}
+    for document in found.values():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    pod = found["Deployment", "orders"]["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("orders", True)
+    assert "NODE_NAME" in {each["name"] for each in pod["initContainers"][0]["env"]}
+    rules = found["Role", "sidecar-discovery"]["rules"]
+    assert {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]} in rules
+    assert found["ServiceAccount", "orders"]["metadata"]["namespace"] == "shop"
