@@ -23,6 +23,7 @@ from sidecar.inspect.documents import (
     RoutesDocument,
     TakenEntry,
     TargetEntry,
+    UpstreamEntry,
     ValueEntry,
     masked,
     place_of,
@@ -40,7 +41,9 @@ from sidecar.inspect.explain import (
     stages_of,
     upstream_in_force,
     written,
+    written_urls,
 )
+from sidecar.inspect.explain_aggregate import plan_of
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
@@ -142,7 +145,7 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
         found = {"dns": dns, "port": written(block, "port", discover.port), "source": mask(source_of(discover, block))}
     return {
         "name": mask(route.upstream),
-        "endpoints": [mask(str(each)) for each in written(node, "endpoints", spec.endpoints or ())],
+        "endpoints": [mask(str(each)) for each in written_urls(node, spec)],
         "discover": found,
         "place": place_of(snapshot.spec.where("upstreams", route.upstream)),
     }
@@ -169,7 +172,8 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "match": _match(snapshot, route),
         "captures": {mask(name): mask(str(value)) for name, value in captures.items()},
         "stages": stages,
-        "upstream": {"name": mask(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)},
+        "upstream": _upstream(snapshot, route),
+        "aggregate": plan_of(snapshot, route),
         "criticality": {"key": CRITICALITY, "value": spec.criticality, "place": place_of(spec.where(CRITICALITY))},
         "cors": None if pages is None else [mask(each) for each in pages],
         "authorize": None if rules is None else [mask(each) for each in rules],
@@ -178,6 +182,14 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],
     }
+
+
+def _upstream(snapshot: Snapshot, route: Route) -> UpstreamEntry | None:
+    """Return the upstream of a route with its values; None for a route with `aggregate`."""
+    masks = snapshot.spec.masks
+    if not route.upstream:
+        return None
+    return {"name": masks.text(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)}
 
 
 def _values(values: Iterable[Value], masks: Masks) -> list[ValueEntry]:

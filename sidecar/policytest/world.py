@@ -86,7 +86,8 @@ class World:
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
         multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2")
-        self.script = Script(self.env, names, multiplexed, messages)
+        has_parts = any(route.parts for route in spec.routes)
+        self.script = Script(self.env, names, multiplexed, messages, has_parts=has_parts)
         loop.network.accept = self.script.accept
         loop.network.select = lambda address: "h2" if names.get(address) in multiplexed else ""
         self.store = StateStore()
@@ -187,5 +188,5 @@ def _discovered(spec: DiscoverSpec) -> str:
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:
     """Return the addresses of an upstream's endpoints."""
-    found = [parse_endpoint(url) for url in spec.endpoints or ()]
+    found = [parse_endpoint(url) for url in spec.urls]
     return [(address.path, None) if address.path else (address.host, address.port) for address in found]

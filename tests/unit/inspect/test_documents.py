@@ -26,6 +26,7 @@ from sidecar.inspect.documents import (
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
+AGGREGATION = str(Path(__file__).parents[3] / "policies" / "aggregation.yaml")
 TRANSCODING = str(Path(__file__).parents[3] / "policies" / "transcoding.yaml")
 OUT = ("--listener", "outbound")
 
@@ -222,6 +223,7 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     check_shape(run("routes", str(policies)), RoutesDocument, seen)
     check_shape(run("routes", TRANSCODING), RoutesDocument, seen)
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
+    check_shape(run("explain", AGGREGATION, "GET", "/profile/7"), ExplainDocument, seen)
     check_shape(run("lint", str(policies)), LintDocument, seen)
     other = policies.with_name("other.yaml")
     other.write_text(policies.read_text().replace("max: 9", "max: 10"))
