@@ -4,7 +4,7 @@
 - `docs/telemetry.md`: from the source, that is the catalogue of metrics, the labels that instruments are made with, the
   attributes that spans get, the members of a log line, the reasons.
 - `docs/json-documents.md`: from the shapes of the documents that commands print with `--json`.
-- `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`: see `references`.
+- `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`, `lint.md`: see `references`.
 - `docs/assets/*.svg`: see `pictures`.
 - `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
 """
@@ -317,12 +317,12 @@ def examples(name: str) -> Iterator[str]:
 JSON: Final = """\
 # JSON documents of the commands
 
-`sidecar check`, `routes` and `explain` print one JSON document with `--json`: see [command line](command-line.md).
-Every member is always there; one without a value is `null`. Later versions may add members. None is removed, renamed
-or given another meaning within a major version.
+`sidecar check`, `lint`, `routes` and `explain` print one JSON document with `--json`: see [command line](command-
+line.md). Every member is always there; one without a value is `null`. Later versions may add members. None is
+removed, renamed or given another meaning within a major version.
 
 """
-TYPES: Final = {str: "text", int: "number", bool: "boolean", Any: "any value", NoneType: "null"}
+TYPES: Final = {str: "text", int: "number", float: "number", bool: "boolean", Any: "any value", NoneType: "null"}
 
 
 def json_documents() -> str:

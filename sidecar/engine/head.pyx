@@ -13,7 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcmp, memcpy
 
 from sidecar.core.http1 import CHUNKED, FEW_MEMBERS, FEW_PARAMETERS, LONG_HEAD, MAX_FIELDS
-from sidecar.core.message import HOP_BY_HOP, write_http_date
+from sidecar.core.message import HOP_BY_HOP, SECRETS, write_http_date
 
 cdef enum:
     NAME = 1        # octet of a common field name: letter, digit or hyphen
@@ -32,6 +32,9 @@ cdef enum:
     CONNECTION = 3
     DATE = 4
     DROPPED = 5
+    SECRET = 6
+    SAMPLES = 8     # words of a head that are compared first
+    RECENT = 64     # places for recent heads; a power of two
     UPGRADE_REQUIRED = 426
 
 cdef unsigned char OCTETS[256]
@@ -298,8 +301,45 @@ cdef class RequestHeads:
         return method, target, 11, i, join(p, &passing), special, noticed
 
 
+cdef class RecentHeads:
+    """Recent heads with their parts, which are not parsed again: one for each length of a read, modulo `RECENT`.
+
+    A head is kept when it arrives for the second time in turn, so heads of one message are not copied.
+    """
+
+    cdef list heads, found
+    cdef unsigned long long samples[RECENT]    # of the last head that was not known
+
+    def __cinit__(self):
+        self.heads, self.found = [b""] * RECENT, [None] * RECENT
+        for place in range(RECENT):
+            self.samples[place] = 0
+
+    cdef object find(self, const unsigned char *p, Py_ssize_t size):
+        """Return the parts of the head at the beginning of a read of `size` octets; None if it is not kept."""
+        cdef bytes head = <bytes>self.heads[size & (RECENT - 1)]
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(head)
+        if length == 0 or length > size or memcmp(p, PyBytes_AS_STRING(head), length):
+            return None
+        return self.found[size & (RECENT - 1)]
+
+    cdef object keep(self, const unsigned char *p, Py_ssize_t size, Py_ssize_t length, found):
+        """Keep the parts of a head of `length` octets if it was the last one too."""
+        cdef unsigned long long word, sample = 1
+        cdef Py_ssize_t i, place = size & (RECENT - 1)
+        if length < 8 * SAMPLES:
+            return
+        for i in range(SAMPLES):
+            memcpy(&word, p + i * (length // SAMPLES), 8)
+            sample = sample * 31 + word
+        if sample == self.samples[place]:
+            self.heads[place], self.found[place] = cut(p, 0, length), found
+        self.samples[place] = sample
+
+
+cdef RecentHeads RESPONSES = RecentHeads()
 cdef Names RESPONSE = Names({
-    **dict.fromkeys(HOP_BY_HOP, DROPPED),
+    **dict.fromkeys(SECRETS, SECRET), **dict.fromkeys(HOP_BY_HOP, DROPPED),
     b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION, b"date": DATE,
 })
 cdef Py_ssize_t UNKNOWN = -2
@@ -314,10 +354,13 @@ def take_response(bytes data not None, wall):
     cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t i = 12, j, start, fields = 0, size
     cdef long long length = UNKNOWN
-    cdef bint keep = True, has_date = False
+    cdef bint keep = True, has_date = False, has_secret = False
     cdef int slot, kind, status
     cdef Field field
     cdef Passing passing
+    found = RESPONSES.find(p, PyBytes_GET_SIZE(data))
+    if found is not None:
+        return found
     if PyBytes_GET_SIZE(data) < 16 or memcmp(p, b"HTTP/1.1 ", 9):
         return None
     if not (50 <= p[9] <= 53 and 48 <= p[10] <= 57 and 48 <= p[11] <= 57):
@@ -340,9 +383,10 @@ def take_response(bytes data not None, wall):
         slot = RESPONSE.find(p + field.start, field.colon - field.start)
         kind = RESPONSE.kinds[slot] if slot >= 0 else 0
         size = field.end - field.value
-        if kind == 0:
+        if kind == 0 or kind == SECRET:
             if not let_pass(&passing, &field):
                 return None
+            has_secret = has_secret or kind == SECRET
         elif kind == DATE:
             if has_date or not size or not let_pass(&passing, &field):
                 return None
@@ -370,7 +414,10 @@ def take_response(bytes data not None, wall):
     lines = join(p, &passing)
     if not has_date:
         lines += b"date: %b\r\n" % write_http_date(wall())
-    return status, i, lines, None if length == UNKNOWN else length, keep
+    found = status, i, lines, None if length == UNKNOWN else length, keep
+    if has_date and not has_secret and i <= LONG:
+        RESPONSES.keep(p, PyBytes_GET_SIZE(data), i, found)
+    return found
 
 
 cdef enum:

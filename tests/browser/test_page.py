@@ -258,3 +258,43 @@ async def test_answers_that_broke_off_are_errors(scene: Scene, window: Window) -
     for _ in range(6000):
         metrics.record(b"GET", 200, "timeout", 0.01)
     await expect(page.locator("#problems")).to_contain_text(re.compile(r"Route order: \d+.* failed in the last minute"))
+
+
+def rollout(returned: dict[str, object] | None = None, share: float = 0.05) -> Thing:
+    """Return a rollout with the description of a real one."""
+    test = {"pairs": 400, "worse": 21, "better": 2, "evidence": 2.55, "threshold": 5.1}
+    candidate = {
+        "name": "offer@v2",
+        "share": share,
+        "returned": returned,
+        "stable": {"requests": 8000, "errors": 40},
+        "candidate": {"requests": 400, "errors": 22},
+        "errors": test,
+        "p99": test | {"worse": 4, "evidence": -1.0},
+    }
+    return Thing(route="offer", stable="offer", candidates=[candidate])
+
+
+async def test_both_arms_of_a_rollout_stand_beside_each_other(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    assert not await page.is_visible("#rollouts"), "no rollout is configured"
+    scene.states["rollout", "offer"] = rollout()
+    scene.requests("offer@v2", [0.2] * 50)
+    await expect(page.locator("#rollouts tbody tr")).to_have_count(2)
+    stable, candidate = [re.sub(r"\s+", " ", row) for row in await page.locator("#rollouts tbody tr").all_inner_texts()]
+    assert "offer 95 % 8,000 0.5 %" in stable
+    assert "offer@v2 5 % 400 5.5 %" in candidate
+    assert "no worse so far" in candidate
+    assert "errors: worse in 21 and better in 2 of 400 pairs, 50 % of the evidence that takes it back" in candidate
+    assert "p99: worse in 4 and better in 2 of 400 pairs, 0 % of" in candidate
+    await expect(page.locator("#rollouts tbody tr").nth(1).locator("td").nth(5)).to_contain_text("ms")
+    await expect(page.locator("#verdict-text")).to_have_text("Nothing is wrong")
+    why = "21 of 400 pairs failed only at the candidate, 2 only at the stable arm"
+    scene.states["rollout", "offer"] = rollout({"reason": why, "at": WALL}, 0.0)
+    await expect(page.locator("#rollouts tbody tr").nth(1)).to_contain_text("taken back")
+    assert why in await text(page, "#problems")
+    assert await text(page, "#rollouts-sum") == "1 candidate taken back"
+    if PICTURES:
+        await page.screenshot(path=f"{PICTURES}/rollouts.png", full_page=True)
+    assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []

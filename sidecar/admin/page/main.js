@@ -67,6 +67,7 @@ function render() {
   scopes();
   plots?.show(model.history.columns(model.route), model.history.keep);
   panels.routes(model, pick);
+  panels.rollouts(model);
   panels.breakers(model, force);
   panels.endpoints(model);
   panels.refusals(model);

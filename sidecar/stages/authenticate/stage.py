@@ -114,9 +114,11 @@ class Authenticator:
             if self._is_known(x, lines, rest):
                 return None
         lower = b"\n" + lines.lower()
-        if x.is_inner and x.caller is not None and self._vouches_for(x.caller):
-            self._forwarding.apply(x, x.caller, lines, lower)
-            return None
+        if x.is_inner and x.caller is not None:
+            if self._vouches_for(x.caller):
+                self._accept(x, x.caller, lines, lower)
+                return None
+            x.caller = None  # known to the outer route only: a name means nothing under other identities
         found = self._first(x, lines, lower, self._now())
         if found.__class__ is Caller:
             self._accept(x, found, lines, lower)
@@ -216,6 +218,8 @@ class Authenticator:
         x.caller = caller
         if self._ranks and (rank := self._ranks.get(caller.id)) is not None:
             own = CRITICALITIES[rank]
+            if x.is_inner:  # no more important than the request it is made for
+                own = max(own, x.criticality)
             x.criticality = own if x.stated_criticality < 0 else max(own, x.stated_criticality)
 
     def _refuse(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.core.http1 import LONG_HEAD
-from sidecar.core.message import BLOCKS, LINE, LINES, SECRETS
+from sidecar.core.message import BLOCKS, HOP_BY_HOP, LINE, LINES, SECRETS
 from sidecar.downstream import request_head
 from sidecar.upstream import response_head
 from tests.support import heads
@@ -157,10 +157,35 @@ def test_what_is_remembered_is_bounded_and_no_secret() -> None:
         take(b"HTTP/1.1 200 %d\r\nDate: now\r\nX: %d\r\n\r\n" % (number, number), wall)
     secrets = b"".join(b"%b: y\r\n" % name for name in SECRETS)
     take(b"HTTP/1.1 200 OK\r\nDate: now\r\n%bX: %b\r\n\r\n" % (secrets, b"x" * LINE), wall)
+    assert len(response_head.HEADS) <= BLOCKS
     for memory in (response_head.STATUSES, response_head.MEANINGS):
         assert len(memory) <= LINES
         assert max(map(len, memory)) <= LINE
     assert not [text for text in response_head.MEANINGS if text.partition(b":")[0] in SECRETS]
+
+
+@pytest.mark.parametrize("take", RESPONSE_READERS.values(), ids=RESPONSE_READERS)
+def test_a_response_head_is_cached_by_its_octets_unless_it_is_long_or_has_a_secret_or_no_date(
+    take: ResponseReader,
+) -> None:
+    def repeat(head: bytes, body: bytes = b"") -> bool:
+        """Return True if the lines of a head are the object of its last time; its parts are always right."""
+        several = [take(head + body, wall) or pytest.fail("not common") for _ in range(4)]
+        assert several == [heads.response(head)] * 4
+        return several[-1][2] is several[-2][2]
+
+    start = b"HTTP/1.1 200 OK\r\nDate: now\r\nServer: a server with a name\r\nX-Name: here\r\n"
+    assert repeat(start + b"Content-Length: 0\r\n\r\n")
+    assert repeat(start + b"Content-Length: 5\r\n\r\n", b"HTTP/")
+    assert repeat(start + b"Content-Length: 6\r\nConnection: close\r\n\r\n", b"HTTP/1")
+    assert not repeat(start.replace(b"Date: now\r\n", b"") + b"\r\n")
+    assert not repeat(start + b"X: %b\r\n\r\n" % (b"x" * LONG_HEAD))
+    for name in sorted(SECRETS - HOP_BY_HOP):
+        assert not repeat(start + b"%b: y\r\n\r\n" % name)
+    known = start + b"Content-Length: 0\r\n"
+    assert repeat(known + b"\r\n")
+    for cut in range(len(known) + 2):
+        assert take((known + b"\r\n")[:cut], wall) is None
 
 
 def test_a_block_is_cached_once_its_lines_are_unless_it_is_long_or_has_a_secret() -> None:
