@@ -110,7 +110,7 @@ class Chain:
         if stated is not None:
             return stated
         names = [upstream.name]
-        names += [parse_endpoint(url).host for url in upstream.spec.endpoints or ()]
+        names += [parse_endpoint(url).host for url in upstream.spec.urls]
         names += [upstream.spec.discover.dns] if upstream.spec.discover is not None else []
         for name in names:
             label = name.partition(".")[0].lower()
