@@ -455,8 +455,8 @@ class ExplainDocument(TypedDict):
 SHAPES = (
     ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, PathEntry, HopEntry, DiffDocument, SubjectEntry,
     ChangeEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
-    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry, RefusalEntry,
-    ReadingEntry,
+    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry,
+    RefusalEntry, ReadingEntry,
     OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
