@@ -163,9 +163,8 @@ class Shop:
         print("the shop is open; once a minute one of its services fails or is slow for 20 s\n")
         print(f"  curl -i {self.url('web')}/orders/7")
         print(f"  curl -i {self.url('web')}/v1/prices/tea   the same gRPC service that orders call, as JSON")
-        print(
-            f"  curl -i -H 'Authorization: Bearer {TOKEN}' \\\n    {self.url('web')}/profile   one answer of three services"
-        )
+        print(f"  curl -i -H 'Authorization: Bearer {TOKEN}' \\")
+        print(f"    {self.url('web')}/profile   one answer of three services")
         for place in self.places:
             print(f"  http://{HOST}:{place.admin}/   the live page of the sidecar beside {place.name}")
         print("the pages ask for the token: shop-demo-token; in a terminal:")
