@@ -43,6 +43,7 @@ WORK: Final = {
     "hedge": "starts a second request when the first is slow",
     "retry": "repeats what failed",
     "throttle": "sends less to who refuses",
+    "pacing": "sends more slowly to who asks",
     "circuit_breaker": "refuses while the upstream is down",
     "fault": "injects faults for drills",
 }

@@ -18,6 +18,7 @@ from sidecar.config.node import OFF, Node
 from sidecar.config.report import Report
 from sidecar.config.spec import (
     AGGREGATE,
+    CANDIDATE,
     CRITICALITY,
     INBOUND,
     NO_LISTENER,
@@ -37,8 +38,6 @@ OUTER: Final = ("cors", "authenticate", "authorize")
 """Blocks about clients, which the route that a part has of its own does not inherit."""
 INNER: Final = ("translate", "hedge", "retry", "circuit_breaker", "fault")
 """Blocks that a route with `aggregate` cannot have, since its parts have them."""
-CANDIDATE: Final = "candidate"
-"""Key under a route for a canary of its policies, and the name of that arm."""
 POLICY: Final = "policy"
 """Key under an upstream for policies that its routes inherit."""
 

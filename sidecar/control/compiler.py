@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from sidecar.config.node import BUILT_IN, Mark
-from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
+from sidecar.config.spec import CANDIDATE, CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.route import InnerRoute, Link, Route
 from sidecar.control.state import Lease, StateGroup
 from sidecar.core.env import BuildContext, Env, StateKey
@@ -58,7 +58,7 @@ ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
 BREAKER: Final = "circuit_breaker"
 RATE_LIMIT: Final = "rate_limit"
-UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota")
+UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota", "pacing")
 """Policies that are allowed under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
@@ -615,8 +615,10 @@ class Compilation:
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
         if kind == RETRY_BUDGET:
-            make = partial(RetryBudget, spec.retry_budget, self.env, name)
-            return self.lease.obtain((RETRY_BUDGET, name), spec.retry_budget, make)
+            # A candidate whose policy retries more must not spend the budget of the stable arm beside it.
+            key = (RETRY_BUDGET, name, route) if route.endswith(f"@{CANDIDATE}") else (RETRY_BUDGET, name)
+            make = partial(RetryBudget, spec.retry_budget, self.env, ":".join(key[1:]))
+            return self.lease.obtain(key, spec.retry_budget, make)
         if kind == RECLAIM:
             return self.upstreams[name].reclaim
         if kind == UPSTREAM:

@@ -203,6 +203,13 @@ QUOTA_STORELESS: Final = metric(
     "sidecar.quota.storeless", "{request}", "Requests that a quota decided without its store."
 )
 THROTTLED: Final = metric("sidecar.throttle.refused", "{attempt}", "Attempts that a throttle refused.")
+PACED: Final = metric(
+    "sidecar.pacing.attempts", "{attempt}", "Attempts that were delayed or refused because the upstream asked for less."
+)
+PACING_PRESSURE: Final = metric("sidecar.pacing.pressure", "{answer}", "Answers that asked for less load.")
+PACING_RATE: Final = metric(
+    "sidecar.pacing.rate", "{attempt}/s", "Attempts per second that pacing sends; infinite without a limit."
+)
 STORE_CALLS: Final = metric("sidecar.store.calls", "{call}", "Calls of a store that several processes share.")
 STORE_ERRORS: Final = metric("sidecar.store.errors", "{error}", "Calls of a store that failed.")
 STORE_UP: Final = metric("sidecar.store.up", "", "1 if a store is in use, 0 while its breaker is open.")

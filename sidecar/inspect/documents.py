@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isinf
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from sidecar.config.node import Mark
@@ -18,6 +19,7 @@ from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
 
 if TYPE_CHECKING:
+    from sidecar.lint.chain import Chain, Path
     from sidecar.lint.diff import Difference
     from sidecar.lint.run import Finding
 
@@ -89,6 +91,34 @@ class FindingEntry(TypedDict):
     """Reason of the comment that suppresses the finding; null if it counts."""
 
 
+class HopEntry(TypedDict):
+    """Route of one service on a path of calls."""
+
+    service: str
+    """Name of the service."""
+    route: str
+    """Name of the route."""
+    seconds: float | None
+    """Longest time of a request of the route; null without a limit."""
+    calls: int
+    """Most calls that one request of the route makes of the next one."""
+
+
+class PathEntry(TypedDict):
+    """Path of calls from a client's request to the last service that it reaches."""
+
+    services: list[str]
+    """Services in the order of the calls."""
+    seconds: float | None
+    """Longest time that the client waits; null without a limit."""
+    calls: int
+    """Most calls of the last service for one request of the client."""
+    outage: float
+    """Factor by which an outage of the last service multiplies its load at most, as the retry budgets allow it."""
+    hops: list[HopEntry]
+    """Routes on the way."""
+
+
 class LintDocument(TypedDict):
     """Document of `lint`."""
 
@@ -98,6 +128,8 @@ class LintDocument(TypedDict):
     """Errors of loading; if there are some, no rule runs."""
     findings: list[FindingEntry]
     """Findings that count and then suppressed ones, each in the order of files, lines and columns."""
+    paths: list[PathEntry]
+    """Paths of calls with `--chain`; otherwise empty."""
 
 
 class ChangeEntry(TypedDict):
@@ -421,9 +453,10 @@ class ExplainDocument(TypedDict):
 
 
 SHAPES = (
-    ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, DiffDocument, SubjectEntry, ChangeEntry,
-    RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry, ExplainDocument,
-    RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry, RefusalEntry, ReadingEntry,
+    ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, PathEntry, HopEntry, DiffDocument, SubjectEntry,
+    ChangeEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
+    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry,
+    RefusalEntry, ReadingEntry,
     OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
@@ -458,12 +491,30 @@ def diff_document(difference: Difference) -> DiffDocument:
     return {"ok": True, "subjects": subjects, "appeared": appeared, "disappeared": disappeared}
 
 
-def lint_document(problems: Iterable[Problem], found: Iterable[Finding], hidden: Iterable[Finding]) -> LintDocument:
+def lint_document(
+    problems: Iterable[Problem], found: Iterable[Finding], hidden: Iterable[Finding], chain: Chain | None = None
+) -> LintDocument:
     """Return the document of a run of the rules."""
     errors = [_problem("error", each) for each in problems]
     counted = list(found)
     is_ok = not errors and all(each.severity == "note" for each in counted)
-    return {"ok": is_ok, "problems": errors, "findings": [_finding(each) for each in (*counted, *hidden)]}
+    paths = [] if chain is None else [_path(each) for each in chain.paths]
+    findings = [_finding(each) for each in (*counted, *hidden)]
+    return {"ok": is_ok, "problems": errors, "findings": findings, "paths": paths}
+
+
+def _path(path: Path) -> PathEntry:
+    def finite(seconds: float) -> float | None:
+        return None if isinf(seconds) else seconds
+
+    hops = [
+        HopEntry(service=hop.service, route=hop.route.name, seconds=finite(hop.route.worst.seconds), calls=factor)
+        for hop, factor in zip(path.hops, path.factors, strict=True)
+    ]
+    return {
+        "services": list(path.services), "seconds": finite(path.seconds), "calls": path.calls, "outage": path.outage,
+        "hops": hops,
+    }  # fmt: skip
 
 
 def _finding(finding: Finding) -> FindingEntry:

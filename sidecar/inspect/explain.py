@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 from sidecar.config.node import Mark, Node
 from sidecar.config.process_spec import LimitsSpec
 from sidecar.config.report import visible
-from sidecar.config.spec import CRITICALITY
+from sidecar.config.spec import CRITICALITY, UpstreamSpec
 from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
 from sidecar.control.route import Link, Route
 from sidecar.core import uri
@@ -120,9 +120,9 @@ def _upstream_row(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, 
     if upstream is None:
         return
     node = snapshot.spec.node.find(("upstreams", route.upstream))
-    to = written(node, "endpoints", upstream.endpoints or ())
+    to = written_urls(node, upstream)
     if (discover := upstream.discover) is not None:
-        to = (source_of(discover, node.child("discover") if node is not None else None),)
+        to = [source_of(discover, node.child("discover") if node is not None else None)]
     yield f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))
 
 
@@ -300,6 +300,12 @@ def written(node: Node | None, key: str, value: Any) -> Any:
         return value
     shown = given.shown()
     return value if shown == given.plain() else shown
+
+
+def written_urls(node: Node | None, upstream: UpstreamSpec) -> list[Any]:
+    """Return the URLs of an upstream's endpoints as `written` does; `node` is that of the upstream."""
+    found = written(node, "endpoints", upstream.urls)
+    return [each.get("url") if isinstance(each, dict) else each for each in found]
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:

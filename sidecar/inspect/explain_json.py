@@ -41,6 +41,7 @@ from sidecar.inspect.explain import (
     stages_of,
     upstream_in_force,
     written,
+    written_urls,
 )
 from sidecar.inspect.explain_aggregate import plan_of
 from sidecar.inspect.explain_authorize import authorization_sentences
@@ -144,7 +145,7 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
         found = {"dns": dns, "port": written(block, "port", discover.port), "source": mask(source_of(discover, block))}
     return {
         "name": mask(route.upstream),
-        "endpoints": [mask(str(each)) for each in written(node, "endpoints", spec.endpoints or ())],
+        "endpoints": [mask(str(each)) for each in written_urls(node, spec)],
         "discover": found,
         "place": place_of(snapshot.spec.where("upstreams", route.upstream)),
     }

@@ -188,5 +188,5 @@ def _discovered(spec: DiscoverSpec) -> str:
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:
     """Return the addresses of an upstream's endpoints."""
-    found = [parse_endpoint(url) for url in spec.endpoints or ()]
+    found = [parse_endpoint(url) for url in spec.urls]
     return [(address.path, None) if address.path else (address.host, address.port) for address in found]

@@ -88,6 +88,7 @@ STAGES: Final = (
     StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
     StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
     StageKind("throttle"),  # inside `retry`, outside `circuit_breaker`: counts single attempts, and no open circuit
+    StageKind("pacing"),  # inside `throttle`, whose refusals use up no turn; an open circuit is no answer
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
     StageKind("fault"),  # in front of the upstream: an injected fault looks like one of it
     StageKind("aggregate"),  # innermost: it stands where the upstream does, and answers every request

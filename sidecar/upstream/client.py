@@ -23,6 +23,7 @@ from sidecar.core.outcome import (
     ABANDONED,
     CONNECT_TIMEOUT,
     DEADLINE,
+    ENDPOINT_LEFT,
     LOOKUP_TIMEOUT,
     NO_ENDPOINT,
     SHORT_DEADLINE,
@@ -108,6 +109,8 @@ class AttemptInFlight(Attempt):
             return
         acquired = opening.result()
         if isinstance(acquired, Outcome):
+            if acquired.failure is ENDPOINT_LEFT and self._move(x):
+                return
             self.take(_connect_failure(x, acquired, self._pool, self.started, self._upstream.now()))
         else:
             self.connection = acquired
@@ -145,6 +148,29 @@ class AttemptInFlight(Attempt):
             self.outcome = outcome
         else:
             call.take(outcome)
+
+    def _move(self, x: Exchange) -> bool:
+        """Go on at another endpoint, because this one has left; False if there is none."""
+        upstream = self._upstream
+        now = upstream.now()
+        found = upstream.choose(x, now)
+        if isinstance(found, Outcome):
+            return False
+        if self.gate is not None:
+            self.gate.settle(x, self.ticket, ABANDONED)
+        self._target.in_flight -= 1
+        endpoint, self.gate, self.ticket = found
+        endpoint.in_flight += 1
+        self._target = endpoint
+        self.endpoint = endpoint.url
+        self._pool = upstream.pools.of(endpoint)
+        connection = self._pool.take(x, now)
+        if connection is None:
+            self.open()
+        else:
+            self.connection = connection
+            connection.exchange(x, self._expires, self.started, self)
+        return True
 
     def _had_little_time(self) -> bool:
         """True if the caller's deadline has left less than the usual time for the answer."""
@@ -340,6 +366,17 @@ class Upstream:
             return attempt.outcome
         attempt.call = call
         return attempt
+
+    def choose(self, x: Exchange, now: float) -> tuple[Endpoint, Gate | None, object] | Outcome:
+        """Return another endpoint for an attempt, with its breaker and the ticket of that, or the refusal."""
+        endpoint = self._balancer.pick(x, now)
+        if endpoint is None:
+            return self._refuse()
+        if self._make_gate is None:
+            return endpoint, None, None
+        gate = self._gate(endpoint)
+        ticket = gate.admit(x)
+        return ticket if isinstance(ticket, Outcome) else (endpoint, gate, ticket)
 
     def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited longest for its own client (`Pools.reclaim`)."""

@@ -189,6 +189,7 @@ class Endpoint:
         "successes",
         "up_since",
         "url",
+        "weight",
         "zone",
     )
 
@@ -236,6 +237,8 @@ class Endpoint:
         """True if the endpoint is ready, healthy and not ejected."""
         self.up_since = 0.0
         """Instant at which the endpoint came up or joined the set, for a slow start; 0 once that no longer matters."""
+        self.weight = 1
+        """Weight of the endpoint, for `balancing.weights`."""
         self.latency = 0.0
         """Average latency in seconds (`balancing.strategies.observe`); 0 until one is known."""
         self.measured_at = 0.0
@@ -312,6 +315,7 @@ class Endpoint:
             "consecutive_failures": self.failures,
             "ejections": self.ejections,
             "ejected_for": round(max(0.0, self.ejected_until - now), 3),
+            **({"weight": self.weight} if self.weight != 1 else {}),
             **({"latency_ms": round(self.latency * 1e3, 1)} if self.latency else {}),
             **({"zone": self.zone} if self.zone else {}),
         }
@@ -327,8 +331,8 @@ class EndpointSet:
     """
 
     __slots__ = (
-        "_by_url", "_env", "_listeners", "_server_name", "members", "preferred", "spills", "tiers", "trial_begun",
-        "upstream",
+        "_by_url", "_env", "_listeners", "_server_name", "_targets", "members", "preferred", "spills", "tiers",
+        "trial_begun", "upstream",
     )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
@@ -344,6 +348,8 @@ class EndpointSet:
         self.spills = False
         """True if requests of the first tier go on to the second in proportion as endpoints of the first are out."""
         self._by_url: dict[str, Endpoint] = {}
+        self._targets: dict[str, Target] = {}
+        """Target of each endpoint, by URL."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
         for state in STATES:
@@ -353,10 +359,13 @@ class EndpointSet:
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
         self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.host if spec.discover else "")
+        weights = spec.weights
         if spec.endpoints is not None:
-            self.replace(spec.endpoints)
+            zones = spec.zones
+            self.assign([Target(url, zone=zones.get(url, "")) for url in spec.urls])
         for endpoint in self.members:
             endpoint.server_name = self._server_name or endpoint.host
+            endpoint.weight = weights.get(endpoint.url, 1)
 
     def replace(self, urls: Iterable[str]) -> None:
         """Replace the endpoints by those with these canonical URLs; endpoints that stay are the same objects."""
@@ -367,42 +376,54 @@ class EndpointSet:
 
         Return the URLs that were added, and those that were removed.
         """
-        now, known, added = self._env.now(), self._by_url, []
-        fresh: dict[str, Endpoint] = {}
-        tiers: dict[int, list[Target]] = {}
-        is_plain = True
-        for target in targets:
-            url = target.url
-            endpoint = known.get(url)
-            if endpoint is None:
-                endpoint = Endpoint(url)
-                endpoint.server_name = self._server_name or endpoint.host
-                if known:
-                    endpoint.up_since = now
-                added.append(url)
-            fresh[url] = endpoint
+        known, before = self._by_url, self._targets
+        changed = [target for target in targets if before.get(target.url) is not target]  # unchanged ones are the same
+        added = [target.url for target in changed if target.url not in known]
+        if added:
+            known = known.copy()
+            for url in added:
+                known[url] = self._make(url, is_first=not self._by_url)
+        fresh = {target.url: known[target.url] for target in targets}
+        now = self._env.now()
+        for target in changed:
+            endpoint = fresh[target.url]
             if target.is_ready is not endpoint.is_ready or target.zone != endpoint.zone:
                 endpoint.describe_as(target, now)
             endpoint.is_draining = target.tier == DRAINING
-            if target.is_ready:
-                tiers.setdefault(target.tier, []).append(target)
-                is_plain = is_plain and target.weight == 1
-            else:
-                is_plain = False
-        removed = [endpoint for url, endpoint in known.items() if url not in fresh]
+            before[target.url] = target
+        removed: list[Endpoint] = []
+        if len(fresh) < len(known):
+            removed = [endpoint for url, endpoint in known.items() if url not in fresh]
+            for endpoint in removed:
+                del before[endpoint.url]
         self._by_url = fresh
         self.members = tuple(fresh.values())
-        if is_plain and len(tiers) <= 1:
-            self.tiers = (self.members,) if self.members else ()
-        else:
-            self.tiers = tuple([self._weigh(tiers[tier]) for tier in sorted(tiers)])
-        self.preferred = self.tiers[0] if self.tiers else ()
+        self._divide(targets)
         self.spills = spills and len(self.tiers) > 1
         if removed:
             gone = tuple(removed)
             for listener in self._listeners:
                 listener(gone)
         return added, [endpoint.url for endpoint in removed]
+
+    def _make(self, url: str, *, is_first: bool) -> Endpoint:
+        """Return a new endpoint; it starts slowly unless it is one of the first."""
+        endpoint = Endpoint(url)
+        endpoint.server_name = self._server_name or endpoint.host
+        if not is_first:
+            endpoint.up_since = self._env.now()
+        return endpoint
+
+    def _divide(self, targets: Sequence[Target]) -> None:
+        """Divide the members into tiers."""
+        ready = [target for target in targets if target.is_ready]
+        kinds = {(target.tier, target.weight) for target in ready}
+        if len(ready) == len(targets) and len(kinds) <= 1:
+            self.tiers = (self.members,) if self.members else ()
+        else:
+            tiers = sorted({tier for tier, _ in kinds})
+            self.tiers = tuple([self._weigh([each for each in ready if each.tier == tier]) for tier in tiers])
+        self.preferred = self.tiers[0] if self.tiers else ()
 
     def _weigh(self, targets: list[Target]) -> tuple[Endpoint, ...]:
         """Return the entries of a tier: each endpoint as often as its weight demands, evenly spread."""

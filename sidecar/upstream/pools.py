@@ -140,7 +140,7 @@ class Pools:
         for endpoint in endpoints:
             pool = self.by_endpoint.pop(endpoint, None)
             if pool is not None:
-                pool.retire()
+                pool.abandon()
             self._stop_following(endpoint)
 
     def _stop_following(self, endpoint: Endpoint) -> None:

@@ -58,6 +58,9 @@ export function problems({ parts, history, now }) {
     const most = Math.max(...Object.values(throttle.by_criticality).map((each) => each.refusal_probability));
     if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts are refused`);
   }
+  for (const [name, pacing] of entries(parts["state.pacing"])) {
+    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${number(pacing.rate)} attempts per second are sent`);
+  }
   for (const [name, store] of entries(parts["state.store"])) {
     if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
   }

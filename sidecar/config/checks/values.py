@@ -138,7 +138,7 @@ class Values:
         budget = upstream.retry_budget
         if budget.ratio == 0 and budget.min_per_second == 0:
             self._report.warn(node.nearest("retry_budget"), "allows no retry at all; give a ratio or min_per_second")
-        for key in ("circuit_breaker", "concurrency", "rate_limit", "quota"):
+        for key in ("circuit_breaker", "concurrency", "rate_limit", "quota", "pacing"):
             block = getattr(upstream, key)
             if block is not None:
                 self.check_block(key, block, node.child(key))

@@ -33,6 +33,7 @@ LEVELS: Final[dict[str, Level]] = {
     events.BUDGET_EXHAUSTED: "warning",
     events.RATE_LIMIT_FULL: "warning",
     events.QUOTA_FULL: "warning",
+    events.PACING_BEGAN: "warning",
     events.STORE_DOWN: "warning",
     events.ROLLOUT_RETURNED: "warning",
     events.ENDPOINT_EJECTED: "warning",

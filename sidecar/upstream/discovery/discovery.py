@@ -111,7 +111,7 @@ class Discovery:
         self.confirm()
         self._found = len(targets)
         if len(targets) > self.spec.most:
-            targets = sorted(targets, key=lambda each: (not each.is_ready, each.tier))[: self.spec.most]
+            targets = sorted(targets, key=lambda each: (not each.is_ready, each.tier, each.url))[: self.spec.most]
         found = (targets, spills)
         if found == self._last:
             self._unchanged.value += 1

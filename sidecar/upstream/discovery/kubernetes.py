@@ -44,7 +44,7 @@ LASTING_SECONDS: Final = 10.0
 """Length of a watch after which the back-off begins anew."""
 WATCH_SECONDS: Final = 300
 """Shortest length that a watch is asked for, in seconds; the longest is twice as long."""
-GATHER_SECONDS: Final = 0.1
+GATHER_SECONDS: Final = 0.2
 """Seconds for which changes are gathered."""
 PAGE: Final = 500
 """Slices in one page of a list."""

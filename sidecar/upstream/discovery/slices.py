@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -163,18 +163,28 @@ class WatchError(Exception):
     """Raised for any other ERROR event of a watch."""
 
 
-class Found(NamedTuple):
-    """Endpoint of a slice."""
+class Found:
+    """Endpoint of a slice, with the targets that it can become; they are the same objects until it changes."""
 
-    url: str
-    family: int
-    """Version of IP, 4 or 6."""
-    state: int
-    """`READY`, `TERMINATING` or `NOT_READY`; a lower one is better."""
-    zone: str
-    """Zone; empty if the slice does not say."""
-    hints: tuple[str, ...]
-    """Zones that the endpoint should serve."""
+    __slots__ = ("hints", "other", "own", "state", "url", "zone")
+
+    def __init__(self, url: str, state: int, zone: str, hints: tuple[str, ...]) -> None:
+        self.url = url
+        self.state = state
+        """`READY`, `TERMINATING` or `NOT_READY`; a lower one is better."""
+        self.zone = zone
+        """Zone; empty if the slice does not say."""
+        self.hints = hints
+        """Zones that the endpoint should serve."""
+        is_ready = state != NOT_READY
+        self.own = Target(url, DRAINING if state == TERMINATING else OWN_ZONE, 1, is_ready, zone)
+        """Target in the sidecar's own zone, or without zones."""
+        self.other = self.own if state == TERMINATING else self.own._replace(tier=OTHER_ZONE)
+        """Target in another zone."""
+
+
+Key = tuple[Any, ...]
+"""Facts of an endpoint that tell whether it has changed."""
 
 
 class Slices:
@@ -183,11 +193,10 @@ class Slices:
     def __init__(self, spec: KubernetesSpec, scheme: str) -> None:
         self._spec = spec
         self._scheme = scheme
-        self._found: dict[str, list[Found]] = {}
-        """Endpoints of each slice, by its name."""
+        self._found: dict[str, tuple[int, dict[Key, Found]]] = {}
+        """Version of IP and endpoints of each slice, by its name."""
         self._ports: dict[str, str] = {}
         """Ports of each slice that does not have the wanted one, by the slice's name."""
-        self._count = 0
         self.version = ""
         """Resource version of the last change."""
 
@@ -203,7 +212,7 @@ class Slices:
             for item in page.items or ():
                 fresh._put(item)
             fresh.version = page.metadata.resource_version
-        self._found, self._ports, self._count = fresh._found, fresh._ports, fresh._count
+        self._found, self._ports = fresh._found, fresh._ports
         self.version = fresh.version
 
     def apply(self, line: bytes) -> bool:
@@ -232,28 +241,31 @@ class Slices:
 
     def _drop(self, name: str) -> None:
         self._ports.pop(name, None)
-        self._count -= len(self._found.pop(name, ()))
+        self._found.pop(name, None)
 
     def _put(self, item: EndpointSlice) -> None:
-        """Add or replace a slice."""
+        """Add or replace a slice; endpoints that have not changed stay the same objects."""
         name = item.metadata.name
-        self._drop(name)
         family = FAMILIES.get(item.address_type, 0)
         if not family or self._spec.family not in ("any", f"ipv{family}"):
-            return  # `FQDN` is deprecated, and no controller makes such slices
+            self._drop(name)  # `FQDN` is deprecated, and no controller makes such slices
+            return
         endpoints = item.endpoints or []
-        self._count += len(endpoints)
-        if self._count > MOST_ENDPOINTS:
-            self._count -= len(endpoints)
+        if len(endpoints) + sum(len(found) for key, (_, found) in self._found.items() if key != name) > MOST_ENDPOINTS:
             raise FormatError(f"the service has more than {MOST_ENDPOINTS} endpoints")
-        self._found[name] = []
         port = self._find_port(item.ports or [])
         if port is None:
             ports = [f"{each.name or 'without a name'} ({each.port})" for each in (item.ports or [])[:10]]
             self._ports[name] = ", ".join(ports) or "none"
-            self._count -= len(endpoints)
+            self._found[name] = family, {}
             return
-        self._found[name] = [self._parse(each, family, port) for each in endpoints]
+        known = self._found[name][1] if name in self._found else {}
+        fresh: dict[Key, Found] = {}
+        for each in endpoints:
+            key = _key(each, port)
+            fresh[key] = known.get(key) or self._parse(each, port)
+        self._ports.pop(name, None)
+        self._found[name] = family, fresh
 
     def _find_port(self, ports: list[SlicePort]) -> int | None:
         """Return the number of the wanted port; None if the slice does not have it."""
@@ -267,7 +279,7 @@ class Slices:
             fitting = [each for each in tcp if each.name == wanted]
         return fitting[0].port if fitting else None
 
-    def _parse(self, endpoint: SliceEndpoint, family: int, port: int) -> Found:
+    def _parse(self, endpoint: SliceEndpoint, port: int) -> Found:
         """Return an endpoint of a slice.  Its addresses are interchangeable, and the first one is used."""
         try:
             address = ip_address(endpoint.addresses[0])
@@ -283,35 +295,28 @@ class Slices:
         state = READY if is_ready else unready
         url = endpoint_address(self._scheme, str(address), port).url
         hints = endpoint.hints.for_zones if endpoint.hints is not None else None
-        return Found(url, family, state, endpoint.zone or "", tuple(each.name for each in hints or ()))
+        return Found(url, state, endpoint.zone or "", tuple(each.name for each in hints or ()))
 
     # ----- result
 
     def targets(self, zone: str = "") -> list[Target]:
         """Return the endpoints of the service; `zone` is the sidecar's own, empty if zones do not matter."""
         merged: dict[str, Found] = {}
-        for found in self._found.values():
-            for each in found:
-                known = merged.get(each.url)
-                if known is None or each.state < known.state:
-                    merged[each.url] = each
-        family = min([each.family for each in merged.values()], default=4)
-        all_found = [each for each in merged.values() if each.family == family]
-        by_hints = by_zone = False
-        if zone:
-            ready = [each for each in all_found if each.state == READY]
-            by_hints = all(each.hints for each in ready) and any(zone in each.hints for each in ready)
-            by_zone = not by_hints and any(each.zone == zone for each in ready)
-        targets = []
-        for each in sorted(all_found):
-            if each.state == TERMINATING:
-                tier = DRAINING
-            elif by_hints:
-                tier = OWN_ZONE if zone in each.hints else OTHER_ZONE
-            else:
-                tier = OTHER_ZONE if by_zone and each.zone != zone else OWN_ZONE
-            targets.append(Target(each.url, tier, 1, each.state != NOT_READY, each.zone))
-        return targets
+        used = min([family for family, found in self._found.values() if found], default=4)
+        for family, found in self._found.values():
+            if family == used:
+                for each in found.values():
+                    known = merged.setdefault(each.url, each)
+                    if each.state < known.state:
+                        merged[each.url] = each
+        if not zone:
+            return [each.own for each in merged.values()]
+        ready = [each for each in merged.values() if each.state == READY]
+        if all(each.hints for each in ready) and any(zone in each.hints for each in ready):
+            return [each.own if zone in each.hints else each.other for each in merged.values()]
+        if any(each.zone == zone for each in ready):
+            return [each.own if each.zone == zone else each.other for each in merged.values()]
+        return [each.own for each in merged.values()]
 
     @property
     def problem(self) -> str:
@@ -324,6 +329,18 @@ class Slices:
     def describe(self) -> dict[str, Any]:
         """Return the state of the slices as JSON-ready values."""
         return {"slices": len(self._found), "resource_version": self.version, "port_problem": self.problem}
+
+
+def _key(endpoint: SliceEndpoint, port: int) -> Key:
+    """Return the facts of an endpoint."""
+    conditions, hints = endpoint.conditions, endpoint.hints
+    return (
+        endpoint.addresses[0] if endpoint.addresses else "",
+        port,
+        endpoint.zone,
+        (conditions.ready, conditions.serving, conditions.terminating) if conditions is not None else None,
+        tuple([each.name for each in hints.for_zones or ()]) if hints is not None else None,
+    )
 
 
 def page_of(data: bytes) -> SliceList:

@@ -225,6 +225,8 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
     check_shape(run("explain", AGGREGATION, "GET", "/profile/7"), ExplainDocument, seen)
     check_shape(run("lint", str(policies)), LintDocument, seen)
+    shop = Path(TRANSCODING).parent / "shop"
+    check_shape(run("lint", "--chain", str(shop / "orders.yaml"), str(shop / "payments.yaml")), LintDocument, seen)
     other = policies.with_name("other.yaml")
     other.write_text(policies.read_text().replace("max: 9", "max: 10"))
     check_shape(run("diff", str(policies), str(other)), DiffDocument, seen)

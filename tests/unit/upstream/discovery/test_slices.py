@@ -37,7 +37,7 @@ def event(kind: str, found: Any) -> bytes:
 
 
 def urls(slices: Slices, zone: str = "") -> list[str]:
-    return [target.url for target in slices.targets(zone)]
+    return sorted(target.url for target in slices.targets(zone))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_slices_are_merged_and_the_better_of_two_states_holds() -> None:
     new = make_slice("b", [endpoint("10.0.0.1"), endpoint("10.0.0.3")])
     for items in ((old, new), (new, old)):
         targets = listed(*items).targets()
-        assert [target.url for target in targets] == [f"http://10.0.0.{n}:8080" for n in (1, 2, 3)]
+        assert sorted(target.url for target in targets) == [f"http://10.0.0.{n}:8080" for n in (1, 2, 3)]
         assert all(target.is_ready for target in targets)
 
 
@@ -82,6 +82,15 @@ def test_a_watch_adds_changes_and_removes_slices() -> None:
     assert slices.apply(event("DELETED", make_slice("b", [])))
     assert urls(slices) == ["http://10.0.0.3:8080"]
     assert slices.version == "7"
+
+
+def test_endpoints_that_do_not_change_are_the_same_objects() -> None:
+    slices = listed(make_slice("a", [endpoint("10.0.0.1", "x"), endpoint("10.0.0.2")]), make_slice("b", []))
+    before = {target.url: target for target in slices.targets()}
+    slices.apply(event("MODIFIED", make_slice("a", [endpoint("10.0.0.1", "x"), endpoint("10.0.0.2", ready=False)])))
+    after = {target.url: target for target in slices.targets()}
+    assert after["http://10.0.0.1:8080"] is before["http://10.0.0.1:8080"]
+    assert not after["http://10.0.0.2:8080"].is_ready
 
 
 def test_a_bookmark_moves_the_version_alone() -> None:
