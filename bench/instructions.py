@@ -71,6 +71,8 @@ class Scenario(NamedTuple):
     """Number of requests that are sent at once, each on a stream of its own; over HTTP/1.1 always one."""
     has_token: bool = False
     """True if the requests have a signed token, always the same; over HTTP/1.1 only."""
+    together: int = 1
+    """Number of requests that the upstream answers together, as those of parts; over HTTP/1.1 only."""
 
 
 SCENARIOS: Final = (
@@ -129,7 +131,7 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
         issuer, keys = Issuer(), directory / "keys.json"
         keys.write_text(issuer.key_set())
         env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}", "BENCH_KEYS": str(keys)}
-        policies = place.policies("retried.yaml", "known.yaml", "http2.yaml")
+        policies = place.policies("retried.yaml", "known.yaml", "parts.yaml", "http2.yaml")
         argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), policies]
         with Callgrind(argv, env, directory) as process:
             wait_until_ready(process, place.admin_port)
@@ -193,7 +195,7 @@ class Client(NamedTuple):
             self.streams.ask(scenario.kind, scenario.path, scenario.at_once)
         else:
             target = f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path
-            self.lines.ask(target, has_token=scenario.has_token)
+            self.lines.ask(target, has_token=scenario.has_token, together=scenario.together)
 
     def repeat(self, scenario: Scenario, times: int) -> None:
         """Send so many requests or slightly fewer; raise `RuntimeError` unless the upstream got the expected number."""

@@ -12,6 +12,7 @@ from bench.load import Generate
 from bench.peers import (
     HTTP2,
     LOGGED,
+    PARTS,
     PROMPT,
     TALK,
     TLS_BOTH,
@@ -55,6 +56,7 @@ PROXIES: Final = ("sidecar", "envoy", "haproxy", "nginx")
 COMPARED: Final = ("sidecar", "pure", "envoy", "nginx")
 RETRYING: Final = ("sidecar", "envoy")
 CALLING: Final = ("sidecar", "pure", "envoy")
+GATHERING: Final = ("sidecar", "pure", "aiohttp")
 UNSTORED: Final = Scenario("unstored", "the same without a cache", SMALL, 32, unique=True)
 SCENARIOS: Final = (
     Scenario("small", "small answers, 32 connections", SMALL, 32),
@@ -68,6 +70,10 @@ SCENARIOS: Final = (
         peers=RETRYING, variant=PROMPT, load=load.own,
     ),
     Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32, peers=COMPARED),
+    Scenario(
+        "parts", "one answer made of three small ones, 32 connections", "/page/small", 32,
+        peers=GATHERING, variant=PARTS,
+    ),
     Scenario(
         "traced", "small answers, 1 % traced (nginx: none), 32 connections", SMALL, 32, peers=COMPARED, variant=TRACED
     ),
