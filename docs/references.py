@@ -31,6 +31,7 @@ EXIT_CODES: Final = {
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),
     "sidecar schema": ("printed", ""),
+    "sidecar promote": ("written, or shown", "the route has no such arm, or the file cannot be edited or written"),
     "sidecar key": ("made", "the file cannot be used"),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
     "sidecar proto pull": ("written", "the service cannot be asked, or a file cannot be read or written"),

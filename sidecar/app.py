@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from sidecar import __version__
 from sidecar.admin.view import AdminView, Readiness
+from sidecar.config.files import Source, read
+from sidecar.config.load import Loaded, load
 from sidecar.config.spec import RouteSpec
 from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
@@ -23,6 +25,7 @@ from sidecar.core.env import Env
 from sidecar.downstream.descriptors import raise_limit
 from sidecar.downstream.server import Server
 from sidecar.engine.build import describe_build
+from sidecar.process.handover import Inheritance
 from sidecar.process.interpreter import freeze_startup, share_interpreter, yield_interpreter
 from sidecar.process.lifecycle import Process
 from sidecar.process.stall import StallWatch
@@ -37,6 +40,8 @@ from sidecar.telemetry.recorder import Recorder
 from sidecar.telemetry.refusals import Refusals
 from sidecar.upstream.resolver import NameResolver, system_resolver
 
+WORKER = "SIDECAR_WORKER"
+"""Environment variable of a process that a supervisor has started as a worker."""
 STDOUT = 1
 """File descriptor of standard output."""
 STDERR = 2
@@ -48,8 +53,26 @@ def run(path: str) -> None:
     raise_limit()
     share_interpreter()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(serve(path))
+        code = runner.run(supervise_or_serve(path))
     sys.exit(code)
+
+
+async def supervise_or_serve(path: str) -> int:
+    """Run the supervisor if the policies ask for several workers, else serve; return the exit code.
+
+    Files without the word `workers` are not loaded twice.
+    """
+    if os.environ.get(WORKER):
+        return await serve(path)
+    try:
+        sources = read(path)
+    except OSError:
+        sources = []  # `serve` reports the error
+    if any(b"workers" in source.text for source in sources):
+        loaded = load(sources, os.environ)
+        if loaded.spec is not None and (count := loaded.spec.process.number()) > 1:
+            return await supervise(path, sources, loaded, count)
+    return await serve(path)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -65,6 +88,14 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
     """Build the process, run it to its end, and return its exit code; `names` replaces the system's name look-ups."""
     loop = asyncio.get_running_loop()
     lines, secrets, registry = LineWriter(STDERR), Secrets(), Registry()
+    link, inheritance, hop_key = None, Inheritance(), b""
+    if worker := os.environ.pop(WORKER, ""):
+        from sidecar.process.workers.link import WorkerLink
+
+        link = WorkerLink(worker, time.monotonic)
+        hop_key = bytes.fromhex((await link.connect())["hop_key"])
+    else:
+        inheritance = Inheritance.receive()
     emitter = Emitter(
         lines,
         now=time.monotonic,
@@ -72,6 +103,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         call_later=loop.call_later,
         secrets=secrets,
         form="text" if os.isatty(STDERR) else "json",
+        worker=0 if link is None else link.number + 1,
     )
     if names is None:
         names = system_resolver(time.monotonic, loop.create_task)
@@ -83,6 +115,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         emit=emitter.emit,
         meter=registry,
         names=names,
+        workers=link,
     )
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
     refusals = Refusals(time.time, registry)
@@ -98,16 +131,18 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         pause=yield_interpreter,
         form="text" if os.isatty(STDOUT) else "json",
     )
-    server = Server(env, recorder.record, telemetry)
+    open_sockets = inheritance.open if link is None else link.open_sockets
+    server = Server(env, recorder.record, telemetry, open_sockets=open_sockets, crowd=link, hop_key=hop_key)
     store = StateStore(registry)
     control = Control(
         env,
         store,
-        PolicySource(path, pace=yield_interpreter),
+        PolicySource(path, pace=yield_interpreter) if link is None else link.policies(path, yield_interpreter),
         server,
         metrics=lambda spec: route_metrics(registry, spec),
         imported=freeze_startup,
         show=secrets.mask,
+        agree=None if link is None else link.agree,
     )
     registry.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     stalls = StallWatch(env)
@@ -135,12 +170,60 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         secrets=secrets,
         limits=lambda: server.limits,
     )
-    process = Process(env, control, store, server, stalls, view)
+    process: Process
+    if link is None:
+        process = Process(env, control, store, server, stalls, view, inheritance)
+    else:
+        from sidecar.process.workers.worker import WorkerProcess
+
+        process = WorkerProcess(env, control, store, server, stalls, view, link)
     try:
         return await process.run()
     finally:
         await telemetry.close()
         names.close()
+        lines.close()
+
+
+async def supervise(path: str, sources: list[Source], loaded: Loaded, count: int) -> int:
+    """Build the supervisor of `count` workers, run it to its end, and return its exit code."""
+    from sidecar.process.workers.supervisor import Supervisor
+
+    loop = asyncio.get_running_loop()
+    lines, secrets, registry = LineWriter(STDERR), Secrets(), Registry()
+    assert loaded.spec is not None
+    secrets.mask(loaded.spec.facts)
+    emitter = Emitter(
+        lines,
+        now=time.monotonic,
+        wall=time.time,
+        call_later=loop.call_later,
+        secrets=secrets,
+        form="text" if os.isatty(STDERR) else "json",
+    )
+    env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=emitter.emit, meter=registry)
+    logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
+    supervisor = Supervisor(path, sources, loaded, count, env, registry, Inheritance.receive())
+    view = AdminView(
+        env=env,
+        registry=registry,
+        version=__version__,
+        build=describe_build(),
+        started=env.now(),
+        readiness=Readiness(),
+        reload=lambda: supervisor.reloading.reload("request"),
+        states=dict,
+        recent=emitter.recent,
+        secrets=secrets,
+        limits=supervisor.limits,
+        commands=supervisor.commands,
+        joined=supervisor.commands.parts,
+        refresh=supervisor.commands.refresh,
+    )
+    freeze_startup()
+    try:
+        return await supervisor.run(view)
+    finally:
         lines.close()
 
 

@@ -430,6 +430,50 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
 
 @main.command(
     examples=[
+        ("sidecar promote --dry-run policies.yaml checkout", "Print what would change."),
+        ("sidecar promote policies.yaml checkout", "Give the candidate all requests of the route."),
+        ("sidecar promote --arm checkout-v1 policies.yaml checkout", "Take the split back out of the file."),
+    ]
+)
+@click.argument("path", type=PATH)
+@click.argument("route")
+@click.option("--arm", metavar="NAME", help="Upstream of the split that gets all requests; by default the candidate.")
+@click.option("--dry-run", is_flag=True, help="Print the change as a unified diff, and write nothing.")
+def promote(path: str, route: str, arm: str | None, dry_run: bool) -> None:
+    """Make the candidate of a route the route itself.
+
+    The policies of `candidate` are merged over those of the route, or the split is replaced by one upstream.  Comments
+    and layout of the file stay.  A result that would say anything else than the candidate is not written.
+    """
+    from sidecar.config.load import load
+    from sidecar.config.report import visible
+    from sidecar.inspect.promote import PromotionError
+    from sidecar.inspect.promote import promote as edit
+
+    sources = read_sources(path, as_json=False)
+    loaded = load(sources, os.environ)
+    if loaded.spec is None:
+        print_problems(loaded)
+        sys.exit(FAILURE)
+    names = [each.name for each in loaded.spec.routes]
+    if route not in names:
+        reject("ROUTE", f"there is no route `{route}`; {suggest(route, names)}")
+    try:
+        found = edit(sources, loaded.spec, route, arm, os.environ)
+    except PromotionError as error:
+        raise Failure(visible(str(error))) from None
+    if dry_run:
+        click.echo(found.diff(), nl=False)
+        return
+    try:
+        found.write()
+    except OSError as error:
+        raise Failure(f"{found.name}: {error.strerror}; name a file that can be written") from None
+    click.echo(visible(f"{found.name}: route `{route}` is now `{found.arm}`"))
+
+
+@main.command(
+    examples=[
         ("sidecar key new batch-2027", "Make a key and print it, with its entry for the file."),
         ("sidecar key new batch-2027 --owner batch --file keys.yaml", "Make a key and add it to a file."),
     ]
@@ -521,6 +565,115 @@ def demo(which: str) -> None:
     else:
         from sidecar.demo.trial import main as run
     sys.exit(run())
+
+
+@main.command(
+    examples=[
+        ("sidecar init docker-compose.yml --service orders -o policies.yaml", "For one service of a Compose file."),
+        ("sidecar init service.yaml openapi.yaml", "From a Service and what its API says."),
+    ]
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--service", default="", metavar="NAME", help="Service that the sidecar is for.")
+@click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
+def init(files: tuple[str, ...], service: str, output: str | None) -> None:
+    """Print a first policy for a service.
+
+    FILE is a Compose file, Kubernetes manifests or an OpenAPI document.  Ports, health checks, peers, paths and streams
+    come from there, and each value has its reason beside it.
+    """
+    from sidecar.starter.facts import StarterError
+    from sidecar.starter.read import read_facts
+    from sidecar.starter.writer import write_policy
+
+    try:
+        sources = [(os.path.basename(name), open_binary(name).decode("utf-8", "replace")) for name in files]
+        policy = write_policy(read_facts(sources, service))
+    except StarterError as error:
+        raise Failure(str(error)) from None
+    if output is None:
+        click.echo(policy, nl=False)
+        return
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(policy)
+    except FileExistsError:
+        raise Failure(f"{output}: is there already; name a new file") from None
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: written; next: sidecar check {output}")
+
+
+@main.command(
+    examples=[
+        ("sidecar inject orders.yaml", "Add the sidecar to what a file describes."),
+        ("sidecar inject - --policies shop-policies", "The same for what another tool writes to its output."),
+        ("sidecar inject --undo orders.yaml", "Take it out again."),
+        ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
+    ]
+)
+@click.argument("file", required=False, metavar="FILE")
+@click.option("--undo", is_flag=True, help="Take the sidecar out of the workloads that have it.")
+@click.option("--image", default="resilience-sidecar", show_default=True, help="Image of the sidecar.")
+@click.option("--policies", multiple=True, metavar="NAME", help="ConfigMap with policies for all; may be repeated.")
+@click.option(
+    "--admin-port", type=click.IntRange(1, 65535), default=9901, show_default=True, help="Port of the probes."
+)
+@click.option("--component", metavar="DIR", help="Write a kustomize component to this directory instead.")
+def inject(
+    file: str | None,
+    undo: bool,
+    image: str,
+    policies: tuple[str, ...],
+    admin_port: int,
+    component: str | None,
+) -> None:
+    """Print Kubernetes manifests whose workloads have the sidecar.
+
+    FILE has Deployments, StatefulSets, DaemonSets, Jobs, CronJobs or Pods; - reads standard input.  Other documents
+    stay as they are.  A second run changes nothing.
+
+    The policies come from the ConfigMaps of --policies, and from those in FILE whose label
+    resilience-sidecar/policies-of has the name of the workload, or `all`; without any from the ConfigMap NAME-policies.
+    The annotation resilience-sidecar/inject: "false" leaves a workload out.
+    """
+    from sidecar.manifests import component as components
+    from sidecar.manifests import inject as manifests
+    from sidecar.manifests.documents import ManifestError
+    from sidecar.manifests.pod import Options
+
+    options = Options(image, admin_port, policies)
+    if component is not None:
+        if file is not None or undo:
+            reject("--component", "stands alone; leave FILE and --undo out")
+        write_files(component, components.files(options))
+        return
+    if file is None:
+        reject("FILE", "is missing; name a file of manifests, or - for standard input")
+    source = sys.stdin.read() if file == "-" else open_binary(file).decode("utf-8", "replace")
+    try:
+        result = manifests.undo(source) if undo else manifests.inject(source, options)
+    except ManifestError as error:
+        raise Failure(f"{file}:{error}") from None
+    click.echo(result.text, nl=False)
+    for note in result.notes:
+        click.echo(f"{file}:{note}", err=True)
+    if not result.changed:
+        click.echo(f"{file}: no workload {'has the sidecar' if undo else 'to add the sidecar to'}", err=True)
+
+
+def write_files(directory: str, files: Mapping[str, str]) -> None:
+    """Write files to a directory, which is made if it is missing; a failure ends the command."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for name, content in files.items():
+            with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+                file.write(content)
+    except OSError as error:
+        raise Failure(
+            f"{error.filename or directory}: {error.strerror}; name a directory that can be written"
+        ) from None
+    click.echo(f"{directory}: {', '.join(files)}")
 
 
 @main.group("proto", cls=Program, examples=[("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the types.")])

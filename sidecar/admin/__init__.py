@@ -6,6 +6,7 @@
     access      access control: bearer token, Host, and origin of requests
     view        view of the process, and the document of `/state`
     live        stream of the live page and of `sidecar top`
+    commands    commands that concern one process
     cache       contents and purges of caches
     page/       files of the live page
 

@@ -17,7 +17,6 @@ No handler blocks the loop for long: documents are written in pieces, with a tur
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable
 from contextlib import aclosing, suppress
@@ -27,10 +26,10 @@ from aiohttp import web
 
 from sidecar.admin import page, responses
 from sidecar.admin.access import Access, is_bearer, refuse_site
-from sidecar.admin.cache import Caches
+from sidecar.admin.commands import Commands, LocalCommands, Reply
 from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, LIVEZ, READYZ, PlainResponse, probe
-from sidecar.admin.view import AdminView, document, name_of
+from sidecar.admin.view import AdminView, document
 from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
@@ -39,8 +38,6 @@ OPEN_TO_ALL: Final = (LIVEZ, READYZ, "/", "/keys")
 """Paths that need no token."""
 PIECE: Final = 2000
 """Tokens of JSON that are encoded in one turn of the loop."""
-FORCE: Final = {"open": "open", "close": "closed", "auto": "auto"}
-"""Modes of a forced breaker, by the action in the URL."""
 
 
 @runtime_checkable
@@ -63,7 +60,7 @@ class Admin:
         self._feed = feed
         self._metrics_page = Page(view.registry, view.env.now, view.env.sleep)
         self._files = page.load()
-        self._caches = Caches(view)
+        self._commands: Commands = LocalCommands(view) if view.commands is None else view.commands
 
     def runner(self) -> web.AppRunner:
         """Return a runner of the application; call its `setup`, then give connections to its `server`."""
@@ -188,6 +185,7 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         openmetrics = wants_openmetrics(request.headers.get("Accept", ""))
         kind = OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE
+        await self._view.refresh()
         body = await self._metrics_page.text(openmetrics=openmetrics)
         return web.Response(body=body, headers={"Content-Type": kind, "Vary": "Accept"})
 
@@ -195,20 +193,15 @@ class Admin:
         return await self._json(await document(self._view))
 
     async def _keys(self, _: web.Request) -> web.Response:
-        keys = [state.jwk for key, state in self._view.states().items() if key[0] == "signing_key"]
-        return await self._json({"keys": keys})
+        status, keys = await self._commands.call("keys")
+        return await self._reply((status, {"keys": keys} if status == 200 else keys))
 
     async def _cache(self, _: web.Request) -> web.Response:
-        return await self._json(self._caches.describe())
+        return await self._reply(await self._commands.call("caches"))
 
     async def _purge(self, request: web.Request) -> web.Response:
-        try:
-            purged = self._caches.purge(request.query)
-        except LookupError as error:
-            return problem(404, str(error.args[0]))
-        except ValueError as error:
-            return problem(400, str(error))
-        return await self._json({"purged": purged})
+        status, purged = await self._commands.call("purge", dict(request.query))
+        return await self._reply((status, {"purged": purged} if status == 200 else purged))
 
     async def _reload(self, _: web.Request) -> web.Response:
         result = await self._view.reload()
@@ -220,22 +213,12 @@ class Admin:
 
     async def _force(self, request: web.Request) -> web.Response:
         name, action = request.match_info["name"], request.match_info["action"]
-        if action not in FORCE:
-            return problem(404, f"{action!r} is not an action on a breaker; known are {', '.join(FORCE)}")
-        breakers = {
-            name: state
-            for key, state in self._view.states().items()
-            if key[0] == "breaker" and hasattr(state, "force")  # a group of endpoint breakers has no `force`
-            for name in (name_of(key), self._view.secrets.text(name_of(key)))  # the name, and its form in `/state`
-        }
-        breaker = breakers.get(name)
-        if breaker is None:
-            known = sorted({self._view.secrets.text(each) for each in breakers})
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return problem(404, f"there is no breaker {name!r}{hint}", breakers=known[:100])
-        breaker.force(FORCE[action])
-        return await self._json({"name": name, **self._view.secrets.plain(breaker.describe())})
+        return await self._reply(await self._commands.call("force", name, action))
+
+    async def _reply(self, reply: Reply) -> web.Response:
+        """Return the reply to a command as a response."""
+        status, result = reply
+        return await self._json(result) if status == 200 else problem(status, **result)
 
     async def _json(self, document: dict[str, Any]) -> web.Response:
         """Return indented JSON, encoded in pieces, because a large document would block the loop."""

@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import socket
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
@@ -25,6 +27,7 @@ from sidecar.admin.access import Access
 from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, PlainResponse, probe, problem
 from sidecar.admin.view import AdminView
+from sidecar.config.listen_address import ListenAddress
 from sidecar.config.process_spec import AdminSpec
 from sidecar.core.env import TimerHandle
 from sidecar.core.events import ADMIN_FAILED, BUG
@@ -62,8 +65,12 @@ _PROBE: Final = re.compile(rb"(GET|HEAD) (/livez|/readyz) HTTP/1\.[01]\r\n(?:" +
 class AdminListener:
     """Listener for probes, scrapers, people and `sidecar top`."""
 
-    def __init__(self, view: AdminView) -> None:
+    def __init__(
+        self, view: AdminView, open_sockets: Callable[[ListenAddress], Awaitable[Sockets]] | None = None
+    ) -> None:
+        """`open_sockets` replaces the opening of the listening sockets."""
         self.feed = Feed(view)
+        self._open_sockets = open_sockets or Sockets.open
         self.addresses: list[str] = []
         """Bound addresses, such as `127.0.0.1:9901`."""
         self._view = view
@@ -87,7 +94,7 @@ class AdminListener:
         self.access = Access(token, filter(None, hosts), is_local=bool(spec.address.path))
         self._hide_token()
         try:
-            self._sockets = await Sockets.open(spec.address)
+            self._sockets = await self._open_sockets(spec.address)
         except OSError as error:
             reason = f"the admin listener cannot listen on {spec.address}: {error.strerror}"
             raise OSError(error.errno, reason) from error
@@ -120,6 +127,18 @@ class AdminListener:
         """Keep the token out of logs and `/state`."""
         if self.access.token is not None:
             self._view.secrets.hide([self.access.token], "admin")
+
+    @property
+    def listening(self) -> list[socket.socket]:
+        """Listening sockets, which stay the listener's own."""
+        return [] if self._sockets is None else self._sockets.listening
+
+    def leave(self) -> None:
+        """Stop listening, because another process serves the address; open connections stay."""
+        for server in self._servers:
+            server.close()
+        if self._sockets is not None:
+            self._sockets.disown()
 
     async def close(self) -> None:
         """Stop listening, end all streams, and wait for the requests in progress."""

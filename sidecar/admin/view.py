@@ -38,6 +38,10 @@ class Readiness:
         """Reason why the process is not ready; empty while it is ready."""
 
 
+async def _nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AdminView:
     """Parts of the process that the admin listener may use."""
@@ -65,6 +69,12 @@ class AdminView:
     """Remover of secrets from everything that the listener shows."""
     limits: Callable[[], LimitsSpec] = LimitsSpec.built_in
     """Returns the limits in force; their times also hold for clients of the admin listener."""
+    commands: Any = None
+    """Carries commands out (`sidecar.admin.commands.Commands`); None for those of this process alone."""
+    joined: Callable[[], AsyncIterator[tuple[str, Any]]] | None = None
+    """Yields the parts of the state of several workers, joined; None for the state of this process alone."""
+    refresh: Callable[[], Awaitable[None]] = _nothing
+    """Brings `registry` up to date before its metrics are shown."""
 
 
 async def document(view: AdminView) -> dict[str, Any]:
@@ -83,6 +93,10 @@ async def document(view: AdminView) -> dict[str, Any]:
 
 async def parts(view: AdminView) -> AsyncIterator[tuple[str, Any]]:
     """Yield the parts of the state: `about`, each section, `state.KIND` for each kind of state object, `events`."""
+    if view.joined is not None:
+        async for part in view.joined():
+            yield part
+        return
     env, plain = view.env, view.secrets.plain
     obstacle = view.readiness.obstacle
     yield (

@@ -16,7 +16,7 @@ Start with `load`, which calls the others.  In the order of their work:
 Specs, which define what a file may contain:
 
     spec                   the policies as a whole: `PolicySpec`, `RouteSpec`, `UpstreamSpec`
-    process_spec           the sections `listeners`, `admin` and `limits`
+    process_spec           the sections `listeners`, `admin`, `limits` and `process`
     listen_address         the address of a listener
     schema                 the JSON Schema of a policy file, for editors
     docstrings             descriptions in that schema, read from the source of the specs

@@ -20,7 +20,7 @@ from sidecar.config.checks.layers import check_layer
 from sidecar.config.checks.references import References
 from sidecar.config.files import Source, parse
 from sidecar.config.node import OFF, Mark, Node
-from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.config.report import Report
 from sidecar.config.resolve import POLICY, RouteResolver
 from sidecar.config.spec import (
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Model)
 
 SECTIONS: Final = (
-    "listeners", "admin", "limits", "telemetry", "identities", "upstreams", "stores", "caches",
+    "listeners", "admin", "limits", "process", "telemetry", "identities", "upstreams", "stores", "caches",
     "policies", "defaults", "routes",
 )  # fmt: skip
 EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
@@ -93,6 +93,7 @@ class _Loading:
         listeners = self._all(ListenerSpec, "listeners")
         admin = None if self._section("admin").value == OFF else validate(AdminSpec, self._section("admin"), report)
         limits = validate(LimitsSpec, self._section("limits"), report)
+        process = validate(ProcessSpec, self._section("process"), report)
         upstreams = {name: self._upstream(node) for name, node in self._named("upstreams").items()}
         stores = self._all(StoreSpec, "stores")
         caches = {DEFAULT_CACHE: CacheSpec.built_in(), **self._all(CacheSpec, "caches")}
@@ -110,6 +111,7 @@ class _Loading:
             listeners=listeners,
             admin=admin,
             limits=limits or LimitsSpec.built_in(),
+            process=process or ProcessSpec.built_in(),
             upstreams={name: upstream for name, upstream in upstreams.items() if upstream is not None},
             routes=routes,
             caches=caches,
@@ -208,7 +210,8 @@ class _Loading:
         references = References(**shared, bundles=bundles, report=self.report)
         resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]
-        routes += [part for route in routes if route is not None for part in resolver.part_routes(route)]
+        whole = [each for route in routes if route is not None for each in (route, *route.arms)]
+        routes += [part for route in whole for part in resolver.part_routes(route)]
         references.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)
         merge.unique(((name, node) for name, node in named if isinstance(name, str)), self.report)

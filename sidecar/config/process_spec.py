@@ -1,8 +1,10 @@
-"""Specs of the sections `listeners`, `admin` and `limits` of policy files: settings of the process itself."""
+"""Specs of the sections `listeners`, `admin`, `limits` and `process` of policy files."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -200,3 +202,29 @@ class LimitsSpec(Model):
     verification: VerificationSpec = VerificationSpec.built_in()
     max_body: Size | None = None
     """Largest request body; a larger one is refused.  By default bodies of any size are streamed."""
+
+
+MOST_WORKERS: Final = 64
+"""Most worker processes."""
+
+
+class ProcessSpec(Model):
+    """Processes that serve the policies."""
+
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"] = 1
+    """Number of worker processes; `auto` is the number of CPUs that the process may use.  With more than one, a
+    supervisor starts them, and limits and budgets hold over all of them together.  Only a restart changes it."""
+
+    def number(self) -> int:
+        """Return the number of workers on this machine."""
+        return min(MOST_WORKERS, _usable_cpus()) if self.workers == "auto" else self.workers
+
+
+def _usable_cpus() -> int:
+    """Return the number of CPUs that the process may use, by its affinity and the quota of its cgroup."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cpus, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # there is no cgroup of version 2, or no quota
+        return cpus

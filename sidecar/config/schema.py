@@ -21,7 +21,7 @@ from sidecar.cache.spec import CacheSpec
 from sidecar.config.docstrings import DescribingGenerator
 from sidecar.config.listen_address import ListenAddress
 from sidecar.config.node import OFF
-from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec
+from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
 from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
@@ -58,6 +58,7 @@ def schema() -> dict[str, Any]:
         "listeners": (dict[Name, ListenerSpec], None),
         "admin": (AdminSpec | None, None),
         "limits": (LimitsSpec, None),
+        "process": (ProcessSpec, None),
         "telemetry": (TelemetrySpec | None, None),
         "identities": (dict[Name, IdentitySpec], None),
         "upstreams": (dict[Name, upstream], None),

@@ -11,8 +11,8 @@ Rules:
    because the cause may have been a certificate or a port.  Restoring the old content ends the rejected state.
 5. Reading, parsing, checking and importing run in a worker thread that pauses often, because it shares the interpreter
    with the loop.  Compiling (in short steps) and swapping run on the loop, because they use state.
-6. Only a restart changes the service's name, the admin listener and the destination of telemetry.  A file that changes
-   one of them is refused as a whole.
+6. Only a restart changes the service's name, the admin listener, the workers and the destination of telemetry.  A
+   file that changes one of them is refused as a whole.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HISTORY: Final = 50
 """Number of reloads that are kept for `/state`."""
 FILE: Final = "file"
 """Trigger of a reload that the watch starts."""
-RESTART: Final = ("service", "admin")
+RESTART: Final = ("service", "admin", "process")
 """Sections of the policies that only a restart changes."""
 Result = Literal["applied", "unchanged", "rejected"]
 EVENTS: Final[dict[Result, str]] = {
@@ -144,9 +144,12 @@ class Control:
         make: MakeUpstream = Upstream,
         imported: Callable[[], object] = lambda: None,
         show: Callable[[Masks], object] = lambda _: None,
+        agree: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         """Make a control without policies.
 
+        - `agree`: called with the digest of policies that can be put in force; False to abandon them.  None for a
+          process that decides alone; with it, the process logs and counts no reload, because its supervisor does.
         - `metrics`, `make`: see `Compilation`.
         - `show`: gets the masks for values from environment variables, before any of these values is used.
         - `imported`: called once, between the imports for the first policies and their compilation.
@@ -164,6 +167,9 @@ class Control:
         self._compile = partial(Compilation, metrics=metrics, make=make)
         self._imported = imported
         self._show = show
+        self._agree = agree
+        self._complete: Snapshot | None = None
+        """Policies whose modules are all imported."""
         self._turn = asyncio.Lock()
         self._seen: object = None
         """Fingerprint of the files just before they were read."""
@@ -209,14 +215,17 @@ class Control:
         After new policies were applied, it also imports modules that their stages need only while serving.
         """
         origin = self._origin
-        complete: Snapshot | None = None
         while True:
             await self._env.sleep(POLL_SECONDS)
-            if (snapshot := self.snapshot) is not None and snapshot is not complete:
-                await origin.in_thread(partial(import_rest, snapshot.spec))
-                complete = snapshot
+            await self.import_rest()
             if await origin.in_thread(partial(origin.look, origin.path)) != self._seen:
                 await self.reload(FILE)
+
+    async def import_rest(self) -> None:
+        """Import modules that the stages of the policies in force need only while serving."""
+        if (snapshot := self.snapshot) is not None and snapshot is not self._complete:
+            await self._origin.in_thread(partial(import_rest, snapshot.spec))
+            self._complete = snapshot
 
     @property
     def is_rejected(self) -> bool:
@@ -263,7 +272,7 @@ class Control:
             raise Rejected(loaded.problems)
         self._show(spec.facts)
         if old is not None:
-            _check_restart(old.spec, spec)
+            check_restart(old.spec, spec)
         if missing := await self._origin.in_thread(partial(_prepare, spec, old.spec if old is not None else None)):
             raise Rejected(missing)
         meaning: tuple[str, ...] = ()
@@ -282,6 +291,8 @@ class Control:
             except OSError as error:
                 raise OSError(error.errno, spec.masks.text(error.strerror or str(error))) from error
             try:
+                if self._agree is not None and not await self._agree(digest):
+                    raise Rejected(["another worker cannot apply these policies"])
                 orphans = self._store.commit(lease)
             except BaseException:
                 self._listeners.abandon(bound)
@@ -307,6 +318,8 @@ class Control:
     def _note(self, reload: Reload) -> Reload:
         """Add a reload to the history, count it, and log it."""
         self.history.append(reload)
+        if self._agree is not None:
+            return reload
         self._env.meter.counter(metrics.RELOADS, result=reload.result).add()
         facts = reload.describe()
         self._env.emit(
@@ -332,7 +345,7 @@ def _meaning(old: PolicySpec, new: PolicySpec) -> tuple[str, ...]:
     return tuple(sentences(old, new))
 
 
-def _check_restart(old: PolicySpec, new: PolicySpec) -> None:
+def check_restart(old: PolicySpec, new: PolicySpec) -> None:
     """Raise `Rejected` if the new policies change what only a restart can change."""
     changed = [name for name in RESTART if getattr(old, name) != getattr(new, name)]
     if old.telemetry != new.telemetry and _wiring(old) != _wiring(new):

@@ -65,6 +65,97 @@ class NameResolver(Protocol):
         """Return a resolver with the settings of an upstream's `resolve` block; None means the defaults."""
 
 
+class PermitLease(Protocol):
+    """Permits of a limit that this worker holds, out of those that all workers share."""
+
+    @property
+    def held(self) -> int:
+        """Number of permits that the worker may use."""
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True if there is nothing left to ask for at the moment."""
+
+    def want(self, count: int) -> None:
+        """Ask for `count` more permits."""
+
+    def resize(self, total: int) -> None:
+        """Apply another number of permits for all workers together."""
+
+    def end(self) -> None:
+        """Give all permits back, because the limit no longer exists."""
+
+
+class TokenLease(Protocol):
+    """Tokens of a retry budget that this worker holds, out of those that all workers share."""
+
+    def deposit(self) -> None:
+        """Count a first attempt."""
+
+    def withdraw(self) -> bool:
+        """Spend a token; False if the worker holds none."""
+
+    @property
+    def held(self) -> int:
+        """Number of tokens that the worker may spend."""
+
+    def retune(self, ratio: float, floor: float, window: float) -> None:
+        """Apply settings: ratio, floor in tokens, and window in seconds."""
+
+    def end(self) -> None:
+        """Give all tokens back, because the budget no longer exists."""
+
+
+class Workers(Protocol):
+    """All workers of this sidecar, and what they share."""
+
+    count: int
+    """Number of workers."""
+
+    def subscribe(self, topic: str, apply: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+        """Apply the values that other workers tell under a topic: `apply(key, value)`; those of the past at once.
+
+        Returns a function that tells all other workers a JSON-ready value: `tell(key, value)`.
+        """
+
+    def leave(self, topic: str, apply: Callable[[str, Any], None]) -> None:
+        """End a subscription."""
+
+    def may_probe(self, topic: str, seconds: float) -> bool:
+        """True if this worker alone may probe for `topic`; else ask for that, for about `seconds`."""
+
+    def lease_permits(
+        self, name: str, total: int, active: Callable[[], int], waiting: Callable[[], int], changed: Callable[[], None]
+    ) -> PermitLease:
+        """Return the lease of a limit with `total` permits for all workers together.
+
+        `active()` and `waiting()` return the numbers of permits in use and of requests that wait for one; `changed()`
+        is called after the lease has changed.
+        """
+
+    def lease_tokens(self, name: str) -> TokenLease:
+        """Return the lease of a retry budget; call its `retune` next."""
+
+    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+        """Declare a rate limit of all workers together, or its new settings (`sidecar.leases.rate.RateLessor`)."""
+
+    def end_rate(self, name: str) -> None:
+        """Take note that this worker no longer has a rate limit."""
+
+    async def lease_rates(self, asks: list[list[Any]]) -> tuple[float, list[tuple[float, float, float]]]:
+        """Return the supervisor's instant, and tokens, start and wait for each ask (`sidecar.leases.rate.Grant`).
+
+        An ask is a list of the limit's name, the key, and the other members of `sidecar.leases.rate.Ask`.
+        """
+
+    @property
+    def is_first(self) -> bool:
+        """True if this worker does what only one worker should do, such as health checks."""
+
+    def when_first(self, topic: str, start: Callable[[], None]) -> None:
+        """Call `start` when this worker becomes the first, until `leave(topic)`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """Clock, timers, tasks, randomness, events and instruments of a stage."""
@@ -89,6 +180,8 @@ class Env:
     """Source of counters, histograms and gauges."""
     names: NameResolver | None = None
     """Resolver of host names.  None if the loop resolves them itself when it connects, as a virtual loop does."""
+    workers: Workers | None = None
+    """All workers of the sidecar; None if it is one process."""
 
     @classmethod
     def on(
@@ -102,6 +195,7 @@ class Env:
         now: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         names: NameResolver | None = None,
+        workers: Workers | None = None,
     ) -> E:
         """Return an env with the timers and tasks of `loop`, and with its clock unless `now` is given."""
         return cls(
@@ -115,6 +209,7 @@ class Env:
             emit=emit,
             meter=meter,
             names=names,
+            workers=workers,
         )
 
 

@@ -24,7 +24,7 @@ from sidecar.downstream.request_head import Trust, hop_name
 from sidecar.downstream.response_head import UNMASKED
 from sidecar.downstream.slow_clients import SlowClients
 from sidecar.downstream.sockets import BACKLOG, Sockets
-from sidecar.downstream.tls_acceptor import TlsAcceptor
+from sidecar.downstream.tls_acceptor import Handshake, TlsAcceptor
 from sidecar.downstream.tunnel import Tunnel
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.certificates import CertificateWatch
@@ -119,6 +119,8 @@ class Listener:
         """Current value of the Date field."""
         self.is_draining = False
         """True once no more connections are accepted."""
+        self.is_gentle = False
+        """True while idle connections may send one more request, although the listener drains."""
         self.addresses: list[str] = []
         """Addresses for clients (`Sockets.addresses`); empty before `bind`."""
         self.connections: set[ManagedConnection] = set()
@@ -149,7 +151,7 @@ class Listener:
             self.certificates = CertificateWatch(self.spec.tls, f"listener {self.name}", self.env, protocols)
         address = self.spec.address
         try:
-            sockets = (predecessor and predecessor.share()) or await Sockets.open(address, self.server.make_socket)
+            sockets = (predecessor and predecessor.share()) or await self.server.open_sockets(self.name, address)
         except OSError as error:
             raise OSError(error.errno, f"listener {self.name} cannot listen on {address}: {error.strerror}") from error
         self._sockets = sockets
@@ -207,12 +209,27 @@ class Listener:
             self._sockets.close()
             self._sockets = None
 
-    def drain(self) -> None:
-        """Stop accepting, close idle connections, and close the others once their request is answered."""
+    def drain(self, *, is_gentle: bool = False) -> None:
+        """Stop accepting, close idle connections, and close the others once their request is answered.
+
+        With `is_gentle`, HTTP/1.1 connections that are idle or in their handshake may send one more request.
+        """
         self.stop_accepting()
         self.is_draining = True
+        self.is_gentle = is_gentle
         for connection in list(self.connections):
-            connection.drain()
+            if not is_gentle or not isinstance(connection, DownstreamConnection | Handshake) or connection.is_serving:
+                connection.drain()
+
+    def disown(self) -> None:
+        """Leave the file of a Unix socket to another process."""
+        if self._sockets is not None:
+            self._sockets.disown()
+
+    @property
+    def listening(self) -> list[socket.socket]:
+        """Listening sockets, which stay the listener's own."""
+        return [] if self._sockets is None else self._sockets.listening
 
     @property
     def active(self) -> int:
@@ -241,7 +258,8 @@ class Listener:
         """Add a new connection; False if the limit of connections or of descriptors is reached."""
         if connection in self.connections:
             return True  # a TLS connection was added before its handshake
-        open_connections = self.server.open_connections
+        crowd = self.server.crowd
+        open_connections = self.server.open_connections if crowd is None else crowd.connections
         if open_connections >= self.limits.max_connections or are_scarce(sock):
             self._refused.value += 1
             limit = self.limits.max_connections
@@ -252,14 +270,36 @@ class Listener:
             return False
         self.connections.add(connection)
         self.server.open_connections += 1
+        if crowd is not None:
+            crowd.note(self.server.open_connections)
         return True
+
+    def hand_over(self, sock: HasFileno | None) -> bool:
+        """Send a new connection to a worker that has fewer; True if the caller must close its own socket."""
+        crowd = self.server.crowd
+        return crowd is not None and sock is not None and crowd.hand_over(self.name, sock)
+
+    def take(self, sock: socket.socket) -> None:
+        """Serve a connection that another worker has accepted."""
+        if self.is_draining:
+            sock.close()
+        elif self.certificates is not None:
+            Handshake(self, sock, self.certificates.front)
+        else:
+            self.env.spawn(self._take(sock))
+
+    async def _take(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: DownstreamConnection(self), sock)
+        except OSError:  # the client has left meanwhile
+            sock.close()
 
     def replace(self, connection: ManagedConnection, successor: ManagedConnection) -> None:
         """Replace the object that represents a connection by its successor."""
         if connection in self.connections:
             self.connections.discard(connection)
             self.connections.add(successor)
-            if self.is_draining:
+            if self.is_draining and not self.is_gentle:
                 successor.drain()
 
     def forget(self, connection: ManagedConnection) -> None:
@@ -267,6 +307,8 @@ class Listener:
         if connection in self.connections:
             self.connections.discard(connection)
             self.server.open_connections -= 1
+            if self.server.crowd is not None:
+                self.server.crowd.note(self.server.open_connections)
 
     @property
     def details(self) -> Masks | None:

@@ -7,11 +7,12 @@ no timers of their own.  Timeouts of clients are one second or longer, so a seco
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sidecar.config.listen_address import ListenAddress
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Snapshot
 from sidecar.core import events, metrics
@@ -19,8 +20,9 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import write_http_date
 from sidecar.core.outcome import Outcome
+from sidecar.downstream.descriptors import HasFileno
 from sidecar.downstream.listener import Listener
-from sidecar.downstream.sockets import Make
+from sidecar.downstream.sockets import Make, Sockets
 
 if TYPE_CHECKING:
     from sidecar.telemetry.spec import TelemetrySpec
@@ -45,12 +47,42 @@ class Telemetry(Protocol):
         """Apply the telemetry settings of a snapshot; never raises."""
 
 
+class Crowd(Protocol):
+    """Connections of all workers of the sidecar."""
+
+    @property
+    def connections(self) -> int:
+        """Number of open connections of all workers."""
+
+    def note(self, connections: int) -> None:
+        """Take note of the number of open connections of this worker."""
+
+    def hand_over(self, listener: str, sock: HasFileno) -> bool:
+        """Send a new connection to a worker with fewer of them; False to keep it.  The caller closes its socket."""
+
+
+Open = Callable[[str, ListenAddress], Awaitable[Sockets]]
+"""Function that returns the listening sockets of a listener: `open(name, address)`.  Raises `OSError`."""
+
+
 class Server:
     """Listeners of the process, and the sweep of their connections."""
 
-    def __init__(self, env: Env, recorder: Recorder, telemetry: Telemetry, make_socket: Make = socket.socket) -> None:
+    def __init__(
+        self,
+        env: Env,
+        recorder: Recorder,
+        telemetry: Telemetry,
+        make_socket: Make = socket.socket,
+        open_sockets: Open | None = None,
+        crowd: Crowd | None = None,
+        hop_key: bytes = b"",
+    ) -> None:
+        """`open_sockets` replaces the opening of listening sockets with `make_socket`."""
         self.env = env
-        self.make_socket = make_socket
+        self.open_sockets: Open = open_sockets or (lambda _, address: Sockets.open(address, make_socket))
+        self.crowd = crowd
+        """Connections of all workers; None if the sidecar is one process."""
         self.telemetry = telemetry
         self.recorder = recorder
         self.limits = LimitsSpec.built_in()
@@ -61,8 +93,8 @@ class Server:
         """Listeners that a reload has removed or replaced and that still have connections."""
         self.open_connections = 0
         """Number of open connections of all listeners."""
-        self.hop_key = urandom(16)
-        """Random key that makes the names of listeners in X-Sidecar-Hops unique to this process."""
+        self.hop_key = hop_key or urandom(16)
+        """Random key that makes the names of listeners in X-Sidecar-Hops unique to this sidecar."""
         self.date = write_http_date(env.wall())
         """Value of the Date field, updated by the sweep."""
         self._timer: Any = None
@@ -145,19 +177,33 @@ class Server:
         gauge(metrics.SLOW_CLIENT_BYTES, lambda: _buffered(namesakes()), listener=name)
         gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in namesakes() if e.scheme == scheme), **labels)
 
-    async def drain(self, timeout: float) -> int:
+    async def drain(self, timeout: float, *, is_gentle: bool = False) -> int:
         """Stop accepting, wait at most `timeout` seconds for requests in flight, then abort the remaining connections.
 
-        Returns the number of aborted connections.
+        `is_gentle`: True if another process serves the addresses.  Idle connections then stay open for one more request
+        or half of the time, since a client may be sending one.  Returns the number of aborted connections.
         """
+        began = self.env.now()
         for listener in (*self.listeners.values(), *self.draining_listeners):
-            listener.drain()
-        until = self.env.now() + timeout
-        while self.open_connections and self.env.now() < until:
+            listener.drain(is_gentle=is_gentle)
+        while self.open_connections and (now := self.env.now()) < began + timeout:
+            if is_gentle and now >= began + timeout / 2:
+                is_gentle = False
+                for listener in (*self.listeners.values(), *self.draining_listeners):
+                    listener.drain()
             await self.env.sleep(DRAIN_POLL_SECONDS)
         left = self.open_connections
         self.abort()
         return left
+
+    def disown(self) -> None:
+        """Leave the files of Unix sockets to the process that takes the listening sockets over."""
+        for listener in self.listeners.values():
+            listener.disown()
+
+    def sockets(self) -> dict[tuple[str, ListenAddress], list[socket.socket]]:
+        """Return the listening sockets of each listener, by its name and address."""
+        return {(name, each.spec.address): each.listening for name, each in self.listeners.items()}
 
     def abort(self) -> None:
         """Abort all connections and stop the sweep."""

@@ -7,7 +7,9 @@ Rules:
    fail; with SO_REUSEPORT, another process of the same user could listen there unnoticed.
 2. The file of a Unix socket is replaced only if no process listens on it: then a killed process has left it.  (asyncio
    and uvloop also remove the socket of a running process.)  At its end a process removes only its own file.
-3. A host name is bound at each of its addresses.  IPv6 sockets accept IPv6 only, regardless of the system's default, so
+3. Workers share one listening socket of each address, which the supervisor has opened.  With a socket for each worker
+   (SO_REUSEPORT), the connections in the accept queue of a worker that dies would be reset.
+4. A host name is bound at each of its addresses.  IPv6 sockets accept IPv6 only, regardless of the system's default, so
    that `0.0.0.0` and `[::]` mean the same on every system.
 """
 
@@ -68,6 +70,23 @@ class Sockets:
                 sock.close()
             raise OSError(error.errno, _explain(error)) from error
 
+    @classmethod
+    def adopt(cls, address: ListenAddress, sockets: list[socket.socket], *, is_owner: bool = False) -> Sockets:
+        """Return sockets that another process has opened; `is_owner`: True to remove the file of a Unix socket."""
+        adopted = cls(address, sockets)
+        if not is_owner:
+            adopted.disown()
+        return adopted
+
+    def disown(self) -> None:
+        """Leave the file of a Unix socket to another process."""
+        self._inode = -1
+
+    @property
+    def listening(self) -> list[socket.socket]:
+        """Listening sockets, which stay this object's own."""
+        return self._sockets
+
     @property
     def addresses(self) -> list[str]:
         """Addresses that clients can connect to: `127.0.0.1:8080`, `[::1]:8080` or `unix:/run/app.sock`."""
@@ -91,6 +110,14 @@ class Sockets:
                     os.unlink(self._path)
             for sock in self._sockets:
                 sock.close()
+
+
+def socket_key(name: str, address: ListenAddress) -> str:
+    """Return the key of a listener's sockets among processes that pass sockets on.
+
+    It is the address, with the listener's name if the system chooses the port.
+    """
+    return str(address) if address.path or address.port else f"{name} {address}"
 
 
 def _explain(error: OSError) -> str:

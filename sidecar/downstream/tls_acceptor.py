@@ -64,6 +64,9 @@ class TlsAcceptor:
                 self._listener.env.call_later(PAUSE_SECONDS, self._listen_again)
                 return
             client.setblocking(False)
+            if self._listener.hand_over(client):
+                client.close()
+                continue
             Handshake(self._listener, client, self._context)
 
 
@@ -72,6 +75,8 @@ class Handshake:
 
     expires = NEVER
     """Deadline for the sweep: none, because the loop limits the time of the handshake."""
+    is_serving = False
+    """False, because there is no request yet."""
 
     def __init__(self, listener: Listener, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._listener = listener

@@ -210,12 +210,15 @@ class StageEntry(TypedDict):
 
 
 class DiscoverEntry(TypedDict):
-    """Discovery of the endpoints of an upstream by DNS."""
+    """Discovery of the endpoints of an upstream."""
 
-    dns: str
-    """Name that is looked up."""
-    port: int | str
-    """Port; a text if an environment variable gives it."""
+    dns: str | None
+    """Name whose addresses are looked up; null for other sources."""
+    port: int | str | None
+    """Port of all endpoints; a text if an environment variable gives it, null if the source tells it."""
+    source: str
+    """Source, such as `dns:payments.svc:8080`, `srv:_http._tcp.payments.svc`, `file:/run/endpoints` or
+    `kubernetes:shop/orders:http`."""
 
 
 class TargetEntry(TypedDict):
@@ -260,7 +263,7 @@ class RouteEntry(TypedDict):
     stages: list[StageEntry]
     """Stages in the order in which a request passes them, the outermost first."""
     upstream: TargetEntry | None
-    """Upstream that its requests go to."""
+    """Upstream that its requests go to; null for a route with `aggregate`."""
     bindings: list[BindingEntry]
     """Requests that `translate` turns into calls; empty without that block."""
 
@@ -320,6 +323,52 @@ class UpstreamEntry(TypedDict):
     """Effective values, without those of its stages."""
 
 
+class PartEntry(TypedDict):
+    """Part of an aggregated answer."""
+
+    name: str
+    """Name of the part."""
+    level: int
+    """Place in the order, from 1; parts of one level may run at the same time."""
+    method: str
+    """Method of its request."""
+    path: str
+    """Path and query, with references."""
+    route: str
+    """Route through which the request goes."""
+    upstream: str | None
+    """Upstream of that route; null for a route with `aggregate`."""
+    policies: list[str]
+    """Names of the stages of that route, outermost first."""
+    needs: list[str]
+    """Parts whose answers it needs."""
+    each: str | None
+    """List for each item of which the part is asked; null without one."""
+    timeout: float | None
+    """Longest time in seconds; null for all the time that is left."""
+    is_required: bool
+    """True if the whole fails without the part."""
+    otherwise: list[Any]
+    """Substitutes in their order: `stale` or an object with `json`; null after the last."""
+    place: Place | None
+    """Place of the part."""
+
+
+class PlanEntry(TypedDict):
+    """Plan of an aggregated answer."""
+
+    parts: list[PartEntry]
+    """Parts in the order in which they run."""
+    answer: str
+    """Form of the answer: `nested`, `merged` or `template`."""
+    seconds: float | None
+    """Longest time of one request in seconds; null without a limit."""
+    requests: int
+    """Most requests of parts, with all items of lists."""
+    calls: int
+    """Most calls of upstreams, with retries and hedges."""
+
+
 class TakenEntry(TypedDict):
     """Route that a request takes."""
 
@@ -333,8 +382,10 @@ class TakenEntry(TypedDict):
     """Values of the parameters in its path."""
     stages: list[BlockEntry]
     """Stages in the order in which the request passes them, the outermost first."""
-    upstream: UpstreamEntry
-    """Upstream that the request goes to."""
+    upstream: UpstreamEntry | None
+    """Upstream that the request goes to; null for a route with `aggregate`."""
+    aggregate: PlanEntry | None
+    """Parts of the answer; null for a route without `aggregate`."""
     criticality: ValueEntry
     """Importance of its requests."""
     cors: list[str] | None
@@ -343,6 +394,8 @@ class TakenEntry(TypedDict):
     """Sentences on the rule that decides; null for a route without `authorize`."""
     rate_limit: list[str] | None
     """Sentences on the rate limits and the keys of the request; null for a route without one."""
+    quota: list[str] | None
+    """Sentences on the quotas and the keys of the request; null for a route without one."""
     cache: list[str] | None
     """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None
@@ -402,7 +455,8 @@ class ExplainDocument(TypedDict):
 SHAPES = (
     ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, PathEntry, HopEntry, DiffDocument, SubjectEntry,
     ChangeEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
-    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry, ReadingEntry,
+    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry,
+    RefusalEntry, ReadingEntry,
     OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""

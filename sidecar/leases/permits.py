@@ -1,204 +1,256 @@
-"""Leases of permits: how many of the permits of one limit each process may have in use without asking.
+"""Leases of permits: parts of a common amount that the supervisor lends to workers.  No I/O and no clock.
+
+The supervisor has a `Pool` for each limit, and each worker has a `Lease` of it.  What a lease holds, its worker may use
+without asking.  Messages between them carry differences, so no order of messages lends anything twice:
+
+    worker to supervisor    want N          it needs N more; replaces its last `want`
+                            give N          it holds N less
+    supervisor to worker    grant N         it holds N more
+                            recall N        it gives back what it does not use, at most N, and answers with `give`
+                            none            nothing is left, and no other worker has given anything back
 
 Rules:
 
-1. The lessor's count for a lessee is never below what the lessee may use, so the sum of all is never over the limit.
-   A lessee lowers its own count before it says so, and raises it only after the answer.
-2. Messages carry totals and a number.  The lessor ignores an ask older than the last, and the lessee an answer to any
-   but its last ask.  So a message may be lost, late or doubled; the next one mends the difference.
-3. A lessee holds at most `chunk` permits that it does not use, and none of them while another lessee is short.
-4. Permits of a lessee that has ended (`drop`) are free again at once.
-
-A supervisor of workers has one `PermitLessor` for each concurrency limit, and drops a worker when its pipe ends or its
-process has been reaped.  Each worker has one `PermitLessee`: `take` and `release` around a request, `ask` whenever
-`is_due`, `receive` for each answer.  After each exchange or drop, the supervisor sends `offers` to lessees that were
-short, and `RECALL` to those in `recalled`.  A retry budget is such a limit whose total moves: workers `spend` permits
-instead of releasing them, the supervisor adds what its requests earn (`set_total`), and drops a dead worker with
-`is_spent=True`.
+1. The sum of all leases is never above the total.  A lease is counted from before its `grant` is sent until its `give`
+   has arrived.
+2. A worker keeps at most one lease of `size` unused.  The pool calls back what others hold unused as soon as a worker
+   gets less than it wants.
+3. What a dead worker held is free again once the supervisor has seen its end (`leave`).
+4. If the total falls, the pool calls back the difference; permits in use come back when their requests end.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
+
+from sidecar.core.window import SlidingCount
+
+SHARE: Final = 4
+"""Leases into which each worker's even part of the total is divided."""
+
+Send = Callable[..., None]
+"""Function that sends a message: `send(worker, kind, count)`."""
 
 
-class PermitAsk(NamedTuple):
-    """Message of a lessee: how many permits it wants to have from now on."""
-
-    number: int
-    """Number of the ask, ascending."""
-    held: int
-    """Permits that the lessee may use until it is answered; all others are given back."""
-    want: int
-    """Permits that it wants to have, at least `held`."""
-    spent: int = 0
-    """Permits that it has used up for good since its start."""
+def lease_size(total: int, workers: int) -> int:
+    """Return the size of one lease."""
+    return max(1, total // (SHARE * workers))
 
 
-class PermitGrant(NamedTuple):
-    """Answer of the lessor."""
+class Pool:
+    """Amount that workers share, such as the permits of a concurrency limit."""
 
-    number: int
-    """Number of the ask; 0 for a message that answers none."""
-    held: int
-    """Permits that the lessee may use from now on."""
-    is_short: bool
-    """True while lessees want permits that are not free: spare permits are to be given back."""
+    def __init__(self, send: Send, total: int = 0) -> None:
+        self._send = send
+        self._total = total
+        self.held: dict[int, int] = {}
+        """Amount lent to each worker."""
+        self.wanted: dict[int, int] = {}
+        """Amount that each worker needs in addition."""
+        self._recalled: set[int] = set()
+        """Workers that have yet to answer a recall."""
+        self._answered: set[int] = set()
+        """Workers that have answered one since there was too little; they are not asked again."""
+        self._turn = 0
+
+    def total(self, now: float) -> int:
+        """Return the amount that may be lent in all."""
+        return self._total
+
+    def free(self, now: float) -> int:
+        """Return the amount that may be lent now; negative after the total has fallen."""
+        return self.total(now) - sum(self.held.values())
+
+    def resize(self, total: int, now: float) -> None:
+        """Apply another total."""
+        if total != self._total:
+            self._total = total
+            self._serve(now)
+
+    def want(self, worker: int, count: int, now: float) -> None:
+        """Note that a worker needs `count` more, and lend what is free."""
+        self.wanted[worker] = count
+        self._serve(now)
+
+    def give(self, worker: int, count: int, now: float) -> None:
+        """Take back a part of a worker's lease."""
+        self.held[worker] = max(0, self.held.get(worker, 0) - count)
+        if worker in self._recalled:
+            self._recalled.discard(worker)
+            self._answered.add(worker)
+        self._serve(now)
+
+    def leave(self, worker: int, now: float) -> None:
+        """Take back all that a dead worker held."""
+        self.held.pop(worker, None)
+        self.wanted.pop(worker, None)
+        self._recalled.discard(worker)
+        self._serve(now)
+
+    def _serve(self, now: float) -> None:
+        """Lend what is free to the workers that want it, in turns; recall unused leases if that is not enough."""
+        free = self.free(now)
+        if free < 0:
+            self._shrink(-free)
+            return
+        waiting = sorted(worker for worker, count in self.wanted.items() if count > 0)
+        if not waiting:
+            return
+        self._turn += 1
+        first = self._turn % len(waiting)
+        for place, worker in enumerate(waiting[first:] + waiting[:first]):
+            share = -(-free // (len(waiting) - place))
+            count = min(self.wanted[worker], share)
+            if count > 0:
+                free -= count
+                self.wanted[worker] -= count
+                self.held[worker] = self.held.get(worker, 0) + count
+                self._send(worker, "grant", count)
+        missing = sum(self.wanted.values())
+        if missing <= 0:
+            self._answered.clear()
+            return
+        asked = self._recalled | self._answered
+        for worker, count in self.held.items():
+            if count > 0 and not self.wanted.get(worker) and worker not in asked:
+                self._recalled.add(worker)
+                self._send(worker, "recall", missing)
+        if not self._recalled:
+            self._answered.clear()
+            for worker, count in self.wanted.items():
+                if count > 0:
+                    self.wanted[worker] = 0
+                    self._send(worker, "none", 0)
+
+    def _shrink(self, excess: int) -> None:
+        """Call back what exceeds the total, from each worker its part."""
+        lent = sum(self.held.values())
+        for worker, count in self.held.items():
+            part = min(count, -(-excess * count // lent))
+            if part > 0 and worker not in self._recalled:
+                self._recalled.add(worker)
+                self._send(worker, "recall", part)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Return the total and its parts as JSON-ready values; workers count from 1."""
+        return {
+            "total": self.total(now),
+            "leased": {str(worker + 1): count for worker, count in sorted(self.held.items()) if count},
+        }
 
 
-class PermitLessor:
-    """Permits of one limit, and how many each lessee has."""
+class TokenPool(Pool):
+    """Tokens of a retry budget, which a worker leases before it spends them.
 
-    __slots__ = ("_held", "_numbers", "_short", "_spent", "total")
+    What is spent leaves the lease and is counted in the window of the budget, at the instant of the report.  A dead
+    worker's lease counts as spent, because nobody knows how much of it was.
+    """
 
-    def __init__(self, total: int) -> None:
-        self.total = total
-        """Permits of all lessees together."""
-        self._held: dict[str, int] = {}
-        """Permits by lessee, as many as it may use at most."""
-        self._numbers: dict[str, int] = {}
-        """Number of the last ask of each lessee."""
-        self._short: dict[str, int] = {}
-        """Permits that lessees want and did not get, by lessee."""
-        self._spent: dict[str, int] = {}
-        """Permits that each lessee has used up, as far as it has said."""
+    def __init__(self, send: Send) -> None:
+        super().__init__(send)
+        self.settings = (0.0, 0.0, 0.0)
+        """Ratio, floor in tokens and window in seconds."""
+        self._first = self._spent = SlidingCount(1.0)
 
-    @property
-    def free(self) -> int:
-        """Permits that no lessee has; below 0 after the total was lowered, until permits come back."""
-        return self.total - sum(self._held.values())
+    def retune(self, ratio: float, floor: float, window: float) -> None:
+        """Apply settings; counts are kept unless the length of the window changes."""
+        if window != self.settings[2]:
+            self._first, self._spent = SlidingCount(window), SlidingCount(window)
+        self.settings = (ratio, floor, window)
 
-    @property
-    def is_short(self) -> bool:
-        """True while a lessee wants permits that are not free."""
-        return bool(self._short)
+    def total(self, now: float) -> int:
+        ratio, floor, _ = self.settings
+        return int(round(floor + ratio * self._first.total(now) - self._spent.total(now), 6))
 
-    def held(self, lessee: str) -> int:
-        """Return the permits of a lessee."""
-        return self._held.get(lessee, 0)
+    def report(self, worker: int, first: int, spent: int, now: float) -> None:
+        """Count first attempts, and tokens of its lease that a worker has spent."""
+        for _ in range(first):
+            self._first.add(now)
+        self._charge(worker, spent, now)
 
-    def exchange(self, lessee: str, ask: PermitAsk) -> PermitGrant | None:
-        """Take back what a lessee gives back, and grant what it wants as far as permits are free.
+    def leave(self, worker: int, now: float) -> None:
+        self._charge(worker, self.held.get(worker, 0), now)
+        super().leave(worker, now)
 
-        Return None for an ask that is older than another one of this lessee.
+    def _charge(self, worker: int, spent: int, now: float) -> None:
+        for _ in range(spent):
+            self._spent.add(now)
+        self.held[worker] = max(0, self.held.get(worker, 0) - spent)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        facts = {"first_attempts": self._first.total(now), "retries": self._spent.total(now)}
+        return super().describe(now) | facts
+
+
+class Lease:
+    """Part of a pool that this worker holds."""
+
+    def __init__(
+        self, send: Callable[[str, int], None], size: int, used: Callable[[], int], changed: Callable[[], None]
+    ) -> None:
+        """`send(kind, count)` sends a message.
+
+        `used()` returns how much of the lease is in use; `changed()` is called after `held` has changed.
         """
-        if ask.number <= self._numbers.get(lessee, 0):
-            return None
-        self._numbers[lessee] = ask.number
-        self._held[lessee] = min(ask.held, self._held.get(lessee, 0))
-        self.total -= ask.spent - self._spent.get(lessee, 0)
-        self._spent[lessee] = ask.spent
-        missing = ask.want - self._held[lessee]
-        granted = min(missing, max(0, self.free))
-        if granted > 0:
-            self._held[lessee] += granted
-        if missing > granted:
-            self._short[lessee] = missing - max(0, granted)
-        else:
-            self._short.pop(lessee, None)
-        return PermitGrant(ask.number, self._held[lessee], self.is_short)
-
-    def offers(self) -> dict[str, PermitGrant]:
-        """Grant permits that have become free to lessees that are short, and return the messages to send."""
-        found: dict[str, PermitGrant] = {}
-        for lessee, missing in list(self._short.items()):
-            granted = min(missing, self.free)
-            if granted > 0:
-                self._held[lessee] += granted
-                if granted == missing:
-                    del self._short[lessee]
-                else:
-                    self._short[lessee] = missing - granted
-                found[lessee] = PermitGrant(self._numbers[lessee], self._held[lessee], self.is_short)
-        return found
-
-    def set_total(self, total: int) -> None:
-        """Change the limit.  Permits above it come back as lessees give them back."""
-        self.total = total
-
-    def recalled(self) -> list[str]:
-        """Return the lessees to send `recall` to while others are short: those that are not short themselves."""
-        if not self._short:
-            return []
-        return [lessee for lessee, held in self._held.items() if held and lessee not in self._short]
-
-    def drop(self, lessee: str, *, is_spent: bool = False) -> None:
-        """Take back all permits of a lessee that has ended; with `is_spent` they count as used up."""
-        if is_spent:
-            self.total -= self._held.get(lessee, 0)
-        for table in (self._held, self._numbers, self._short, self._spent):
-            table.pop(lessee, None)
-
-
-class PermitLessee:
-    """Permits of one process."""
-
-    __slots__ = ("_answered", "_is_short", "_number", "_wanted", "chunk", "held", "spent", "used")
-
-    def __init__(self, chunk: int) -> None:
-        """`chunk` is the number of permits to hold beyond those in use, at least 1."""
-        self.chunk = chunk
         self.held = 0
-        """Permits that this process may use, those in use included."""
-        self.used = 0
-        """Permits in use."""
-        self.spent = 0
-        """Permits used up since the start."""
-        self._number = 0
-        """Number of the last ask."""
-        self._answered = 0
-        """Number of the last ask that was answered."""
+        """Amount that the worker may use."""
+        self.size = size
+        """Most that it keeps unused."""
+        self.is_exhausted = False
+        """True if the last `want` brought nothing, until the next change or `look`."""
+        self._send = send
+        self._used = used
+        self._changed = changed
         self._wanted = 0
-        """Requests that found no permit since the last ask."""
-        self._is_short = False
-
-    def take(self) -> bool:
-        """Take a permit; return False if none is left.  The request may wait for the answer to the next ask."""
-        if self.used < self.held:
-            self.used += 1
-            return True
-        self._wanted += 1
-        return False
-
-    def release(self) -> None:
-        """Give a permit back to this process."""
-        self.used -= 1
-
-    def spend(self) -> None:
-        """Remove a permit that was taken: the request has used it up.  The next ask says so."""
-        self.spent += 1
-        self.used -= 1
-        self.held -= 1
 
     @property
-    def is_due(self) -> bool:
-        """True if an ask would change something: requests want permits, few are spare, or too many."""
-        spare = self.held - self.used
-        if self._is_short:
-            return spare > 0 or self._wanted > 0
-        return self._wanted > 0 or 2 * spare < self.chunk or spare > 2 * self.chunk
+    def unused(self) -> int:
+        """Amount that is not in use."""
+        return self.held - self._used()
 
-    @property
-    def is_answered(self) -> bool:
-        """True unless an ask is on its way.  An owner whose messages may be lost asks again after a time."""
-        return self._answered == self._number
+    def want(self, count: int) -> None:
+        """Ask for `count` more, unless that has been asked for."""
+        if count > self._wanted:
+            self._wanted = count
+            self._send("want", count)
 
-    def ask(self) -> PermitAsk:
-        """Return the ask to send, and give up the permits that it gives back."""
-        self._number += 1
-        spare = 0 if self._is_short else self.chunk
-        want = self.used + self._wanted + spare
-        self.held = min(self.held, max(want, self.used))
-        self._wanted = 0
-        return PermitAsk(self._number, self.held, max(want, self.held), self.spent)
+    def receive(self, kind: str, count: int) -> None:
+        """Handle a message of the pool."""
+        if kind == "grant":
+            self.held += count
+            self._wanted = max(0, self._wanted - count)
+            self.is_exhausted = False
+            self._changed()
+        elif kind == "recall":
+            self._give(min(count, max(0, self.unused)), is_answer=True)
+        else:
+            self._wanted = 0
+            self.is_exhausted = True
+            self._changed()
 
-    def receive(self, grant: PermitGrant) -> None:
-        """Take an answer, or a recall."""
-        self._is_short = grant.is_short
-        if grant.number == self._number:
-            self._answered = grant.number
-            self.held = max(self.held, grant.held)
+    def look(self, waiting: int = 0) -> None:
+        """Give back what exceeds `size`, or ask for what is missing; `waiting` requests need one each.
 
+        Called many times a second.
+        """
+        self.is_exhausted = False
+        unused = self.unused
+        if waiting:
+            self.want(waiting + self.size)
+        elif unused > self.size:
+            self._give(unused - self.size)
+        elif 2 * unused < self.size:
+            self.want(self.size - max(0, unused))
 
-RECALL = PermitGrant(0, 0, True)
-"""Message to a lessee that others are short of permits."""
+    def end(self) -> None:
+        """Give everything back."""
+        self._give(self.held)
+
+    def _give(self, count: int, *, is_answer: bool = False) -> None:
+        """Give back a part."""
+        if count:
+            self.held -= count
+            self._changed()
+        if count or is_answer:
+            self._send("give", count)

@@ -227,7 +227,7 @@ def _steps(steps: Iterable[Any]) -> Iterator[str]:
 def upstream_facts(upstream: UpstreamFacts) -> Facts:
     """Return the behaviour of one upstream."""
     facts = _flat(upstream.spec, except_for=("endpoints",))
-    facts["an endpoint"] = several(upstream.spec.endpoints or ())
+    facts["an endpoint"] = several(upstream.spec.urls)
     ratio = upstream.spec.retry_budget.ratio
     facts.pop("retry_budget.ratio", None)
     facts["retries and hedges for each request at most"] = value(percent(ratio), ratio, "more")

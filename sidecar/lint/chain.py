@@ -110,8 +110,10 @@ class Chain:
         if stated is not None:
             return stated
         names = [upstream.name]
-        names += [parse_endpoint(url).host for url in upstream.spec.endpoints or ()]
-        names += [upstream.spec.discover.dns] if upstream.spec.discover is not None else []
+        names += [parse_endpoint(url).host for url in upstream.spec.urls]
+        if (discover := upstream.spec.discover) is not None:
+            names.append(discover.dns or (discover.srv or "").lstrip("_").partition("._")[2].partition(".")[2])
+            names.append("" if discover.kubernetes is None else discover.kubernetes.service)
         for name in names:
             label = name.partition(".")[0].lower()
             for found in (label, _REPLICA.sub("", label)):

@@ -5,6 +5,7 @@ They are computed once for one set of policies, and rules only read them.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from math import isinf
 from typing import Any, NamedTuple
@@ -13,9 +14,9 @@ from sidecar.config.checks.aggregations import worst_of
 from sidecar.config.node import Node
 from sidecar.config.spec import AGGREGATE, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.core.exchange import NEVER
+from sidecar.limits.spec import NO_KEY
 from sidecar.lint.arithmetic import seconds
 from sidecar.lint.traffic import NO_TRAFFIC, RouteTraffic, TrafficSpec
-from sidecar.stages.rate_limit.spec import NO_KEY
 
 WRITES = ("POST", "PATCH")
 """Methods that are not idempotent (RFC 9110 9.2.2)."""
@@ -45,7 +46,7 @@ class UpstreamFacts:
     """Facts of one upstream."""
 
     def __init__(self, policies: Policies, name: str, spec: UpstreamSpec) -> None:
-        self.policies = policies
+        self.policies: Policies = weakref.proxy(policies)  # no cycle, since diffs are computed at each reload
         self.name = name
         self.spec = spec
         self.node = policies.spec.node.nearest("upstreams", name)
@@ -55,7 +56,7 @@ class UpstreamFacts:
     @property
     def endpoints(self) -> int:
         """Number of endpoints; 0 if they are discovered."""
-        return len(self.spec.endpoints or ())
+        return len(self.spec.urls)
 
     @property
     def has_isolation(self) -> bool:
@@ -89,7 +90,7 @@ class RouteFacts:
     """Facts of one route, or of one candidate of a rollout."""
 
     def __init__(self, policies: Policies, spec: RouteSpec) -> None:
-        self.policies = policies
+        self.policies: Policies = weakref.proxy(policies)  # no cycle, since diffs are computed at each reload
         self.spec = spec
         self.name = spec.name
         blocks: dict[str, Any] = dict(spec.blocks)
@@ -269,7 +270,7 @@ class Policies:
         self.routes = [RouteFacts(self, each) for route in spec.routes for each in (route, *route.arms)]
         for route in self.routes:
             if route.upstream is not None:
-                route.upstream.routes.append(route)
+                route.upstream.routes.append(weakref.proxy(route))
 
     def at(self, *path: str | int) -> Node:
         """Return the node at a path in the document, or the nearest one on the way to it."""

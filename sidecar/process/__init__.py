@@ -3,6 +3,8 @@
     lifecycle      start here: start, signals, readiness, drain
     stall          detection of a blocked event loop
     interpreter    settings of the garbage collector and of thread switching
+    handover       listening sockets that pass to a new process
+    workers/       several worker processes under one supervisor
     children       child processes that end with their parent, for demos, chaos and benchmarks
 
 All parts of the process are put together in `app.py`.

@@ -3,6 +3,7 @@
     SIGTERM, SIGINT   not ready any more; no new connections; requests in flight may end within `drain_timeout`; then
                       exit code 0.  A second signal ends the process at once.
     SIGHUP            reload the policy files.
+    SIGUSR2           start a new process, which takes the listening sockets, and drain (`handover.py`).
 
 The process is ready from the moment its listeners are bound until it drains.  If the policy files are wrong at the
 start, it ends with exit code 1 and all problems on standard error.  Files that are wrong at a reload change nothing
@@ -14,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 from sidecar.admin.listener import AdminListener
 from sidecar.admin.view import AdminView
@@ -24,6 +26,7 @@ from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.downstream.server import Server
+from sidecar.process.handover import ADMIN, Inheritance, start_successor
 from sidecar.process.stall import StallWatch
 
 WATCH_SECONDS: Final = 1.0
@@ -34,24 +37,38 @@ class Process:
     """Running sidecar, from its start to its exit."""
 
     def __init__(
-        self, env: Env, control: Control, store: StateStore, server: Server, stalls: StallWatch, view: AdminView
+        self,
+        env: Env,
+        control: Control,
+        store: StateStore,
+        server: Server,
+        stalls: StallWatch,
+        view: AdminView,
+        inheritance: Inheritance | None = None,
     ) -> None:
-        """`view` is the admin listener's view of the process; this class sets its `readiness`."""
+        """Take the parts of the process.
+
+        `view` is the admin listener's view of it, whose `readiness` this class sets.  `inheritance` has the sockets of
+        a process that this one replaces.
+        """
         self._env = env
         self._control = control
         self._store = store
         self._server = server
         self._stalls = stalls
         self._view = view
+        self._inheritance = Inheritance() if inheritance is None else inheritance
+        self._admin: AdminListener | None = None
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._is_gentle = False
+        """True if the drain leaves idle connections open for a while, since a new process serves the addresses."""
+        self._is_handing_over = False
 
     async def run(self) -> int:
         """Start, serve until a signal, drain, and return the exit code."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._begin_stop, "SIGTERM")
-        loop.add_signal_handler(signal.SIGINT, self._begin_stop, "SIGINT")
-        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+        self._handle_signals(loop)
         first = await self._control.reload("start")
         snapshot = self._control.snapshot
         if snapshot is None:
@@ -59,36 +76,53 @@ class Process:
                 print(self._view.secrets.text(problem), file=sys.stderr)
             return 1
         try:
-            admin = await self._open_admin(snapshot.spec.admin)
+            await self._open_admin(snapshot.spec.admin)
         except OSError as error:
             print(snapshot.spec.masks.text(error.strerror or str(error)), file=sys.stderr)
             return 1
         self._env.meter.gauge(metrics.LOOP_TASKS, lambda: len(asyncio.all_tasks(loop)))
-        background = [self._env.spawn(self._control.watch()), self._env.spawn(self._watch_certificates())]
+        background = [self._env.spawn(each) for each in self._background()]
         self._server.start()
         self._stalls.start()
         self._view.readiness.obstacle = ""
-        addresses = {name: listener.addresses[0] for name, listener in self._server.listeners.items()}
-        place = "" if admin is None else admin.addresses[0]
-        self._env.emit(events.READY, version=self._view.version, listeners=addresses, admin=place)
+        self._announce()
         await self._stop.wait()
         await self._drain()
+        await self._give_back()
         for task in background:
             task.cancel()
         self._stalls.stop()
-        if admin is not None:
-            await admin.close()
+        if self._admin is not None:
+            await self._admin.close()
         self._env.emit(events.STOPPED)
         return 0
 
-    async def _open_admin(self, spec: AdminSpec | None) -> AdminListener | None:
-        """Open the admin listener; None if the policies have none.  Raises `OSError`."""
+    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the handlers of signals."""
+        loop.add_signal_handler(signal.SIGTERM, self._begin_stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGINT, self._begin_stop, "SIGINT")
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+        loop.add_signal_handler(signal.SIGUSR2, self._begin_hand_over)
+
+    def _background(self) -> Sequence[Coroutine[Any, Any, None]]:
+        """Return the coroutines that run until the drain has ended."""
+        return [self._control.watch(), self._watch_certificates()]
+
+    def _announce(self) -> None:
+        """Tell the world that the process is ready."""
+        self._inheritance.finish()
+        addresses = {name: listener.addresses[0] for name, listener in self._server.listeners.items()}
+        place = "" if self._admin is None else self._admin.addresses[0]
+        self._env.emit(events.READY, version=self._view.version, listeners=addresses, admin=place)
+
+    async def _open_admin(self, spec: AdminSpec | None) -> None:
+        """Open the admin listener, if the policies have one.  Raises `OSError`."""
         if spec is None:
-            return None
-        listener = AdminListener(self._view)
+            return
+        listener = AdminListener(self._view, self._inheritance.open_admin)
         await listener.open(spec)
+        self._admin = listener
         self._control.on_applied = listener.renew
-        return listener
 
     async def _drain(self) -> None:
         """Drain the listeners; end when all connections are closed, the time is over, or a second signal comes."""
@@ -96,7 +130,7 @@ class Process:
         assert snapshot is not None
         timeout = snapshot.spec.limits.drain_timeout
         self._env.emit(events.DRAINING, connections=self._server.open_connections, timeout_seconds=timeout)
-        draining = self._env.spawn(self._server.drain(timeout))
+        draining = self._env.spawn(self._server.drain(timeout, is_gentle=self._is_gentle))
         now = self._env.spawn(self._stop_now.wait())
         await asyncio.wait((draining, now), return_when=asyncio.FIRST_COMPLETED)
         now.cancel()
@@ -105,6 +139,13 @@ class Process:
             self._server.abort()
         elif draining.result():
             self._env.emit(events.DRAIN_EXPIRED, connections=draining.result())
+
+    async def _give_back(self) -> None:
+        """Give units of quotas back to their stores; each waits no longer than a call may take."""
+        stores = [state for key, state in self._store.objects().items() if key[0] == "store"]
+        for give_back in [getattr(state, "give_back", None) for state in stores]:
+            if give_back is not None:
+                await give_back()
 
     def _begin_stop(self, name: str) -> None:
         """Begin to drain; at the second signal, end the process at once."""
@@ -116,6 +157,30 @@ class Process:
     def _begin_reload(self) -> None:
         """Start a reload of the policy files."""
         self._env.spawn(self._control.reload("signal"))
+
+    def _begin_hand_over(self) -> None:
+        """Start the hand-over to a new process, unless one is in progress or the process drains."""
+        if not self._is_handing_over and not self._stop.is_set():
+            self._is_handing_over = True
+            self._env.spawn(self._hand_over())
+
+    async def _hand_over(self) -> None:
+        """Start a new process; drain once it is ready, or go on if it does not get ready."""
+        snapshot, emit = self._control.snapshot, self._env.emit
+        sockets = self._server.sockets()
+        if self._admin is not None and snapshot is not None and snapshot.spec.admin is not None:
+            sockets[ADMIN, snapshot.spec.admin.address] = self._admin.listening
+        reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
+        self._is_handing_over = False
+        if reason:
+            emit(events.HANDOVER_FAILED, cause=reason)
+            return
+        emit(events.HANDOVER_DONE)
+        self._server.disown()
+        if self._admin is not None:
+            self._admin.leave()
+        self._is_gentle = True
+        self._begin_stop("SIGUSR2")
 
     async def _watch_certificates(self) -> None:
         """Check certificate files for changes every `WATCH_SECONDS`."""

@@ -12,6 +12,7 @@ Rules:
 3. A retry is charged when it is scheduled, not when it is sent.  Otherwise a burst of delayed retries would all be
    allowed (envoy#30205).  A retry that is cancelled later is not refunded.
 4. Only first attempts add to the budget, so the ratio is one to real demand.
+5. Of several workers, each spends tokens that the supervisor has lent to it out of one budget.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.core import events, metrics
-from sidecar.core.env import Env
+from sidecar.core.env import Env, TokenLease
 from sidecar.core.window import SlidingCount
 from sidecar.upstream.spec import RetryBudgetSpec
 
@@ -28,8 +29,8 @@ class RetryBudget:
     """Sliding counts of first attempts, and of retries and hedges, with the limit on the latter."""
 
     __slots__ = (
-        "_emit", "_first", "_floor", "_is_enforced", "_let_through", "_now", "_quiet_until", "_ratio", "_spent",
-        "_upstream", "_window",
+        "_emit", "_first", "_floor", "_is_enforced", "_lease", "_let_through", "_now", "_quiet_until", "_ratio",
+        "_spent", "_upstream", "_window",
     )  # fmt: skip
 
     def __init__(self, spec: RetryBudgetSpec, env: Env, upstream: str) -> None:
@@ -38,6 +39,10 @@ class RetryBudget:
         self._upstream = upstream
         self._window = 0.0
         self._quiet_until = 0.0
+        self._lease: TokenLease | None = None
+        """Tokens that this worker holds; None if the process decides alone."""
+        if env.workers is not None:
+            self._lease = env.workers.lease_tokens(f"retry_budget:{upstream}")
         self.retune(spec)
         self._let_through = env.meter.counter(metrics.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
         env.meter.gauge(metrics.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
@@ -52,15 +57,27 @@ class RetryBudget:
             self._window = spec.window
             self._first = SlidingCount(spec.window)
             self._spent = SlidingCount(spec.window)
+        lease = self._lease
+        if lease is not None:
+            lease.retune(self._ratio, self._floor, spec.window)
+
+    def retire(self) -> None:
+        """Give back the tokens that the worker holds, because no policy has the budget any more."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.end()
 
     def deposit(self, now: float) -> None:
         """Count a first attempt at the instant `now`."""
         self._first.add(now)
+        lease = self._lease
+        if lease is not None:
+            lease.deposit()
 
     def withdraw(self) -> bool:
         """Charge one retry or hedge; True if it may be scheduled, which is always the case with `mode: observe`."""
-        now = self._now()
-        if self._tokens(now) < 1:
+        now, lease = self._now(), self._lease
+        if self._tokens(now) < 1 if lease is None else not lease.withdraw():
             if now >= self._quiet_until:  # one event a window: in an outage every failed request gets here
                 self._quiet_until = now + self._window
                 self._emit(events.BUDGET_EXHAUSTED, upstream=self._upstream, **self.describe())
@@ -77,6 +94,9 @@ class RetryBudget:
         return self._tokens(self._now())
 
     def _tokens(self, now: float) -> float:
+        lease = self._lease
+        if lease is not None:
+            return float(lease.held)
         # Rounded because shares such as 0.1 are not exact in binary: ten times 0.1 would be less than one token.
         return round(self._floor + self._ratio * self._first.total(now) - self._spent.total(now), 6)
 

@@ -253,7 +253,10 @@ def test_the_alerts_that_matter_are_there() -> None:
 # ----- Kubernetes
 
 MANIFESTS = sorted(
-    path for path in (DEPLOY / "kubernetes" / "base").glob("*.yaml") if path.name != "kustomization.yaml"
+    path
+    for directory in ("base", "components/discovery")
+    for path in (DEPLOY / "kubernetes" / directory).glob("*.yaml")
+    if path.name not in ("kustomization.yaml", "account.yaml")
 )
 
 
@@ -368,3 +371,24 @@ def test_pipelines_say_what_a_change_of_policies_means(tmp_path: Path) -> None:
     policy.write_text(text)
     assert run(str(CI / "judge-policies.sh"), "policies", "main").returncode == 0
     assert "nothing changes in behaviour" in (tmp_path / "build" / "policies" / "change.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_the_component_of_discovery_gives_the_pod_its_account(tmp_path: Path) -> None:
+    base, component = (
+        os.path.relpath(DEPLOY / "kubernetes" / name, tmp_path) for name in ("base", "components/discovery")
+    )
+    kustomization = {"kind": "Kustomization", "resources": [base], "components": [component]}
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", **kustomization})
+    )
+    built = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True).stdout
+    found = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)}
+    for document in found.values():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    pod = found["Deployment", "orders"]["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("orders", True)
+    assert "NODE_NAME" in {each["name"] for each in pod["initContainers"][0]["env"]}
+    rules = found["Role", "sidecar-discovery"]["rules"]
+    assert {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]} in rules
+    assert found["ServiceAccount", "orders"]["metadata"]["namespace"] == "shop"

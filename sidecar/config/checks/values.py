@@ -138,7 +138,7 @@ class Values:
         budget = upstream.retry_budget
         if budget.ratio == 0 and budget.min_per_second == 0:
             self._report.warn(node.nearest("retry_budget"), "allows no retry at all; give a ratio or min_per_second")
-        for key in ("circuit_breaker", "concurrency", "rate_limit"):
+        for key in ("circuit_breaker", "concurrency", "rate_limit", "quota", "pacing"):
             block = getattr(upstream, key)
             if block is not None:
                 self.check_block(key, block, node.child(key))
@@ -146,7 +146,7 @@ class Values:
 
 def check_stored(spec: PolicySpec, report: Report) -> None:
     """Warn of each `cache` block whose largest allowed response is larger than its whole store."""
-    for route in spec.routes:
+    for route in spec.all_routes:
         block: Any = route.blocks.get("cache")
         store = spec.caches.get(block.store) if block is not None else None
         if store is not None and block.max_body > store.memory.max_size:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from math import isinf
 from typing import Final
 
+from sidecar.limits.spec import NO_KEY
 from sidecar.lint.arithmetic import erlang_loss, in_flight, number, percent, seconds, times
 from sidecar.lint.facts import LimitFacts, RouteFacts, UpstreamFacts
 from sidecar.lint.rule import Hit, Rule, RuleText, limit_rule, route_rule, upstream_rule
-from sidecar.stages.rate_limit.spec import NO_KEY
 
 REFUSED: Final = 0.01
 """Share of requests that a limit may refuse at its usual load."""

@@ -7,6 +7,7 @@ Evidence decides when to open, probes decide when to close (`states.py`), and py
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -71,6 +72,11 @@ class Breaker:
         self._transitions = {
             state: env.meter.counter(metrics.BREAKER_TRANSITIONS, breaker=name, to=state) for state in LEVELS
         }
+        self._tell: Callable[[str, Any], None] | None = None
+        """Tells other workers the circuit's state; None if there are none, and while it adopts theirs."""
+        self._workers = env.workers
+        if self._workers is not None:
+            self._tell = self._workers.subscribe(self.topic, self.adopt)
         env.meter.gauge(metrics.BREAKER_STATE, self._level, breaker=name)
         env.meter.gauge(metrics.BREAKER_OBSERVED, lambda: float(self.is_observed), breaker=name)
 
@@ -153,6 +159,67 @@ class Breaker:
         self._transitions[state].add()
         self.report(before, why, **more)
 
+    # ----- other workers
+
+    @property
+    def topic(self) -> str:
+        """Topic under which workers tell each other the circuit's state."""
+        return f"breaker:{self.name}"
+
+    @property
+    def may_probe(self) -> bool:
+        """True if this worker may probe; of several workers, one at a time may."""
+        workers = self._workers
+        return workers is None or workers.may_probe(self.topic, self.evidence.thresholds.verdict_within + 1)
+
+    def adopt(self, _: str, told: dict[str, Any]) -> None:
+        """Enter the state that another worker has told.  While that worker probes, this circuit stays open."""
+        tell, self._tell = self._tell, None
+        try:
+            name, now = told["state"], self.now()
+            self.forced = told["forced"]
+            self.reopened = told["reopened"]
+            self.opened_for = inf if told["opened_for"] is None else told["opened_for"]
+            if told["open_until"] is not None:
+                self.open_until = told["open_until"]
+            elif self.forced == "open":
+                self.open_until = inf
+            self.verdict = Verdict(*told["verdict"])
+            if told["probing"]:
+                return
+            if name != self.state.name:
+                if name == CLOSED:
+                    self.evidence.clear()
+                    self.recover(told["why"], now)
+                else:
+                    self.move(name, told["why"])
+            if isinstance(self.state, HalfOpen) and told["ramp"] is not None:
+                self.state.begin_ramp(told["ramp"])
+        finally:
+            self._tell = tell
+
+    def retire(self) -> None:
+        """End the exchange with other workers, because no policy has the circuit any more."""
+        self._tell = None
+        if self._workers is not None:
+            self._workers.leave(self.topic, self.adopt)
+
+    def _facts_to_tell(self) -> dict[str, Any]:
+        """Return the circuit's state for other workers, JSON-ready; instants are those of the clock they share."""
+        state = self.state
+        ramp = state.ramp if isinstance(state, HalfOpen) else None
+        return {
+            "state": state.name,
+            "why": self.why,
+            "probing": state.name == HALF_OPEN and ramp is None,
+            "ramp": None if ramp is None else ramp.began,
+            "forced": self.forced,
+            "reopened": self.reopened,
+            "opened_for": None if self.opened_for == inf else self.opened_for,
+            "open_until": None if abs(self.open_until) == inf else self.open_until,
+            "verdict": list(self.verdict),
+        }
+
     def _enter_state(self, state: str) -> None:
         """Make the new state object: the state machine has entered `state`."""
         if state == CLOSED:
@@ -176,6 +243,9 @@ class Breaker:
         states = {"before": before, "after": self.state.name}
         self._history.append({"at": self.since, **states, "why": why, **more})
         env.emit(events.BREAKER_TRANSITION, breaker=self.name, **states, why=why, **more)
+        tell = self._tell
+        if tell is not None:
+            tell("", self._facts_to_tell())
 
     # ----- settings and facts
 

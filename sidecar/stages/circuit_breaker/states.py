@@ -112,13 +112,13 @@ class Open(State):
 
     def admit(self, x: Exchange, now: float) -> Ticket | None:
         breaker = self.breaker
-        if now < breaker.open_until:
+        if now < breaker.open_until or not breaker.may_probe:
             return None
         breaker.move(HALF_OPEN, f"it was open for {breaker.opened_for:.3g} s")
         return breaker.state.admit(x, now)
 
     def is_ready(self, now: float) -> bool:
-        return now >= self.breaker.open_until
+        return now >= self.breaker.open_until and self.breaker.may_probe
 
     def settle(self, x: Exchange, began: float, outcome: Outcome) -> None:
         raise AssertionError("an open circuit admits nothing, so nothing of its own can end")
@@ -166,7 +166,7 @@ class HalfOpen(State):
         if self.ramp is None:
             verdict = self.trial.overdue(now)
             if verdict is None:
-                return self.trial.has_permit
+                return self.trial.has_permit and breaker.may_probe
             self._decide(verdict, None, now)
         if self.ramp is not None:
             share = self.ramp.share(breaker.evidence.thresholds.ramp, now)
@@ -191,6 +191,10 @@ class HalfOpen(State):
         if verdict is not None:
             self._decide(verdict, outcome, now)
 
+    def begin_ramp(self, began: float) -> None:
+        """Begin the ramp, as from the instant `began`, because the probes were good."""
+        self.ramp = Ramp(began)
+
     def _decide(self, verdict: Verdict, outcome: Outcome | None, now: float) -> None:
         """Open the circuit, begin the ramp, or close the circuit if there is no ramp."""
         breaker = self.breaker
@@ -200,7 +204,7 @@ class HalfOpen(State):
         elif ramp == 0:
             breaker.recover(verdict.why, now)
         else:
-            self.ramp = Ramp(now)
+            self.begin_ramp(now)
             breaker.report(self.name, verdict.why, ramp=ramp)
 
     def wait(self, now: float) -> float | None:

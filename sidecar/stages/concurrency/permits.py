@@ -54,8 +54,9 @@ class Permits:
         """Apply another limit and queue size.  Permits in use stay in use, and waiters keep their places."""
         self.limit = limit
         self.size = size
-        self._below_default = max(1, int(limit * (1 - 2 * RESERVED) + 1e-9))
-        self._below_critical = max(1, int(limit * (1 - RESERVED) + 1e-9))
+        least = min(1, limit)  # a worker may hold no permit at all
+        self._below_default = max(least, int(limit * (1 - 2 * RESERVED) + 1e-9))
+        self._below_critical = max(least, int(limit * (1 - RESERVED) + 1e-9))
         if any(self._queue):
             self._serve_queue()
 
@@ -138,6 +139,14 @@ class Permits:
         if loser is not None:
             loser.resolve(refuse("its place in the queue went to a request of higher criticality"))
         return place
+
+    def shed(self, places: int, refuse: Refuse) -> None:
+        """Refuse the youngest waiters of the lowest rank until at most `places` wait."""
+        while self.queued > places:
+            queue = next(queue for queue in self._queue[::-1] if queue)
+            place, timer = queue.popitem()
+            timer.cancel()
+            place.resolve(refuse("there is no permit left for its criticality"))
 
     def _expire(self, rank: int, place: Place, refuse: Refuse) -> None:
         """Refuse a waiter whose time in the queue is over."""

@@ -11,7 +11,8 @@ Rules (`docs/design/concurrency.md` has the reasons):
 5. The routes of an upstream share its permits, and a reload changes the limit but not the permits in use.
 6. A request that finds no permit ends the request that has waited for its own client longest, and takes its permit
    (`docs/design/slow-clients.md`).  The more requests are in the queue, the sooner this happens.
-7. `mode: observe` lets everything pass, counts requests that found neither permit nor place, and keeps learning.
+7. Of several workers, each leases a part of a fixed limit, so that their sum holds.  An adaptive limit is per worker.
+8. `mode: observe` lets everything pass, counts requests that found neither permit nor place, and keeps learning.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from functools import partial
 from typing import Any, Final
 
 from sidecar.core import events, metrics
-from sidecar.core.env import BuildContext, Env
+from sidecar.core.env import BuildContext, Env, PermitLease
 from sidecar.core.exchange import Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import (
@@ -38,7 +39,7 @@ from sidecar.core.outcome import (
 )
 from sidecar.core.stage import Stage, Wait
 from sidecar.stages.concurrency.limit import Gradient
-from sidecar.stages.concurrency.permits import Permits, Place
+from sidecar.stages.concurrency.permits import Permits, Place, Refuse
 from sidecar.stages.concurrency.spec import Spec
 
 RETRY_AFTER: Final = 1.0
@@ -59,6 +60,8 @@ LEAST_PAUSE: Final = 0.005
 """Least seconds between two searches for a request to end."""
 LOOK_EVERY: Final = 0.05
 """Seconds between two searches for a request to end, after one without result; fewer if many requests wait."""
+ASK_SECONDS: Final = 0.1
+"""Longest wait for permits of the supervisor, in seconds, for a limit without a queue."""
 NO_PERMIT: Final = "there is no permit left for its criticality"
 
 
@@ -68,13 +71,19 @@ class Bulkhead:
     def __init__(self, spec: Spec, env: Env, labels: dict[str, str]) -> None:
         self.permits = permits = Permits(env)
         self._now = env.now
+        self._workers = env.workers
+        self._name = ":".join(["concurrency", *next(iter(labels.items()))])
+        self.lease: PermitLease | None = None
+        """Permits that this worker holds of those for all workers; None if the process decides alone."""
+        self.refuse: Refuse | None = None
+        """Refuses a request that waits for a permit of the lease."""
         self.gradient: Gradient | None = None
         """Adaptive limit; None for a plain one."""
         self.typical = 0.0
         """Usual seconds from the permit to the head of a response.  A plain limit does not learn them."""
         self.retune(spec)
         env.meter.gauge(metrics.CONCURRENCY_ACTIVE, lambda: permits.active, **labels)
-        env.meter.gauge(metrics.CONCURRENCY_LIMIT, lambda: permits.limit, **labels)
+        env.meter.gauge(metrics.CONCURRENCY_LIMIT, self._limit, **labels)
         env.meter.gauge(metrics.QUEUE_LENGTH, lambda: permits.queued, **labels)
 
     def retune(self, spec: Spec) -> None:
@@ -88,11 +97,43 @@ class Bulkhead:
             lowest = min(spec.adaptive.min, highest)
             self.gradient = self.gradient or Gradient(lowest, highest)
             self.gradient.retune(lowest, highest)
+        self._share()
         self._apply()
+
+    def _share(self) -> None:
+        """Lease the permits of a fixed limit, if there are other workers.  An adaptive limit is each worker's own."""
+        workers, lease = self._workers, self.lease
+        if self.gradient is not None:
+            self.retire()
+        elif lease is not None:
+            lease.resize(self.cap)
+        elif workers is not None:
+            permits = self.permits
+            self.lease = workers.lease_permits(
+                self._name, self.cap, lambda: permits.active, lambda: permits.queued, self._apply
+            )
+
+    def retire(self) -> None:
+        """Give back the permits that the worker holds, because the limit is no longer shared."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.end()
+
+    def _limit(self) -> float:
+        """Return the permits of this process, or its even part of those for all workers."""
+        workers = self._workers
+        return self.permits.limit if self.lease is None or workers is None else self.cap / workers.count
 
     def _apply(self) -> None:
         """Set the number of permits to the present limit."""
-        self.permits.retune(int(self.gradient.limit) if self.gradient else self.cap, self.queue)
+        lease = self.lease
+        if lease is None:
+            self.permits.retune(int(self.gradient.limit) if self.gradient else self.cap, self.queue)
+            return
+        # Requests may wait for an answer of the supervisor, as many as there are permits, before they are refused.
+        self.permits.retune(lease.held, self.queue + self.cap)
+        if lease.is_exhausted and self.refuse is not None:
+            self.permits.shed(self.queue, self.refuse)
 
     def learn(self, x: Exchange, outcome: Outcome, now: float, latency: float) -> None:
         """Learn from the head of a response or a failure, which came `latency` seconds after the permit."""
@@ -125,6 +166,8 @@ class Bulkhead:
     def describe(self) -> dict[str, Any]:
         """Return permits, limit and queue, JSON-ready."""
         facts = self.permits.describe() | {"typical_latency": self.typical}
+        if self.lease is not None:
+            facts |= {"limit": self.cap, "queue": self.queue, "leased": self.lease.held}
         return facts if self.gradient is None else facts | {"adaptive": self.gradient.describe()}
 
 
@@ -235,7 +278,7 @@ class QueuedLimit:
 
     def _queue(self, x: Exchange) -> float | Outcome | Wait:
         """Wait in the queue for a permit, or refuse the request; with `mode: observe` admit it."""
-        permits, typical, refuser = self._permits, self._bulkhead.typical, self._refuser
+        permits, refuser = self._permits, self._refuser
         now = self._now()
         if refuser.observed is not None:
             refuser.admit_observed(refuser.observed)
@@ -245,8 +288,13 @@ class QueuedLimit:
             return now
         if permits.size == 0:
             return refuser.refuse(NO_PERMIT)
+        return self._join(x, rank, now)
+
+    def _join(self, x: Exchange, rank: int, now: float) -> float | Outcome | Wait:
+        """Wait in the queue, or refuse a request that has no time or no place."""
+        permits, typical, refuser = self._permits, self._bulkhead.typical, self._refuser
         left = x.deadline - now - typical
-        if left <= typical * (permits.ahead(rank) + 1) / permits.limit:
+        if left <= typical * (permits.ahead(rank) + 1) / max(1, permits.limit):
             return refuser.refuse("the time that it has left is too short to wait for a permit and for an answer")
         place = permits.join(rank, min(self._patience, left), refuser.refuse)
         if place is None:
@@ -279,11 +327,37 @@ class QueuedLimit:
             self._call_later(self._refuser.pause, self._reclaim_for_queue)
 
 
+class SharedLimit(QueuedLimit):
+    """Fixed limit of all workers together, of which this worker has leased a part.
+
+    A request that finds no permit asks the supervisor for more.  It is refused once nothing is left for any worker.
+    """
+
+    __slots__ = ()
+
+    def _queue(self, x: Exchange) -> float | Outcome | Wait:
+        bulkhead, permits, refuser = self._bulkhead, self._permits, self._refuser
+        now, rank, lease = self._now(), x.criticality, bulkhead.lease
+        if refuser.observed is not None:
+            refuser.admit_observed(refuser.observed)
+            return now
+        if lease is not None:
+            if lease.is_exhausted and permits.queued >= bulkhead.queue:
+                if refuser.reclaim() and permits.take(rank):
+                    return now
+                return refuser.refuse(NO_PERMIT)
+            bulkhead.refuse = refuser.refuse
+            lease.want(permits.queued + 1)
+        return self._join(x, rank, now)
+
+
 def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of a block.  All blocks of one owner share its permits."""
     labels = {ctx.scope: ctx.owner[1]}
     bulkhead: Bulkhead = ctx.obtain(("concurrency", *ctx.owner), spec, lambda: Bulkhead(spec, ctx.env, labels))
     refuser = Refuser(spec, ctx, bulkhead.permits)
+    if bulkhead.lease is not None and spec.adaptive is None:
+        return SharedLimit(bulkhead, refuser, spec.queue_timeout if spec.queue else ASK_SECONDS, ctx.env)
     if spec.adaptive is not None or (spec.queue > 0 and spec.is_enforced):
         return QueuedLimit(bulkhead, refuser, spec.queue_timeout, ctx.env)
     return PlainLimit(bulkhead, refuser)

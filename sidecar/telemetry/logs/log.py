@@ -32,6 +32,8 @@ LEVELS: Final[dict[str, Level]] = {
     events.BREAKER_TRANSITION: "warning",
     events.BUDGET_EXHAUSTED: "warning",
     events.RATE_LIMIT_FULL: "warning",
+    events.QUOTA_FULL: "warning",
+    events.PACING_BEGAN: "warning",
     events.STORE_DOWN: "warning",
     events.ROLLOUT_RETURNED: "warning",
     events.ENDPOINT_EJECTED: "warning",
@@ -43,6 +45,9 @@ LEVELS: Final[dict[str, Level]] = {
     events.CREDENTIALS_FAILED: "warning",
     events.CREDENTIALS_REJECTED: "warning",
     events.EXPORT_FAILED: "warning",
+    events.WORKER_ENDED: "error",
+    events.WORKER_STUCK: "error",
+    events.HANDOVER_FAILED: "error",
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",
     events.ADMIN_FAILED: "error",
@@ -88,7 +93,10 @@ class Emitter:
         secrets: Secrets,
         form: Literal["json", "text"] = "json",
         level: Level = "info",
+        worker: int = 0,
     ) -> None:
+        """`worker` is the number of this process among several workers, which its events then have; 0 without any."""
+        self._worker = worker
         self._lines = lines
         self._now = now
         self._wall = wall
@@ -134,6 +142,8 @@ class Emitter:
     def _log(self, event: str, level: str, attributes: dict[str, Any]) -> None:
         """Write the line of an event, and keep it in `recent`."""
         entry: dict[str, Any] = {"time": timestamp(self._wall()), "level": level, "event": event}
+        if self._worker:
+            entry["worker"] = self._worker
         for name, value in self._secrets.plain(attributes).items():
             entry[name if name not in ("time", "event") else f"{name}_"] = value
         entry["level"] = level

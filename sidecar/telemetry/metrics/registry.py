@@ -131,6 +131,11 @@ class Registry:
             for labels, claims in family.series.items():
                 yield labels, next(reversed(claims.values()))
 
+    def kinds(self) -> Iterator[tuple[str, Kind]]:
+        """Yield the name and the kind of each metric."""
+        for name, family in self._families.items():
+            yield name, family.kind
+
     def collect(self) -> Iterator[Metric]:
         """Yield a copy of each metric, in the order of their names."""
         for name in sorted(self._families):

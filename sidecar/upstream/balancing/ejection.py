@@ -16,6 +16,7 @@ Rules (`docs/design/load-balancing.md` has the reasons):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sidecar.core import events, metrics
@@ -35,14 +36,49 @@ EJECTION_JITTER: Final = 0.2
 class Ejector:
     """Ejector of one upstream's endpoints.  The state store has it under `("ejection", upstream)`."""
 
-    __slots__ = ("_ejections", "_endpoints", "_env", "_faults", "_spec", "_would_eject")
+    __slots__ = ("_ejections", "_endpoints", "_env", "_faults", "_spec", "_tell", "_would_eject")
 
     def __init__(self, endpoints: EndpointSet, spec: EjectionSpec, env: Env) -> None:
         self._endpoints = endpoints
         self._env = env
         self._ejections = env.meter.counter(metrics.EJECTIONS, upstream=endpoints.upstream)
         self._would_eject = env.meter.counter(metrics.WOULD_REFUSE, policy="ejection", upstream=endpoints.upstream)
+        self._tell: Callable[[str, Any], None] | None = None
+        """Tells other workers the ejection of an endpoint; None without any."""
         self.retune(spec)
+        if env.workers is not None:
+            self._tell = env.workers.subscribe(self._topic, self.adopt)
+            endpoints.trial_begun = self._share  # other workers then put theirs off
+
+    @property
+    def _topic(self) -> str:
+        return f"ejection:{self._endpoints.upstream}"
+
+    def adopt(self, url: str, told: dict[str, Any]) -> None:
+        """Eject or restore an endpoint, or put off its next trial, as another worker has done."""
+        endpoint = next((each for each in self._endpoints.members if each.url == url), None)
+        if endpoint is None or not self._spec.is_enforced:
+            return
+        until, now = told["until"], self._env.now()
+        endpoint.ejections = told["ejections"]
+        if until and told["on_trial"]:
+            endpoint.begin_trial(now)
+        elif until:
+            endpoint.eject(told["at"], until)
+        elif endpoint.ejected_until:
+            endpoint.restore(self._env.now())
+            endpoint.failures = 0
+
+    def _share(self, endpoint: Endpoint) -> None:
+        """Tell other workers the state of an endpoint."""
+        if self._tell is not None:
+            facts = {
+                "until": endpoint.ejected_until,
+                "at": endpoint.ejected_at,
+                "ejections": endpoint.ejections,
+                "on_trial": endpoint.is_on_trial,
+            }
+            self._tell(endpoint.url, facts)
 
     def retune(self, spec: EjectionSpec) -> None:
         """Apply new settings.  Running ejections continue, unless the new mode is `observe`."""
@@ -100,6 +136,7 @@ class Ejector:
         if grown < spec.max_eject_for or not endpoint.ejections:
             endpoint.ejections += 1
         self._ejections.value += 1
+        self._share(endpoint)
         self._env.emit(
             events.ENDPOINT_EJECTED,
             upstream=self._endpoints.upstream,
@@ -124,6 +161,7 @@ class Ejector:
 
     def _restore(self, endpoint: Endpoint, reason: str) -> None:
         endpoint.restore(self._env.now())
+        self._share(endpoint)
         self._env.emit(
             events.ENDPOINT_RESTORED,
             upstream=self._endpoints.upstream,

@@ -14,6 +14,7 @@ Rules:
 7. `mode: observe` probes, logs and counts, but excludes no endpoint.
 8. Probes bear the sidecar's own credentials at the upstream, if it has some.  Without any at present there is no round,
    and an endpoint that rejects them is not judged if others can be had: neither says anything about the endpoint.
+9. Of several workers, one probes and tells the others.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def http_probe(
             connector = aiohttp.UnixConnector(endpoint.path, force_close=True)
             url = f"http://localhost{spec.path}"
         else:
-            resolver = aiohttp.ThreadedResolver() if names is None else _resolver(names)
+            resolver = aiohttp.ThreadedResolver() if names is None else aiohttp_resolver(names)
             connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False, resolver=resolver)
             url = f"{endpoint.url}{spec.path}"
         headers = {"user-agent": "sidecar-health-check"}
@@ -115,7 +116,7 @@ def http_probe(
     return probe
 
 
-def _resolver(names: NameResolver) -> Any:
+def aiohttp_resolver(names: NameResolver) -> Any:
     """Return an aiohttp resolver that uses `names`; aiohttp itself does Happy Eyeballs."""
     from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -157,7 +158,7 @@ class EndpointHealth:
 class HealthChecker:
     """Checker of one upstream's endpoints.  The state store has it under `("health", upstream, tls)`."""
 
-    __slots__ = ("_checks", "_credentials", "_endpoints", "_env", "_probe", "_spec", "_task")
+    __slots__ = ("_checks", "_credentials", "_endpoints", "_env", "_is_retired", "_probe", "_spec", "_task", "_tell")
 
     def __init__(
         self,
@@ -175,11 +176,37 @@ class HealthChecker:
         self._probe = probe
         self._checks: dict[Endpoint, EndpointHealth] = {}
         self._task: TaskHandle | None = None
+        self._is_retired = False
+        self._tell: Callable[[str, Any], None] | None = None
+        """Tells other workers the health of an endpoint; None without any."""
 
     def start(self) -> None:
-        """Start the checks; without effect if they are running."""
-        if self._task is None:
+        """Start the checks; without effect if they are running, or if another worker probes."""
+        workers = self._env.workers
+        if workers is not None and self._tell is None:
+            self._tell = workers.subscribe(self._topic, self.adopt)
+            workers.when_first(self._topic, self._begin)
+        self._begin()
+
+    @property
+    def _topic(self) -> str:
+        return f"health:{self._endpoints.upstream}"
+
+    def _begin(self) -> None:
+        """Start the checks in the worker that probes for all; without effect if they are running."""
+        workers = self._env.workers
+        if self._task is None and not self._is_retired and (workers is None or workers.is_first):
             self._task = self._env.spawn(self._run())
+
+    def adopt(self, url: str, told: dict[str, Any]) -> None:
+        """Take the health of an endpoint from the worker that probes."""
+        endpoint = next((each for each in self._endpoints.members if each.url == url), None)
+        if endpoint is None:
+            return
+        health = self._checks.setdefault(endpoint, EndpointHealth(endpoint.is_healthy))
+        health.is_healthy, health.reason, health.streak = told["healthy"], told["reason"], 0
+        if self._spec.is_enforced:
+            endpoint.set_health(health.is_healthy, self._env.now())
 
     def retune(self, spec: HealthCheckSpec) -> None:
         """Apply new settings; endpoints stay healthy or unhealthy until new probes change that."""
@@ -194,6 +221,9 @@ class HealthChecker:
 
     def retire(self) -> None:
         """Stop the checks and set all endpoints healthy."""
+        self._is_retired = True
+        if self._env.workers is not None:
+            self._env.workers.leave(self._topic, self.adopt)
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -202,11 +232,12 @@ class HealthChecker:
         self._checks.clear()
 
     async def _run(self) -> None:
-        random = self._env.rng.random
+        random, workers = self._env.rng.random, self._env.workers
         await self._env.sleep(self._spec.interval * ROUND_JITTER * random())
-        while True:
+        while workers is None or workers.is_first:
             await self.check_all()
             await self._env.sleep(self._spec.interval * (1 - ROUND_JITTER + 2 * ROUND_JITTER * random()))
+        self._task = None
 
     async def check_all(self) -> None:
         """Probe all endpoints once, in parallel."""
@@ -239,6 +270,8 @@ class HealthChecker:
     def _change(self, endpoint: Endpoint, health: EndpointHealth, is_healthy: bool) -> None:
         """Change the health of an endpoint and log it; in `mode: observe`, only count and log it."""
         probes, health.streak, health.is_healthy = health.streak, 0, is_healthy
+        if self._tell is not None:
+            self._tell(endpoint.url, {"healthy": is_healthy, "reason": health.reason})
         if self._spec.is_enforced:
             endpoint.set_health(is_healthy, self._env.now())
         elif not is_healthy:

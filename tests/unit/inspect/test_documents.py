@@ -26,6 +26,7 @@ from sidecar.inspect.documents import (
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
+AGGREGATION = str(Path(__file__).parents[3] / "policies" / "aggregation.yaml")
 TRANSCODING = str(Path(__file__).parents[3] / "policies" / "transcoding.yaml")
 OUT = ("--listener", "outbound")
 
@@ -132,7 +133,7 @@ def test_a_discovered_upstream_has_no_endpoints(policies: Path) -> None:
     assert document["routes"][1]["upstream"] == {
         "name": "found",
         "endpoints": [],
-        "discover": {"dns": "app.example", "port": 80},
+        "discover": {"dns": "app.example", "port": 80, "source": "dns:app.example:80"},
         "place": {"file": str(policies), "line": 5},
     }
     assert document["routes"][1]["match"]["path_regex"] == "/v[0-9]+"
@@ -222,6 +223,7 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     check_shape(run("routes", str(policies)), RoutesDocument, seen)
     check_shape(run("routes", TRANSCODING), RoutesDocument, seen)
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
+    check_shape(run("explain", AGGREGATION, "GET", "/profile/7"), ExplainDocument, seen)
     check_shape(run("lint", str(policies)), LintDocument, seen)
     shop = Path(TRANSCODING).parent / "shop"
     check_shape(run("lint", "--chain", str(shop / "orders.yaml"), str(shop / "payments.yaml")), LintDocument, seen)

@@ -1,134 +1,134 @@
-"""Model test of leases of permits: messages lost, late and doubled, lessees that die, and a total that changes."""
+"""Tests of leases: a supervisor's pools and the workers' leases, with messages in any order of the channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from random import Random
+from collections import deque
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.leases.permits import RECALL, PermitAsk, PermitGrant, PermitLessee, PermitLessor
-from tests.support.cases import each
+from sidecar.leases.permits import Lease, Pool, TokenPool, lease_size
+
+TOTAL = 10
+WORKERS = 3
 
 
-class Pipe:
-    """Messages on their way to one lessee and from it, in any order and perhaps twice."""
+class World:
+    """Pool and workers, with messages under way."""
 
-    def __init__(self) -> None:
-        self.lessee = PermitLessee(2)
-        self.asks: list[PermitAsk] = []
-        self.grants: list[PermitGrant] = []
+    def __init__(self, total: int = TOTAL) -> None:
+        self.now = 0.0
+        self.down: list[deque[tuple[str, int]]] = [deque() for _ in range(WORKERS)]
+        self.up: list[deque[tuple[str, int]]] = [deque() for _ in range(WORKERS)]
+        self.pool = Pool(lambda worker, kind, count: self.down[worker].append((kind, count)), total)
+        self.used = [0] * WORKERS
+        self.leases = [self._lease(worker) for worker in range(WORKERS)]
 
+    def _lease(self, worker: int) -> Lease:
+        return Lease(
+            lambda kind, count: self.up[worker].append((kind, count)),
+            lease_size(TOTAL, WORKERS),
+            lambda: self.used[worker],
+            lambda: None,
+        )
 
-def steps(rng: Random, pipes: dict[str, Pipe], lessor: PermitLessor) -> Iterator[None]:
-    names = count_names()
-    while True:
-        if not pipes or (len(pipes) < 4 and rng.random() < 0.05):
-            pipes[next(names)] = Pipe()
-        name = rng.choice(list(pipes))
-        pipe = pipes[name]
-        match rng.randrange(9):
-            case 0 | 1:
-                pipe.lessee.take()
-            case 2 if pipe.lessee.used:
-                pipe.lessee.release()
-            case 3 if pipe.lessee.is_due:
-                pipe.asks.append(pipe.lessee.ask())
-            case 4 if pipe.asks:
-                answer = lessor.exchange(name, pipe.asks[index := rng.randrange(len(pipe.asks))])
-                if rng.random() < 0.7:
-                    del pipe.asks[index]
-                if answer is not None and rng.random() < 0.8:
-                    pipe.grants.append(answer)
-            case 5 if pipe.grants:
-                pipe.lessee.receive(pipe.grants[index := rng.randrange(len(pipe.grants))])
-                if rng.random() < 0.7:
-                    del pipe.grants[index]
-            case 6 if rng.random() < 0.05:
-                del pipes[name]
-                lessor.drop(name)
-            case 7 if name in lessor.recalled():
-                pipe.lessee.receive(RECALL)
-            case 8:
-                for lessee, offer in lessor.offers().items():
-                    pipes[lessee].grants.append(offer)
-        yield
+    def deliver_up(self, worker: int) -> None:
+        if self.up[worker]:
+            kind, count = self.up[worker].popleft()
+            (self.pool.want if kind == "want" else self.pool.give)(worker, count, self.now)
 
+    def deliver_down(self, worker: int) -> None:
+        if self.down[worker]:
+            self.leases[worker].receive(*self.down[worker].popleft())
 
-def count_names() -> Iterator[str]:
-    number = 0
-    while True:
-        number += 1
-        yield f"worker-{number}"
+    def settle(self) -> None:
+        while any(self.up) or any(self.down):
+            for worker in range(WORKERS):
+                self.deliver_up(worker)
+                self.deliver_down(worker)
 
+    def take(self, worker: int) -> None:
+        if self.used[worker] < self.leases[worker].held:
+            self.used[worker] += 1
+        else:
+            self.leases[worker].want(1)
 
-@settings(max_examples=50, deadline=None, derandomize=True)
-@given(st.integers(1, 20), st.integers(0, 2**32))
-def test_permits_in_use_are_never_more_than_the_total(total: int, seed: int) -> None:
-    lessor, pipes = PermitLessor(total), dict[str, Pipe]()
-    run = steps(Random(seed), pipes, lessor)
-    for _ in range(400):
-        next(run)
-        assert sum(pipe.lessee.held for pipe in pipes.values()) <= total
-        assert all(pipe.lessee.used <= pipe.lessee.held for pipe in pipes.values())
-        assert all(pipe.lessee.held <= lessor.held(name) for name, pipe in pipes.items())
+    def release(self, worker: int) -> None:
+        self.used[worker] = max(0, self.used[worker] - 1)
+
+    def die(self, worker: int) -> None:
+        self.up[worker].clear()
+        self.down[worker].clear()
+        self.used[worker] = 0
+        self.leases[worker] = self._lease(worker)
+        self.pool.leave(worker, self.now)
 
 
-def settle(lessor: PermitLessor, lessees: dict[str, PermitLessee]) -> None:
-    """Exchange messages until nothing is due."""
-    for _ in range(20):
-        for name, lessee in lessees.items():
-            if lessee.is_due:
-                answer = lessor.exchange(name, lessee.ask())
-                assert answer is not None
-                lessee.receive(answer)
-        for name, offer in lessor.offers().items():
-            lessees[name].receive(offer)
-        for name in lessor.recalled():
-            lessees[name].receive(RECALL)
+STEPS = ("take", "release", "look", "deliver_up", "deliver_down", "die")
 
 
-def test_spare_permits_go_to_who_is_short_of_them() -> None:
-    lessor, a, b = PermitLessor(4), PermitLessee(2), PermitLessee(2)
-    settle(lessor, {"a": a, "b": b})
-    assert (a.held, b.held) == (2, 2)
-    assert [a.take() for _ in range(4)] == [True, True, False, False]
-    settle(lessor, {"a": a, "b": b})
-    assert (a.held, b.held, lessor.free) == (4, 0, 0)
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, WORKERS - 1)), max_size=80))
+def test_no_order_of_messages_lends_more_than_the_total(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    for step, worker in steps:
+        if step == "look":
+            world.leases[worker].look()
+        else:
+            getattr(world, step)(worker)
+        assert sum(lease.held for lease in world.leases) <= sum(world.pool.held.values()) <= TOTAL
+        assert all(used <= lease.held for used, lease in zip(world.used, world.leases, strict=True))
 
 
-def test_permits_of_a_lessee_that_has_ended_are_free() -> None:
-    lessor, a = PermitLessor(4), PermitLessee(2)
-    settle(lessor, {"a": a})
-    lessor.drop("a")
-    assert (lessor.free, lessor.held("a")) == (4, 0)
+@given(st.lists(st.tuples(st.sampled_from(("take", "release", "die")), st.integers(0, WORKERS - 1)), max_size=40))
+def test_at_most_one_lease_a_worker_is_unused_once_all_is_quiet(steps: list[tuple[str, int]]) -> None:
+    world = World()
+    for step, worker in steps:
+        getattr(world, step)(worker)
+        world.settle()
+    for lease in world.leases:
+        lease.look()
+    world.settle()
+    assert all(lease.unused <= lease.size for lease in world.leases)
 
 
-@each([False, True])
-def test_permits_that_were_spent_do_not_come_back(is_spent: bool) -> None:
-    lessor, a = PermitLessor(10), PermitLessee(2)
-    settle(lessor, {"a": a})
-    for _ in range(2):
-        assert a.take()
-        a.spend()
-    settle(lessor, {"a": a})
-    assert lessor.total == 8
-    lessor.drop("a", is_spent=is_spent)
-    assert lessor.total == (6 if is_spent else 8)
-    lessor.set_total(12)
-    assert lessor.free == 12
+def test_one_worker_may_use_the_whole_total() -> None:
+    world = World()
+    for lease in world.leases:
+        lease.look()
+    world.settle()
+    for _ in range(3 * TOTAL):
+        world.take(0)
+        world.settle()
+    assert world.used[0] == TOTAL
+    world.take(1)
+    world.settle()
+    assert world.leases[1].is_exhausted
+    world.die(0)
+    world.take(1)
+    world.settle()
+    world.take(1)
+    assert world.used[1] == 1
 
 
-def test_after_a_lower_total_permits_come_back_before_any_is_granted() -> None:
-    lessor, a, b = PermitLessor(4), PermitLessee(1), PermitLessee(1)
-    settle(lessor, {"a": a})
-    assert a.take()
-    settle(lessor, {"a": a})
-    lessor.set_total(1)
-    b.take()
-    settle(lessor, {"a": a, "b": b})
-    assert (a.held, b.held) == (1, 0)
-    a.release()
-    settle(lessor, {"a": a, "b": b})
-    assert a.held + b.held <= 1
+def test_a_lower_total_is_called_back() -> None:
+    world = World()
+    world.leases[0].want(TOTAL)
+    world.settle()
+    world.pool.resize(4, world.now)
+    world.settle()
+    assert world.leases[0].held == 4
+
+
+def test_tokens_of_a_dead_worker_count_as_spent_and_come_back_with_the_window() -> None:
+    sent: list[Any] = []
+    pool = TokenPool(lambda *message: sent.append(message))
+    pool.retune(0.0, 10.0, 10.0)
+    pool.want(0, 4, 100.0)
+    assert sent == [(0, "grant", 4)]
+    pool.report(0, 0, 1, 100.1)
+    assert pool.held[0] == 3
+    pool.leave(0, 101.0)
+    assert pool.total(101.0) == pool.free(101.0) == 6
+    assert pool.free(112.0) == 10

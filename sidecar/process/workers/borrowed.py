@@ -1,0 +1,108 @@
+"""Permits and tokens that this worker holds, out of those that the supervisor lends to all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sidecar.core.env import PermitLease, TokenLease
+from sidecar.leases.permits import Lease, lease_size
+
+
+class Lender(Protocol):
+    """The worker's link to the supervisor."""
+
+    count: int
+    """Number of workers."""
+
+    def send(self, *message: Any) -> None:
+        """Send a message to the supervisor."""
+
+    def end_lease(self, name: str, lease: Any) -> None:
+        """Give a lease back for good."""
+
+
+class WorkerPermits(PermitLease):
+    """Permits of a limit that this worker holds."""
+
+    def __init__(
+        self, link: Lender, name: str, active: Callable[[], int], waiting: Callable[[], int],
+        changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._link = link
+        self._name = name
+        self._waiting = waiting
+        self.lease = Lease(lambda kind, count: link.send("lease", name, kind, count), 1, active, changed)
+
+    @property
+    def held(self) -> int:
+        return self.lease.held
+
+    @property
+    def is_exhausted(self) -> bool:
+        return self.lease.is_exhausted
+
+    def want(self, count: int) -> None:
+        self.lease.want(count)
+
+    def resize(self, total: int) -> None:
+        self.lease.size = lease_size(total, self._link.count)
+        self._link.send("permits", self._name, total)
+        self.lease.look()
+
+    def look(self) -> None:
+        """Adjust the lease to the use of it."""
+        self.lease.look(self._waiting())
+
+    def end(self) -> None:
+        self._link.end_lease(self._name, self)
+
+
+class WorkerTokens(TokenLease):
+    """Tokens of a retry budget that this worker holds."""
+
+    def __init__(self, link: Lender, name: str) -> None:
+        self._link = link
+        self._name = name
+        self._deposits = self._spent = 0
+        self._least = 1
+        self.lease = Lease(lambda kind, count: self._send(kind, count), 1, lambda: 0, lambda: None)
+
+    @property
+    def held(self) -> int:
+        return self.lease.held
+
+    def deposit(self) -> None:
+        self._deposits += 1
+
+    def withdraw(self) -> bool:
+        lease = self.lease
+        if lease.held < 1:
+            lease.want(lease.size)
+            return False
+        lease.held -= 1
+        self._spent += 1
+        return True
+
+    def retune(self, ratio: float, floor: float, window: float) -> None:
+        self._least = self.lease.size = lease_size(int(floor), self._link.count)
+        self._link.send("budget", self._name, ratio, floor, window)
+        self.lease.look()
+
+    def look(self) -> None:
+        """Report what was counted, and adjust the lease to it."""
+        self.lease.size = max(self._least, 2 * self._spent)
+        self._report()
+        self.lease.look()
+
+    def _report(self) -> None:
+        if self._deposits or self._spent:
+            self._link.send("used", self._name, self._deposits, self._spent)
+            self._deposits = self._spent = 0
+
+    def _send(self, kind: str, count: int) -> None:
+        self._report()  # before anything is given back, so that the pool never takes a spent token for a free one
+        self._link.send("lease", self._name, kind, count)
+
+    def end(self) -> None:
+        self._link.end_lease(self._name, self)

@@ -1,0 +1,335 @@
+"""Link of a worker to its supervisor and to the other workers.
+
+It implements `Env.workers` and the `Crowd` of the server: leases (`leases.py`), told values (`topics.py`), and
+connections that are handed over (`inbox.py`, `board.py`).
+
+Rules:
+
+1. A new connection goes to the worker with the fewest, if this one has more than `SLACK` allows.  So a few long
+   connections are spread evenly, and many short ones stay where the kernel put them.
+2. Without its supervisor a worker drains and ends: nobody would restart it, and its leases count for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from sidecar.config.files import Source
+from sidecar.config.listen_address import ListenAddress
+from sidecar.control.reload import PolicySource
+from sidecar.core.env import PermitLease, TimerHandle, TokenLease
+from sidecar.downstream.descriptors import HasFileno
+from sidecar.downstream.sockets import Sockets, socket_key
+from sidecar.process.workers import inbox
+from sidecar.process.workers.board import BEAT, HANDED, OPEN, TAKEN, Board
+from sidecar.process.workers.borrowed import WorkerPermits, WorkerTokens
+from sidecar.process.workers.channel import Channel
+from sidecar.process.workers.topics import Apply, Subscriptions
+
+VARIABLE: Final = "SIDECAR_WORKER"
+"""Environment variable that tells a worker its number and its descriptors, as JSON."""
+TICK_SECONDS: Final = 0.025
+"""Pause between two looks at the leases."""
+SLACK: Final = 8
+"""A worker keeps a connection if it has at most one `SLACK`th more of them than the worker with the fewest."""
+PATIENCE: Final = 0.5
+"""Seconds without a turn of its loop after which a worker gets no connections from others."""
+ASK_AGAIN: Final = 0.05
+"""Seconds between two requests for the same probe."""
+SOCKETS_SECONDS: Final = 10.0
+"""Longest wait for the listening sockets of an address."""
+MAX_TAKEN: Final = 64
+"""Most connections that are taken in one turn of the loop."""
+
+
+class WorkerLink:
+    """Link of this worker."""
+
+    def __init__(self, text: str, now: Callable[[], float]) -> None:
+        """Take the value of `VARIABLE`, and the clock, which is the same in all processes."""
+        facts = json.loads(text)
+        self.number: int = facts["number"]
+        """Number of this worker, from 0."""
+        self.count: int = facts["count"]
+        """Number of workers."""
+        self._now = now
+        self._board = Board(facts["board"], self.count)
+        self._inbox = socket.socket(fileno=facts["inbox"])
+        self._inboxes = [socket.socket(fileno=handle) for handle in facts["inboxes"]]
+        self._channel = Channel(self._receive, self._lose)
+        self._socket = socket.socket(fileno=facts["channel"])
+        self._start: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._topics = Subscriptions(lambda topic, key, value: self.send("tell", topic, key, value))
+        self._leases: dict[str, WorkerPermits | WorkerTokens] = {}
+        self._number = 0
+        """Number of the last exchange about rates."""
+        self._exchanges: dict[int, asyncio.Future[Any]] = {}
+        """Exchanges about rates that have no answer, by number."""
+        self._probes: dict[str, float] = {}
+        """Instants until which this worker may probe, by topic."""
+        self._asked: dict[str, float] = {}
+        """Instants at which it has asked for that."""
+        self._first = False
+        self._when_first: dict[str, Callable[[], None]] = {}
+        self._listening: dict[str, list[socket.socket]] = {}
+        """Listening sockets that the supervisor has sent, by key."""
+        self._expected: dict[str, int] = {}
+        """Number of sockets of each key."""
+        self._news = asyncio.Event()
+        self._vote: asyncio.Future[bool] | None = None
+        self._timer: TimerHandle | None = None
+        self._is_accepting = False
+        self.sources: list[Source] = []
+        """Policy files as the supervisor has read them."""
+        self.take: Callable[[str, socket.socket], None] = lambda _, sock: sock.close()
+        """Serves a connection that another worker has accepted: `take(listener, socket)`."""
+        self.reload: Callable[[str], None] = lambda _: None
+        """Starts a reload for a trigger."""
+        self.call: Callable[[int, str, list[Any]], None] = lambda *_: None
+        """Starts a command of the admin listener: `call(number, command, arguments)`."""
+        self.drain: Callable[[str, bool], None] = lambda *_: None
+        """Starts to drain: `drain(reason, is_gentle)`; a second call ends the process."""
+
+    async def connect(self) -> dict[str, Any]:
+        """Connect to the supervisor, and return what it says at the start."""
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self._channel, sock=self._socket)
+        loop.add_reader(self._inbox, self._read_inbox)
+        self.send("hello", os.getpid())
+        return await self._start
+
+    def policies(self, path: str, pace: Callable[[], object]) -> PolicySource:
+        """Return the source of the policy files that the supervisor has read at `path`."""
+        return PolicySource(path, read=lambda _: self.sources, look=lambda _: None, pace=pace)
+
+    def send(self, *message: Any) -> None:
+        """Send a message to the supervisor."""
+        self._channel.send(*message)
+
+    def close(self) -> None:
+        """Close the link: its end tells the supervisor that the worker has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        asyncio.get_running_loop().remove_reader(self._inbox)
+        self._board.leave(self.number)
+        self._channel.close()
+
+    # ----- messages of the supervisor
+
+    def _receive(self, message: list[Any]) -> None:
+        kind, *rest = message
+        if kind == "value":
+            topic, key, value, is_own = rest
+            self._topics.receive(topic, key, value, is_own)
+        elif kind == "lease":
+            name, what, count = rest
+            if (lease := self._leases.get(name)) is not None:
+                lease.lease.receive(what, count)
+            elif what != "none":  # the limit no longer exists
+                self.send("lease", name, "give", count if what == "grant" else 0)
+        elif kind == "grants":
+            number, now, grants = rest
+            if (waiting := self._exchanges.get(number)) is not None and not waiting.done():
+                waiting.set_result((now, grants))
+        elif kind == "probe":
+            self._probes[rest[0]] = rest[1]
+        elif kind == "first":
+            self._set_first(rest[0])
+        elif kind == "start":
+            self.sources = [Source(name, text.encode("latin-1")) for name, text in rest[0]["sources"]]
+            for topic, key, value in rest[0]["values"]:
+                self._topics.receive(topic, key, value, False)
+            self._start.set_result(rest[0])
+        elif kind == "prepare":
+            self.sources = [Source(name, text.encode("latin-1")) for name, text in rest[1]]
+            self.reload(rest[0])
+        elif kind in ("commit", "abandon"):
+            if self._vote is not None and not self._vote.done():
+                self._vote.set_result(kind == "commit")
+        elif kind == "forget":
+            for sock in self._listening.pop(rest[0], []):
+                sock.close()
+        elif kind == "call":
+            number, command, arguments = rest
+            self.call(number, command, arguments)
+        elif kind == "drain":
+            self.stop_accepting()
+            self.drain(*rest)
+
+    def _lose(self) -> None:
+        """Drain, because the supervisor is gone."""
+        if not self._start.done():
+            self._start.set_exception(ConnectionResetError("the supervisor is gone"))
+        if self._vote is not None and not self._vote.done():
+            self._vote.set_result(False)
+        self.stop_accepting()
+        self.drain("the supervisor is gone", False)
+
+    async def agree(self, digest: str) -> bool:
+        """Tell the supervisor that these policies can be applied; True once all workers can apply them."""
+        if self._timer is None:  # the process starts with policies that are in force
+            return True
+        self._vote = asyncio.get_running_loop().create_future()
+        self.send("prepared", digest)
+        return await self._vote
+
+    # ----- what all workers share
+
+    def subscribe(self, topic: str, apply: Apply) -> Callable[[str, Any], None]:
+        """Implement `Workers.subscribe`."""
+        tell = self._topics.subscribe(topic, apply)
+
+        def tell_and_end_probe(key: str, value: Any) -> None:
+            if not value.get("probing"):
+                self._probes.pop(topic, None)
+            tell(key, value)
+
+        return tell_and_end_probe
+
+    def leave(self, topic: str, apply: Apply) -> None:
+        """Implement `Workers.leave`."""
+        self._topics.leave(topic, apply)
+        self._probes.pop(topic, None)
+        self._asked.pop(topic, None)
+        self._when_first.pop(topic, None)
+
+    def may_probe(self, topic: str, seconds: float) -> bool:
+        """Implement `Workers.may_probe`."""
+        now = self._now()
+        if now < self._probes.get(topic, 0.0):
+            return True
+        if now >= self._asked.get(topic, 0.0) + ASK_AGAIN:
+            self._asked[topic] = now
+            self.send("probe", topic, seconds)
+        return False
+
+    def lease_permits(
+        self, name: str, total: int, active: Callable[[], int], waiting: Callable[[], int], changed: Callable[[], None]
+    ) -> PermitLease:
+        """Implement `Workers.lease_permits`."""
+        permits = self._leases[name] = WorkerPermits(self, name, active, waiting, changed)
+        permits.resize(total)
+        return permits
+
+    def lease_tokens(self, name: str) -> TokenLease:
+        """Implement `Workers.lease_tokens`."""
+        tokens = self._leases[name] = WorkerTokens(self, name)
+        return tokens
+
+    def end_lease(self, name: str, lease: WorkerPermits | WorkerTokens) -> None:
+        """Give a lease back for good."""
+        lease.lease.end()
+        if self._leases.get(name) is lease:
+            del self._leases[name]
+            self.send("unlease", name)
+
+    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+        """Implement `Workers.declare_rate`."""
+        self.send("rate", name, rate, capacity, lease, max_keys)
+
+    def end_rate(self, name: str) -> None:
+        """Implement `Workers.end_rate`."""
+        self.send("unlease", name)
+
+    async def lease_rates(self, asks: list[list[Any]]) -> tuple[float, list[tuple[float, float, float]]]:
+        """Implement `Workers.lease_rates`."""
+        self._number += 1
+        number = self._number
+        waiting: asyncio.Future[tuple[float, list[tuple[float, float, float]]]]
+        waiting = self._exchanges[number] = asyncio.get_running_loop().create_future()
+        self.send("rates", number, asks)
+        try:
+            return await waiting
+        finally:
+            del self._exchanges[number]
+
+    @property
+    def is_first(self) -> bool:
+        """Implement `Workers.is_first`."""
+        return self._first
+
+    def when_first(self, topic: str, start: Callable[[], None]) -> None:
+        """Implement `Workers.when_first`."""
+        self._when_first[topic] = start
+
+    def _set_first(self, is_first: bool) -> None:
+        self._first = is_first
+        if is_first:
+            for start in list(self._when_first.values()):
+                start()
+
+    # ----- connections
+
+    @property
+    def connections(self) -> int:
+        """Number of open connections of all workers."""
+        return self._board.connections
+
+    def note(self, connections: int) -> None:
+        """Implement `Crowd.note`."""
+        self._board.set(self.number, OPEN, connections)
+
+    def start_accepting(self) -> None:
+        """Take connections from now on, and begin to look at the leases."""
+        self._is_accepting = True
+        self._tick()
+        self.send("ready")
+
+    def stop_accepting(self) -> None:
+        """Take no more connections from other workers."""
+        self._is_accepting = False
+        self._board.set(self.number, BEAT, 0)
+
+    def _tick(self) -> None:
+        if self._is_accepting:
+            self._board.set(self.number, BEAT, int(self._now() * 1e9))
+        for lease in list(self._leases.values()):
+            lease.look()
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+
+    def hand_over(self, listener: str, sock: HasFileno) -> bool:
+        """Implement `Crowd.hand_over`."""
+        board, now = self._board, self._now()
+        best, least = self.number, board.load(self.number)
+        mine = least
+        for other in range(self.count):
+            if other != self.number and board.is_alive(other, now, PATIENCE) and (load := board.load(other)) < least:
+                best, least = other, load
+        if best == self.number or mine - least <= least // SLACK:
+            return False
+        board.add(self.number, HANDED + best)
+        if inbox.send(self._inboxes[best], ["client", listener], sock):
+            return True
+        board.add(self.number, HANDED + best, -1)
+        return False
+
+    def _read_inbox(self) -> None:
+        """Take what others have sent."""
+        for _ in range(MAX_TAKEN):
+            packet = inbox.receive(self._inbox)
+            if packet is None:
+                return
+            (kind, name, *rest), sock = packet
+            if kind == "client":
+                self._board.add(self.number, TAKEN)
+                self.take(name, sock)
+            else:
+                self._expected[name] = rest[0]
+                self._listening.setdefault(name, []).append(sock)
+                self._news.set()
+
+    async def open_sockets(self, name: str, address: ListenAddress) -> Sockets:
+        """Return the listening sockets of a listener, which the supervisor has opened.  Raises `OSError`."""
+        key = socket_key(name, address)
+        until = self._now() + SOCKETS_SECONDS
+        while len(self._listening.get(key, ())) < self._expected.get(key, 1):
+            if self._now() >= until:
+                raise OSError("the supervisor has sent no socket for it; see its log")
+            self._news.clear()
+            await asyncio.wait([asyncio.ensure_future(self._news.wait())], timeout=TICK_SECONDS)
+        return Sockets.adopt(address, [sock.dup() for sock in self._listening[key]])

@@ -1,0 +1,200 @@
+"""Sums over all workers: metrics and the state of the process.  No I/O.
+
+Rules:
+
+1. A worker sends what has changed in its counters and histograms.  The sums never fall, also if a worker dies.
+2. Gauges are values of living workers.  They are summed, except those that tell the same thing in each worker
+   (`ALIKE`): of these the highest counts.
+3. In the state, counts are summed by name (`SUMMED`).  Of other numbers the highest counts, of states the worst, and
+   of other values the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from sidecar.core import metrics
+from sidecar.core.metrics import BOUNDS, Counter, Histogram
+from sidecar.telemetry.metrics.registry import Labels, Registry
+
+ALIKE: Final = {
+    metrics.BREAKER_STATE, metrics.BREAKER_OBSERVED, metrics.BUDGET_OBSERVED, metrics.ENDPOINT_UP,
+    metrics.IDENTITY_KEYS, metrics.IDENTITY_KEYS_AGE, metrics.PROCESS_UPTIME,
+}  # fmt: skip
+"""Gauges that are not summed."""
+NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
+"""Metrics that the supervisor has of its own."""
+SUMMED: Final = frozenset((
+    "active", "bypass", "bytes", "calls", "coalesced", "connections", "count", "cpu_seconds",
+    "critical", "default", "delayed", "entries", "evictions", "failed", "files", "filling",
+    "filling_bytes", "first_attempts", "hit", "hits", "idle", "in_flight", "keys", "leased",
+    "miss", "observed", "open", "opened", "opening", "overflowed", "purged", "refused",
+    "retries", "revalidated", "rss_bytes", "sheddable", "slow", "slow_client_bytes", "stale", "stalls",
+    "streams", "taken", "tasks", "tokens", "waiting",
+))  # fmt: skip
+"""Names of counts in the state."""
+NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"))
+"""Members by which objects in lists are the same in each worker."""
+SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")
+"""States of breakers and endpoints, the worst last."""
+
+Change = list[Any]
+"""Change of one series as JSON-ready values: `[name, kind, labels, value]`."""
+
+
+class Changes:
+    """Changes of a registry since they were last taken."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._before: dict[tuple[str, Labels], Any] = {}
+
+    def take(self) -> list[Change]:
+        """Return the changes: of a counter the difference, of a gauge the value, None for a series that has ended.
+
+        The value of a histogram is the difference of its sum, then index and difference of each changed bucket.
+        """
+        changes: list[Change] = []
+        before, self._before = self._before, {}
+        for name, kind in self._registry.kinds():
+            if name in NOT_TAKEN:
+                continue
+            for labels, instrument in self._registry.instruments(name):
+                known = before.pop((name, labels), None)
+                if isinstance(instrument, Histogram):
+                    now: Any = (instrument.total, tuple(instrument.counts))
+                    value = None if now == known else _difference(now, known)
+                else:
+                    now = instrument.value if isinstance(instrument, Counter) else _read(instrument)
+                    value = None if now == known else now - (known or 0) if kind == "counter" else now
+                self._before[name, labels] = now
+                if value is not None:
+                    changes.append([name, kind, [list(label) for label in labels], value])
+        changes += [[name, "", [list(label) for label in labels], None] for name, labels in before]
+        return changes
+
+
+def _difference(now: tuple[float, tuple[int, ...]], before: tuple[float, tuple[int, ...]] | None) -> list[float]:
+    """Return the change of a histogram: of its sum, then index and difference of each changed bucket."""
+    total, counts = before or (0.0, (0,) * len(now[1]))
+    value: list[float] = [now[0] - total]
+    for index, (new, old) in enumerate(zip(now[1], counts, strict=True)):
+        if new != old:
+            value += (index, new - old)
+    return value
+
+
+def _read(instrument: Any) -> float:
+    """Return the value of a gauge; 0 if it cannot be read or is no number, which JSON could not express."""
+    try:
+        value = float(instrument())
+    except Exception:  # one failing value must not make the others fail
+        return 0.0
+    return value if value - value == 0 else 0.0
+
+
+class Totals:
+    """Sums of the workers' metrics, as instruments of the supervisor's registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._gauges: dict[tuple[str, Labels], dict[int, float]] = {}
+        """Values of gauges by worker."""
+        self._owners: dict[tuple[str, Labels], set[int]] = {}
+        """Workers that have a series."""
+
+    def apply(self, worker: int, changes: Iterable[Change]) -> None:
+        """Add the changes of a worker."""
+        for name, kind, pairs, value in changes:
+            labels: Labels = tuple((key, text) for key, text in pairs)
+            key = (name, labels)
+            if value is None:
+                self._retire(worker, key)
+                continue
+            self._owners.setdefault(key, set()).add(worker)
+            with self._registry.owned(key):
+                if kind == "gauge":
+                    self._set_gauge(worker, key, value)
+                elif kind == "histogram":
+                    self._add(self._registry.histogram(name, **dict(labels)), value)
+                else:
+                    self._registry.counter(name, **dict(labels)).value += value
+
+    def leave(self, worker: int) -> None:
+        """Drop the gauges of a dead worker; its counts stay."""
+        for values in self._gauges.values():
+            values.pop(worker, None)
+
+    def _retire(self, worker: int, key: tuple[str, Labels]) -> None:
+        """Drop a series once no worker has it."""
+        owners = self._owners.get(key, set())
+        owners.discard(worker)
+        self._gauges.get(key, {}).pop(worker, None)
+        if not owners:
+            self._owners.pop(key, None)
+            self._gauges.pop(key, None)
+            self._registry.retire(key)
+
+    def _set_gauge(self, worker: int, key: tuple[str, Labels], value: float) -> None:
+        values = self._gauges.get(key)
+        if values is None:
+            values = self._gauges[key] = {}
+            name, labels = key
+            self._registry.gauge(name, lambda: _joined(name, values), **dict(labels))
+        values[worker] = value
+
+    @staticmethod
+    def _add(histogram: Histogram, value: list[Any]) -> None:
+        histogram.total += value[0]
+        for index, count in zip(value[1::2], value[2::2], strict=True):
+            if 0 <= index <= len(BOUNDS):
+                histogram.counts[index] += count
+
+
+def _joined(name: str, values: dict[int, float]) -> float:
+    """Return the value of a gauge for all workers."""
+    return max(values.values(), default=0.0) if name in ALIKE else sum(values.values())
+
+
+def join_parts(found: Iterable[Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of the state (`sidecar.admin.view.parts`) of all workers together."""
+    parts: dict[str, list[Any]] = {}
+    for each in found:
+        for name, value in each:
+            parts.setdefault(name, []).append(value)
+    for name, values in parts.items():
+        if name == "events":
+            events = sorted((event for value in values for event in value), key=lambda event: str(event.get("time")))
+            yield name, events
+        else:
+            yield name, join(values)
+
+
+def join(values: list[Any], name: str = "") -> Any:
+    """Return one JSON value for those of all workers; `name` is the member that has it."""
+    first = values[0]
+    if all(isinstance(value, dict) for value in values):
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: join([value[key] for value in values if key in value], key) for key in keys}
+    if all(isinstance(value, list) for value in values):
+        return _join_lists(values)
+    if name in SUMMED and all(type(value) in (int, float) for value in values):
+        return sum(values)
+    if name == "state" and all(value in SEVERITY for value in values):
+        return max(values, key=SEVERITY.index)
+    if all(type(value) in (int, float) for value in values):
+        return max(values)
+    return first
+
+
+def _join_lists(values: list[list[Any]]) -> list[Any]:
+    """Return one list: objects with the same name are joined, other lists are those of the first worker."""
+    for names in NAMES:
+        if all(isinstance(item, dict) and item.keys() >= set(names) for value in values for item in value):
+            found: dict[tuple[Any, ...], list[Any]] = {}
+            for value in values:
+                for item in value:
+                    found.setdefault(tuple(str(item[name]) for name in names), []).append(item)
+            return [join(items) for items in found.values()]
+    return max(values, key=len)

@@ -1,0 +1,62 @@
+"""Tests of inboxes and of the board: sockets reach a worker, and the loads count those on their way."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from sidecar.process.workers import inbox
+from sidecar.process.workers.board import BEAT, HANDED, OPEN, TAKEN, Board
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    made = Board.make(2)
+    yield made
+    made.close()
+
+
+def test_a_socket_reaches_the_worker() -> None:
+    receiving, sending = inbox.open_inbox()
+    ours, theirs = socket.socketpair()
+    with receiving, sending, ours:
+        with theirs:
+            assert inbox.receive(receiving) is None
+            assert inbox.send(sending, ["client", "inbound"], theirs)
+        packet = inbox.receive(receiving)
+        assert packet is not None
+        with packet[1] as taken:
+            assert packet[0] == ["client", "inbound"]
+            ours.send(b"hello")
+            assert taken.recv(5) == b"hello"
+
+
+def test_a_full_inbox_takes_nothing() -> None:
+    receiving, sending = inbox.open_inbox()
+    with receiving, sending, socket.socket() as sock:
+        count = 0
+        while inbox.send(sending, ["client", "inbound"], sock):
+            count += 1
+            assert count < 10_000
+        while (packet := inbox.receive(receiving)) is not None:
+            packet[1].close()
+
+
+def test_connections_on_their_way_count_for_the_worker_that_gets_them(board: Board) -> None:
+    board.set(0, OPEN, 3)
+    board.add(0, HANDED + 1)
+    assert (board.load(0), board.load(1)) == (3, 1)
+    board.add(1, TAKEN)
+    board.set(1, OPEN, 1)
+    assert (board.load(1), board.connections) == (1, 4)
+    board.leave(0)
+    assert (board.load(0), board.connections) == (0, 1)
+
+
+def test_a_worker_without_a_turn_gets_no_connections(board: Board) -> None:
+    assert not board.is_alive(0, 10.0, 0.5)
+    board.set(0, BEAT, int(9.8e9))
+    assert board.is_alive(0, 10.0, 0.5)
+    assert not board.is_alive(0, 11.0, 0.5)

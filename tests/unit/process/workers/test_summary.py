@@ -1,0 +1,58 @@
+"""Tests of sums over workers: metrics and state."""
+
+from __future__ import annotations
+
+import json
+
+from sidecar.core import metrics
+from sidecar.process.workers.summary import Changes, Totals, join, join_parts
+from sidecar.telemetry.metrics.registry import Registry
+
+
+def value(registry: Registry, name: str) -> float:
+    (metric,) = (each for each in registry.collect() if each.name == name)
+    return sum(each.value for each in metric.series)
+
+
+def test_counts_stay_and_gauges_go_with_a_dead_worker() -> None:
+    total = Registry()
+    totals = Totals(total)
+    for worker in (0, 1):
+        registry = Registry()
+        changes = Changes(registry)
+        registry.counter(metrics.RETRIES, route="a").value += 2 + worker
+        registry.histogram(metrics.REQUEST_DURATION, route="a").record(0.01)
+        registry.gauge(metrics.CONNECTIONS, lambda: 5.0, listener="in")
+        registry.gauge(metrics.BREAKER_STATE, lambda: 2.0, breaker="b")
+        totals.apply(worker, json.loads(json.dumps(changes.take())))
+        registry.counter(metrics.RETRIES, route="a").value += 1
+        totals.apply(worker, json.loads(json.dumps(changes.take())))
+        assert changes.take() == []
+    assert value(total, metrics.RETRIES) == 7
+    assert value(total, metrics.CONNECTIONS) == 10
+    assert value(total, metrics.BREAKER_STATE) == 2
+    totals.leave(0)
+    assert value(total, metrics.RETRIES) == 7
+    assert value(total, metrics.CONNECTIONS) == 5
+    assert sum(total.histogram(metrics.REQUEST_DURATION, route="a").counts) == 2
+
+
+def test_a_series_ends_once_no_worker_has_it() -> None:
+    total, registry = Registry(), Registry()
+    totals, changes = Totals(total), Changes(registry)
+    with registry.owned("b"):
+        registry.counter(metrics.RETRIES, route="a").value += 1
+    totals.apply(0, changes.take())
+    registry.retire("b")
+    totals.apply(0, changes.take())
+    assert not list(next(each for each in total.collect() if each.name == metrics.RETRIES).series)
+
+
+def test_the_state_is_summed_by_name() -> None:
+    one = {"state": "open", "in_flight": 2, "limit": 10, "endpoints": [{"url": "a", "in_flight": 1}]}
+    two = {"state": "closed", "in_flight": 2, "limit": 10, "endpoints": [{"url": "a", "in_flight": 4}]}
+    assert join([one, two]) == {
+        "state": "open", "in_flight": 4, "limit": 10, "endpoints": [{"url": "a", "in_flight": 5}]
+    }  # fmt: skip
+    events = [[("events", [{"time": "2"}])], [("events", [{"time": "1"}])]]
+    assert dict(join_parts(events)) == {"events": [{"time": "1"}, {"time": "2"}]}
