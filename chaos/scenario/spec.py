@@ -310,6 +310,10 @@ class ExpectSpec(Model):
     """Expectations of the arms with sidecars."""
 
 
+RECOMMENDED: Final = "recommended"
+"""Arm with the recommended starting values in place of the policies of each sidecar."""
+
+
 class Scenario(Model):
     """Scenario: one named failure."""
 
@@ -345,6 +349,11 @@ class Scenario(Model):
     guard: GuardSpec = GuardSpec()
     simulated: bool = True
     """True if `chaos simulate` can run it."""
+
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """Arms that can run; where sidecars can, they can with recommended values too."""
+        return (*self.arms, RECOMMENDED) if "sidecar" in self.arms else tuple(self.arms)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
