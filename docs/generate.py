@@ -322,7 +322,7 @@ line.md). Every member is always there; one without a value is `null`. Later ver
 removed, renamed or given another meaning within a major version.
 
 """
-TYPES: Final = {str: "text", int: "number", bool: "boolean", Any: "any value", NoneType: "null"}
+TYPES: Final = {str: "text", int: "number", float: "number", bool: "boolean", Any: "any value", NoneType: "null"}
 
 
 def json_documents() -> str:

@@ -26,6 +26,7 @@ EXIT_CODES: Final = {
     "sidecar run": ("drained after SIGTERM or SIGINT", "the policies have problems, or an address cannot be had"),
     "sidecar check": ("no problem; warnings do not count", "a problem, or a path that cannot be read"),
     "sidecar lint": ("nothing but notes found", "a problem, an error, a warning, or a path that cannot be read"),
+    "sidecar diff": ("printed, whether or not there is a difference", "a problem, or a path that cannot be read"),
     "sidecar test": ("every test passed", "a test failed, a file cannot be used, or no test has the word"),
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),

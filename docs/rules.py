@@ -55,6 +55,33 @@ With it the rules compute the calls in the window of a breaker, the chance that 
 requests in flight (Little's law), refusals by a limit (Erlang's loss formula), and the hit ratio of a cache. Without
 a stated error rate one call in a hundred is assumed to fail.
 
+## Along a chain of services
+
+`sidecar lint --chain shop/*.yaml` takes each path as a service and follows its calls. An upstream leads to the service
+of the same name, or of the first label of its host (`http://inventory-1:8080` is `inventory`). Where names do not say
+it, a file for `--topology` does:
+
+```yaml title="topology.yaml"
+calls:
+  web: {backend: orders}          # the upstream `backend` of web is the service orders
+```
+
+Each path is drawn with the longest time of each route, its tries, and the calls so far:
+
+```text
+web > orders > inventory
+    web.shop                     3s
+    └ web.orders                 2.5s, 2 tries
+      └ orders.orders            2.5s, called 2 times
+        └ orders.inventory       1s, 2 tries, 2 at once, called 2 times
+          └ inventory.inventory  1s, called 8 times
+    the client waits 3s at most; one request makes up to 8 calls of inventory; an outage multiplies its load by 1.44 \
+at most
+```
+
+A sidecar sends the remaining time of a request to the next one, and its service has to pass it on with its own calls.
+Rules along a chain ([R101](#r101) and those after it) are found with `--chain` alone.
+
 ## Suppress a finding
 
 A comment suppresses a finding with a reason. It counts for its own line, on a line of its own for the next line with
@@ -76,7 +103,7 @@ prints a [LintDocument](json-documents.md#lintdocument), `--sarif` a SARIF 2.1.0
 ## Rules
 
 An *error* cannot work or does damage, a *warning* fails in an incident, a *note* deserves a look. The examples are
-complete but for `version`, `listeners` and the upstream `app`.
+complete but for `version`, `listeners` and the upstream `app`. Those along a chain have a service in each document.
 """
 FIXED: Final = ("R001", "R023")
 """Rules with a safe correction."""

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sidecar.control.compiler import Snapshot
     from sidecar.core.exchange import Exchange
     from sidecar.core.spec import Problem
+    from sidecar.lint.chain import Chain
     from sidecar.lint.run import Linted
     from sidecar.lint.traffic import TrafficSpec
 
@@ -144,20 +145,32 @@ def check(path: str, as_json: bool) -> None:
         ("sidecar lint policies.yaml", "Print what the rules find."),
         ("sidecar lint --traffic traffic.yaml policies.yaml", "Compute with the rates and latencies of a file."),
         ("sidecar lint --sarif policies.yaml > lint.sarif", "Write a log that code hosts show beside the lines."),
+        ("sidecar lint --chain shop/*.yaml", "Compute along the calls from service to service."),
         ("sidecar lint --fix policies.yaml", "Correct what can be corrected safely."),
     ]
 )
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.option("--chain", "as_chain", is_flag=True, help="Take each PATH as a service, and follow its calls.")
+@click.option("--topology", metavar="FILE", type=PATH, help="Which upstream is which service, where names do not say.")
 @click.option("--traffic", metavar="FILE", type=PATH, help="Rates, latencies and errors of routes to compute with.")
 @click.option("--fix", is_flag=True, help="Write safe corrections into the files.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print a SARIF 2.1.0 log.")
 @json_option
-def lint(paths: tuple[str, ...], traffic: str | None, fix: bool, as_sarif: bool, as_json: bool) -> None:
+def lint(
+    paths: tuple[str, ...],
+    as_chain: bool,
+    topology: str | None,
+    traffic: str | None,
+    fix: bool,
+    as_sarif: bool,
+    as_json: bool,
+) -> None:
     """Print what the numbers in policy files mean together.
 
     The rules compute: tries that cannot run, the worst case of each route, breakers that cannot open or open on noise,
     queues that outlive deadlines, and more.  Each PATH is one set of policies.  A comment `# lint: ignore R024: reason`
-    suppresses a finding.  The exit code is 1 if there is a problem, an error or a warning.  Notes do not fail.
+    suppresses a finding.  With --chain the paths are services that call each other: rules and a drawing along each path
+    of calls follow.  The exit code is 1 if there is a problem, an error or a warning.  Notes do not fail.
     """
     if as_sarif and as_json:
         reject("--sarif", "cannot stand beside --json; choose one of them")
@@ -167,8 +180,12 @@ def lint(paths: tuple[str, ...], traffic: str | None, fix: bool, as_sarif: bool,
     from sidecar.lint.traffic import NO_TRAFFIC
 
     stated = NO_TRAFFIC if traffic is None else read_traffic(traffic)
+    if topology is not None and not as_chain:
+        reject("--topology", "needs --chain; add it, or leave --topology out")
     problems: list[Problem] = []
     linted = Linted([], [])
+    every: list[Source] = []
+    specs: list[PolicySpec] = []
     for path in paths:
         sources = read_sources(path, as_json=as_json)
         loaded = load_sources(sources)
@@ -184,11 +201,50 @@ def lint(paths: tuple[str, ...], traffic: str | None, fix: bool, as_sarif: bool,
                 place = f"{each.problem.file}:{each.problem.line}:{each.problem.column}"
                 what = f"fixed {each.rule}: {each.fix.old} to {each.fix.new}"
                 click.echo(f"{place}: {each.problem.path}: {what}", err=True)
-            loaded = load_sources(changed)
-            result = run_rules(loaded, changed, stated)
+            sources = changed
+            loaded = load_sources(sources)
+            result = run_rules(loaded, sources, stated)
         problems += loaded.problems
+        every += sources
+        specs += [] if loaded.spec is None else [loaded.spec]
         linted = Linted(linted.findings + result.findings, linted.suppressed + result.suppressed)
-    print_lint(paths, problems, linted, "sarif" if as_sarif else "json" if as_json else "text")
+    chain: Chain | None = None
+    if as_chain and not problems:
+        chain = read_chain(paths, specs, topology)
+        linted = lint_chain(chain, linted, every)
+    print_lint(paths, problems, linted, "sarif" if as_sarif else "json" if as_json else "text", chain)
+
+
+@main.command(
+    examples=[
+        ("sidecar diff old.yaml new.yaml", "Print what a change means."),
+        ("sidecar diff --markdown main/policies policies", "Print it for a pull request."),
+    ]
+)
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
+@json_option
+def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
+    """Print what a change of policies means.
+
+    OLD and NEW are policy files or directories.  Printed is what requests will experience, not how the texts differ:
+    worst latency, load on upstreams, what is sent twice, who is refused.  Risks begin with `!`, and findings of the
+    rules that only one side has follow.  The exit code is 1 if a file has a problem.
+    """
+    if markdown and as_json:
+        reject("--markdown", "cannot stand beside --json; choose one of them")
+    from sidecar.lint import diff as meaning
+
+    found = meaning.diff(load_policies(old, as_json=as_json), load_policies(new, as_json=as_json))
+    if as_json:
+        from sidecar.inspect.documents import diff_document
+
+        print_json(diff_document(found))
+    elif markdown:
+        click.echo(meaning.markdown(found, old, new), nl=False)
+    else:
+        click.echo(meaning.text(found), nl=False)
 
 
 @main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
@@ -513,8 +569,45 @@ def demo(which: str) -> None:
 
 @main.command(
     examples=[
-        ("sidecar inject orders.yaml | kubectl apply -f -", "Add the sidecar to what a file describes."),
-        ("kustomize build . | sidecar inject - --policies shop-policies", "The same for what another tool makes."),
+        ("sidecar init docker-compose.yml --service orders -o policies.yaml", "For one service of a Compose file."),
+        ("sidecar init service.yaml openapi.yaml", "From a Service and what its API says."),
+    ]
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--service", default="", metavar="NAME", help="Service that the sidecar is for.")
+@click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
+def init(files: tuple[str, ...], service: str, output: str | None) -> None:
+    """Print a first policy for a service.
+
+    FILE is a Compose file, Kubernetes manifests or an OpenAPI document.  Ports, health checks, peers, paths and streams
+    come from there, and each value has its reason beside it.
+    """
+    from sidecar.starter.facts import StarterError
+    from sidecar.starter.read import read_facts
+    from sidecar.starter.writer import write_policy
+
+    try:
+        sources = [(os.path.basename(name), open_binary(name).decode("utf-8", "replace")) for name in files]
+        policy = write_policy(read_facts(sources, service))
+    except StarterError as error:
+        raise Failure(str(error)) from None
+    if output is None:
+        click.echo(policy, nl=False)
+        return
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(policy)
+    except FileExistsError:
+        raise Failure(f"{output}: is there already; name a new file") from None
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: written; next: sidecar check {output}")
+
+
+@main.command(
+    examples=[
+        ("sidecar inject orders.yaml", "Add the sidecar to what a file describes."),
+        ("sidecar inject - --policies shop-policies", "The same for what another tool writes to its output."),
         ("sidecar inject --undo orders.yaml", "Take it out again."),
         ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
     ]
@@ -690,7 +783,36 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     return loaded.spec
 
 
-def print_lint(paths: Iterable[str], problems: list[Problem], linted: Linted, form: str) -> NoReturn:
+def read_chain(paths: Sequence[str], specs: Sequence[PolicySpec], topology: str | None) -> Chain:
+    """Return the chain of services.  Two services of one name, and problems of the topology file, end the command."""
+    from sidecar.lint.chain import Chain, load_topology
+
+    first: dict[str, str] = {}
+    for path, spec in zip(paths, specs, strict=True):
+        if (known := first.setdefault(spec.service, path)) != path:
+            raise Failure(f"{path}: has the service `{spec.service}` of {known} too; give each its own `service`")
+    calls: dict[str, dict[str, str]] | None = {}
+    if topology is not None:
+        calls, problems = load_topology(read_sources(topology, as_json=False)[0])
+        if calls is None:
+            raise Failure("\n".join(str(problem) for problem in problems))
+        for caller, targets in calls.items():
+            for name in (caller, *targets.values()):
+                if name not in first:
+                    raise Failure(f"{topology}: names the service `{name}`, which no PATH has; {suggest(name, first)}")
+    return Chain(specs, calls or {})
+
+
+def lint_chain(chain: Chain, linted: Linted, sources: Sequence[Source]) -> Linted:
+    """Return the findings with those along a chain, which comments may suppress too."""
+    from sidecar.lint.run import find_in_chain, merge
+
+    return merge(linted, find_in_chain(chain), sources)
+
+
+def print_lint(
+    paths: Iterable[str], problems: list[Problem], linted: Linted, form: str, chain: Chain | None = None
+) -> NoReturn:
     """Print findings and end the command: with 1 if there is a problem, an error or a warning."""
     from sidecar.config.report import visible
 
@@ -698,7 +820,7 @@ def print_lint(paths: Iterable[str], problems: list[Problem], linted: Linted, fo
     if form == "json":
         from sidecar.inspect.documents import lint_document
 
-        print_json(lint_document(problems, *linted))
+        print_json(lint_document(problems, *linted, chain))
     elif form == "sarif" and not problems:
         from sidecar.lint.sarif import sarif_document
 
@@ -707,6 +829,10 @@ def print_lint(paths: Iterable[str], problems: list[Problem], linted: Linted, fo
         for problem in problems:
             click.echo(visible(str(problem)), err=form == "sarif")
         if form == "text":
+            if chain is not None:
+                from sidecar.lint.chain import draw
+
+                click.echo("\n".join(map(visible, draw(chain))))
             for each in linted.findings:
                 click.echo(visible(each.text))
             counts = Counter(each.severity for each in linted.findings)

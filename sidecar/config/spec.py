@@ -23,6 +23,8 @@ from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
+from sidecar.stages.pacing.spec import Spec as PacingSpec
+from sidecar.stages.quota.spec import Spec as QuotaSpec
 from sidecar.stages.rate_limit.spec import Spec as RateLimitSpec
 from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.plain import Masks
@@ -56,6 +58,8 @@ DEFAULT_CACHE: Final = "default"
 NO_LISTENER: Final = "none"
 """Value of `listener` of a route that only parts of aggregated answers use."""
 AGGREGATE: Final = "aggregate"
+CANDIDATE: Final = "candidate"
+"""Key under a route for a canary of its policies, and the name of that arm."""
 AUTHENTICATE: Final = "authenticate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
@@ -132,6 +136,10 @@ class UpstreamSpec(PlainUpstreamSpec):
     """Limit for all its routes together; it acts in addition to a route's own."""
     rate_limit: RateLimitSpec | None = None
     """Rate limits for all its routes together; they act in addition to a route's own."""
+    quota: QuotaSpec | None = None
+    """Quotas for all its routes together; they act in addition to a route's own."""
+    pacing: PacingSpec | None = None
+    """Pacing of the attempts of all its routes together."""
     credentials: CredentialsSpec | None = None
 
 

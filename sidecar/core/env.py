@@ -136,6 +136,18 @@ class Workers(Protocol):
     def lease_tokens(self, name: str) -> TokenLease:
         """Return the lease of a retry budget; call its `retune` next."""
 
+    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+        """Declare a rate limit of all workers together, or its new settings (`sidecar.leases.rate.RateLessor`)."""
+
+    def end_rate(self, name: str) -> None:
+        """Take note that this worker no longer has a rate limit."""
+
+    async def lease_rates(self, asks: list[list[Any]]) -> tuple[float, list[tuple[float, float, float]]]:
+        """Return the supervisor's instant, and tokens, start and wait for each ask (`sidecar.leases.rate.Grant`).
+
+        An ask is a list of the limit's name, the key, and the other members of `sidecar.leases.rate.Ask`.
+        """
+
     @property
     def is_first(self) -> bool:
         """True if this worker does what only one worker should do, such as health checks."""

@@ -890,8 +890,10 @@ class Session:
             self.send_trailers(stream, lines, stream.marks)
 
     def _forget_pending(self, stream: Stream) -> None:
+        """Drop what waits on a stream that is reset, in both directions."""
         self.unsent -= stream.unsent
         stream.unsent = 0
+        stream.held = None  # what has not been delivered is not wanted
         stream.pending.clear()
         stream.trailers = None
         stream.waits = False

@@ -2,6 +2,7 @@
 
 explain            start here: text of all routes, and of the route that one request takes with the reasons
 explain_cache      what a cache would do with the request and its response
+explain_aggregate  parts of an answer in their order, and the worst case
 explain_translate  which call of gRPC the request would become
 explain_authorize  which rule of `authorize` decides on the request
 explain_cors       what pages of the request's origin may do

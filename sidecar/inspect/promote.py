@@ -22,8 +22,7 @@ from typing import Final, NamedTuple
 from sidecar.config.files import Part, Source, decode, locate
 from sidecar.config.load import load
 from sidecar.config.report import suggest
-from sidecar.config.resolve import CANDIDATE
-from sidecar.config.spec import POLICIES, PolicySpec, RouteSpec, name_of_part
+from sidecar.config.spec import CANDIDATE, POLICIES, PolicySpec, RouteSpec, name_of_part
 from sidecar.rollout.spec import SplitSpec
 
 BY_HAND: Final = "edit the route by hand"

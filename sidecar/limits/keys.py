@@ -94,7 +94,7 @@ def _reader(key: str, prefix: int) -> ReadKey:
     if key == ADDRESS:
         return lambda x: x.client_address if x.client_address.find(":") < 0 else network(x.client_address, prefix)
     if key == CALLER:
-        return lambda x: "" if x.caller is None else shortened(f"{x.caller.identity}/{x.caller.id}")
+        return lambda x: "" if x.caller is None else shortened(_encodable(f"{x.caller.identity}/{x.caller.id}"))
     if key.startswith(CLAIMS):
         return _claim_reader(key.removeprefix(CLAIMS))
     if family == "header":
@@ -105,6 +105,11 @@ def _reader(key: str, prefix: int) -> ReadKey:
     return lambda _: ""
 
 
+def _encodable(text: str) -> str:
+    """Return the text with lone surrogates escaped, which JSON may contain and no store can encode."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _claim_reader(name: str) -> ReadKey:
     """Return the reader of a claim about the caller; a claim that is no text counts by its JSON."""
 
@@ -112,6 +117,6 @@ def _claim_reader(name: str) -> ReadKey:
         value = None if x.caller is None else x.caller.claims.get(name)
         if value is None:
             return ""
-        return shortened(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+        return shortened(_encodable(value) if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
     return read

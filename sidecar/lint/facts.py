@@ -5,6 +5,7 @@ They are computed once for one set of policies, and rules only read them.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from math import isinf
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ class UpstreamFacts:
     """Facts of one upstream."""
 
     def __init__(self, policies: Policies, name: str, spec: UpstreamSpec) -> None:
-        self.policies = policies
+        self.policies: Policies = weakref.proxy(policies)  # no cycle, since diffs are computed at each reload
         self.name = name
         self.spec = spec
         self.node = policies.spec.node.nearest("upstreams", name)
@@ -55,7 +56,7 @@ class UpstreamFacts:
     @property
     def endpoints(self) -> int:
         """Number of endpoints; 0 if they are discovered."""
-        return len(self.spec.endpoints or ())
+        return len(self.spec.urls)
 
     @property
     def has_isolation(self) -> bool:
@@ -89,7 +90,7 @@ class RouteFacts:
     """Facts of one route, or of one candidate of a rollout."""
 
     def __init__(self, policies: Policies, spec: RouteSpec) -> None:
-        self.policies = policies
+        self.policies: Policies = weakref.proxy(policies)  # no cycle, since diffs are computed at each reload
         self.spec = spec
         self.name = spec.name
         blocks: dict[str, Any] = dict(spec.blocks)
@@ -233,6 +234,31 @@ class BreakerFacts(NamedTuple):
         return window if isinstance(window, float) else None
 
 
+class LimitFacts(NamedTuple):
+    """Facts of one limit of concurrency with a queue."""
+
+    spec: Any
+    node: Node
+    """Node of its block."""
+    request: float
+    """Longest time of a request that may wait in the queue, in seconds."""
+    request_text: str
+    """Longest time of such a request as text, with its key."""
+    attempt: float
+    """Longest time of an attempt of such a request, in seconds."""
+    attempt_text: str
+    """Longest time of such an attempt as text, with its key."""
+    usual: float | None
+    """Stated median of the latency in seconds; None without one."""
+    slow: float | None
+    """Stated 99th percentile of the latency, or its median, in seconds; None without both."""
+
+    @property
+    def wait(self) -> str:
+        """Longest wait in the queue as text."""
+        return self.node.printable(seconds(self.spec.queue_timeout), "queue_timeout")
+
+
 class Policies:
     """Facts of one set of policies."""
 
@@ -244,11 +270,22 @@ class Policies:
         self.routes = [RouteFacts(self, each) for route in spec.routes for each in (route, *route.arms)]
         for route in self.routes:
             if route.upstream is not None:
-                route.upstream.routes.append(route)
+                route.upstream.routes.append(weakref.proxy(route))
 
     def at(self, *path: str | int) -> Node:
         """Return the node at a path in the document, or the nearest one on the way to it."""
         return self.spec.node.nearest(*path)
+
+    def limits(self) -> Iterator[LimitFacts]:
+        """Yield each limit of concurrency that has a queue, of routes and of upstreams."""
+        for route in self.routes:
+            node = route.spec.node.child("concurrency")
+            if node is not None and route.concurrency is not None and route.concurrency.queue:
+                yield _limit_facts(route.concurrency, node, route)
+        for upstream in self.upstreams.values():
+            node, spec = upstream.node.child("concurrency"), upstream.spec.concurrency
+            if node is not None and spec is not None and spec.queue and upstream.routes:
+                yield _limit_facts(spec, node, max(upstream.routes, key=lambda route: route.request))
 
     def breakers(self) -> Iterator[BreakerFacts]:
         """Yield each breaker, of routes and of upstreams."""
@@ -273,6 +310,15 @@ class Policies:
                 breaker, found, rate, max(errors, default=None), NEVER if slowest is None else slowest.limit,
                 "" if slowest is None else _limit_text(slowest), 1 if each else upstream.endpoints, upstream,
             )  # fmt: skip
+
+
+def _limit_facts(spec: Any, node: Node, route: RouteFacts) -> LimitFacts:
+    """Return the facts of a limit for the requests of a route."""
+    latency = route.traffic.latency
+    return LimitFacts(
+        spec, node, route.request, f"{route.whole} (timeout.request)", route.attempt,
+        f"{route.text(route.attempt, 'timeout', 'attempt')} (timeout.attempt)", latency.p50, latency.p99 or latency.p50,
+    )  # fmt: skip
 
 
 def _limit_text(route: RouteFacts) -> str:

@@ -1,4 +1,4 @@
-"""All rules by identifier: those of the table, and those whose findings come from elsewhere."""
+"""All rules by identifier: those of the table, those along a chain, and those whose findings come from elsewhere."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ OTHERS: Final = (
 @cache
 def every_rule() -> Mapping[str, Rule]:
     """Return all rules by identifier, in its order."""
+    from sidecar.lint.rules import chains
     from sidecar.lint.table import RULES
 
-    return {rule.id: rule for rule in sorted((*RULES, *OTHERS), key=lambda rule: rule.id)}
+    return {rule.id: rule for rule in sorted((*RULES, *chains.RULES, *OTHERS), key=lambda rule: rule.id)}

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sidecar.config.node import Node
-from sidecar.lint.facts import BreakerFacts, Policies, RouteFacts, UpstreamFacts
+from sidecar.lint.facts import BreakerFacts, LimitFacts, Policies, RouteFacts, UpstreamFacts
+
+if TYPE_CHECKING:
+    from sidecar.lint.chain import Chain
 
 Severity = Literal["error", "warning", "note"]
-Scope = Literal["policies", "upstream", "route", "breaker"]
+Scope = Literal["policies", "upstream", "route", "breaker", "limit", "chain"]
 PAGE: Final = "lint.md"
 """Page of the documentation that has an anchor for each rule."""
 
@@ -95,9 +98,22 @@ def breaker_rule(text: RuleText) -> Callable[[Callable[[BreakerFacts], Iterator[
     return lambda check: _rule(text, "breaker", check)
 
 
+def limit_rule(text: RuleText) -> Callable[[Callable[[LimitFacts], Iterator[Hit]]], Rule]:
+    """Return a decorator that makes a rule of a function over one limit of concurrency with a queue."""
+    return lambda check: _rule(text, "limit", check)
+
+
 def policies_rule(text: RuleText) -> Callable[[Callable[[Policies], Iterator[Hit]]], Rule]:
     """Return a decorator that makes a rule of a function over the policies as a whole."""
     return lambda check: _rule(text, "policies", check)
+
+
+def chain_rule(text: RuleText) -> Callable[[Callable[[Chain], Iterator[Hit]]], Rule]:
+    """Return a decorator that makes a rule of a function over a chain of services.
+
+    The examples of such a rule have a service in each YAML document.
+    """
+    return lambda check: _rule(text, "chain", check)
 
 
 def _rule(text: RuleText, scope: Scope, check: Check) -> Rule:

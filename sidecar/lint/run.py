@@ -5,7 +5,7 @@ Findings that are equal at one place are one finding: a value that many routes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sidecar.config.files import Source
@@ -14,6 +14,7 @@ from sidecar.config.node import Mark, Node
 from sidecar.config.report import visible
 from sidecar.config.spec import PolicySpec
 from sidecar.core.spec import Problem
+from sidecar.lint.chain import Chain
 from sidecar.lint.facts import Policies
 from sidecar.lint.known import CHECK, COMMENT
 from sidecar.lint.rule import Rule, Scope, Severity
@@ -83,16 +84,34 @@ def lint(
 def judge(found: Iterable[Finding], sources: Sequence[Source]) -> Linted:
     """Return findings sorted by place, those apart that comments in the files suppress."""
     suppressions = Suppressions(sources)
+    linted = _apart(found, suppressions)
+    wrong = [Finding(COMMENT, "warning", problem) for problem in suppressions.problems]
+    return Linted(sorted(linted.findings + wrong, key=_order), linted.suppressed)
+
+
+def merge(linted: Linted, found: Iterable[Finding], sources: Sequence[Source]) -> Linted:
+    """Return findings with further ones, which comments in the files may suppress too."""
+    more = _apart(found, Suppressions(sources))
+    return Linted(
+        sorted(linted.findings + more.findings, key=_order), sorted(linted.suppressed + more.suppressed, key=_order)
+    )
+
+
+def _order(finding: Finding) -> tuple[tuple[str, int, int], str]:
+    return finding.problem[:3], finding.rule
+
+
+def _apart(found: Iterable[Finding], suppressions: Suppressions) -> Linted:
+    """Return findings by their order, suppressed ones apart with their reasons."""
     kept: list[Finding] = []
     hidden: list[Finding] = []
-    for each in sorted(found, key=lambda each: (each.problem[:3], each.rule)):
+    for each in sorted(found, key=_order):
         reason = suppressions.reason(each.rule, each.problem.file, each.problem.line)
         if reason is None:
             kept.append(each)
         else:
             hidden.append(each._replace(reason=reason))
-    kept += [Finding(COMMENT, "warning", problem) for problem in suppressions.problems]
-    return Linted(sorted(kept, key=lambda each: (each.problem[:3], each.rule)), hidden)
+    return Linted(kept, hidden)
 
 
 def find(spec: PolicySpec, traffic: TrafficSpec = NO_TRAFFIC, rules: Iterable[Rule] = RULES) -> Iterator[Finding]:
@@ -103,7 +122,22 @@ def find(spec: PolicySpec, traffic: TrafficSpec = NO_TRAFFIC, rules: Iterable[Ru
         "upstream": list(policies.upstreams.values()),
         "route": policies.routes,
         "breaker": list(policies.breakers()),
+        "limit": list(policies.limits()),
     }
+    yield from _find(rules, facts, [spec])
+
+
+def find_in_chain(chain: Chain) -> Iterator[Finding]:
+    """Yield what the rules along a chain find, each place once for each message."""
+    from sidecar.lint.rules import chains
+
+    yield from _find(chains.RULES, {"chain": [chain]}, [each.spec for each in chain.services.values()])
+
+
+def _find(
+    rules: Iterable[Rule], facts: Mapping[Scope, Sequence[Any]], specs: Sequence[PolicySpec]
+) -> Iterator[Finding]:
+    """Yield what rules find; values of environment variables are as the files have them."""
     seen: set[tuple[str, Mark, str]] = set()
     for rule in rules:
         for each in facts[rule.scope]:
@@ -112,7 +146,9 @@ def find(spec: PolicySpec, traffic: TrafficSpec = NO_TRAFFIC, rules: Iterable[Ru
                 if key not in seen:
                     seen.add(key)
                     text = message if node.origin is None else node.origin.masked(message, node.value)
-                    problem = Problem(*node.place, visible(node.path), visible(spec.masks.text(text)))
+                    for spec in specs:
+                        text = spec.masks.text(text)
+                    problem = Problem(*node.place, visible(node.path), visible(text))
                     yield Finding(rule.id, rule.severity, problem, _fix(node, fix))
 
 

@@ -63,7 +63,7 @@ class Suppressions:
             Problem(file, comment.line, comment.column, "", f"suppresses {each}, which finds nothing here; take it out")
             for file, comment in self._comments
             for each in comment.ids
-            if each not in comment.used
+            if each not in comment.used and every_rule()[each].scope != "chain"  # found only along a chain
         ]
         return [*self._problems, *idle]
 

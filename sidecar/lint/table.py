@@ -1,4 +1,4 @@
-"""Table of all rules of `sidecar lint` over one set of policies.  Rules along a chain are in `chain.py`."""
+"""Table of all rules of `sidecar lint` over one set of policies.  Rules along a chain are in `rules/chains.py`."""
 
 from __future__ import annotations
 

@@ -35,6 +35,8 @@ from sidecar.upstream.endpoint import SCHEME_PORTS, parse_endpoint
 INBOUND: Final = "inbound"
 TURNS: Final = 20
 """Turns of the loop in which all callbacks that need no time have run."""
+IN_PROCESS: Final[dict[str, Any]] = {"redis": None, "file": None}
+"""Settings of a store whose counts are in this process."""
 CLIENT_PORT: Final = 40_000
 PATIENCE: Final = 600.0
 """Virtual seconds after which a client gives up, so that no test waits for ever."""
@@ -77,12 +79,15 @@ class World:
             spec,
             upstreams={name: _simplified(upstream, name in called) for name, upstream in spec.upstreams.items()},
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
-            stores={name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()},
+            stores={
+                name: store.model_copy(update={"redis": None, "file": None}) for name, store in spec.stores.items()
+            },
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
         multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2")
-        self.script = Script(self.env, names, multiplexed, messages)
+        has_parts = any(route.parts for route in spec.routes)
+        self.script = Script(self.env, names, multiplexed, messages, has_parts=has_parts)
         loop.network.accept = self.script.accept
         loop.network.select = lambda address: "h2" if names.get(address) in multiplexed else ""
         self.store = StateStore()
@@ -183,5 +188,5 @@ def _discovered(spec: DiscoverSpec) -> str:
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:
     """Return the addresses of an upstream's endpoints."""
-    found = [parse_endpoint(url) for url in spec.endpoints or ()]
+    found = [parse_endpoint(url) for url in spec.urls]
     return [(address.path, None) if address.path else (address.host, address.port) for address in found]

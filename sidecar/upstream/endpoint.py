@@ -189,6 +189,7 @@ class Endpoint:
         "successes",
         "up_since",
         "url",
+        "weight",
         "zone",
     )
 
@@ -236,6 +237,8 @@ class Endpoint:
         """True if the endpoint is ready, healthy and not ejected."""
         self.up_since = 0.0
         """Instant at which the endpoint came up or joined the set, for a slow start; 0 once that no longer matters."""
+        self.weight = 1
+        """Weight of the endpoint, for `balancing.weights`."""
         self.latency = 0.0
         """Average latency in seconds (`balancing.strategies.observe`); 0 until one is known."""
         self.measured_at = 0.0
@@ -312,6 +315,7 @@ class Endpoint:
             "consecutive_failures": self.failures,
             "ejections": self.ejections,
             "ejected_for": round(max(0.0, self.ejected_until - now), 3),
+            **({"weight": self.weight} if self.weight != 1 else {}),
             **({"latency_ms": round(self.latency * 1e3, 1)} if self.latency else {}),
             **({"zone": self.zone} if self.zone else {}),
         }
@@ -355,10 +359,13 @@ class EndpointSet:
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
         self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.host if spec.discover else "")
+        weights = spec.weights
         if spec.endpoints is not None:
-            self.replace(spec.endpoints)
+            zones = spec.zones
+            self.assign([Target(url, zone=zones.get(url, "")) for url in spec.urls])
         for endpoint in self.members:
             endpoint.server_name = self._server_name or endpoint.host
+            endpoint.weight = weights.get(endpoint.url, 1)
 
     def replace(self, urls: Iterable[str]) -> None:
         """Replace the endpoints by those with these canonical URLs; endpoints that stay are the same objects."""

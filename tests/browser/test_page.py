@@ -43,15 +43,18 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
     assert [row.split()[0] for row in rows] == ["order", "payment", "offer"]
     assert "91.9 %" in await text(page, "#caches"), "stale answers are hits of a sort: 9254 of 10066"
     assert "Nothing has been refused." in await text(page, "#refusals")
+    own = await text(page, "#keys")
+    assert "2 keys" in own
+    assert "50 min" in own, "the end of the token"
     assert window.noise == [], "no errors, and nothing that its content security policy refused"
 
 
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(9)
+    await expect(page.locator("#problems li")).to_have_count(11)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 3 + ["warning"] * 6
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 7
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -62,10 +65,12 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "budget of payments is spent",
         "at its limit of 100 in flight, 21 wait",
         "cannot reach its Redis",
+        "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",
+        "no token for it: https://id.example/token: answered with the status 401 (invalid_client)",
         "policies on disk are not in force",
     ):
         assert words in everything, words
-    assert (await page.title()).startswith("(3) ")
+    assert (await page.title()).startswith("(4) ")
     first = await page.locator(".breaker .name").first.inner_text()
     assert first == "upstream:payments", "open ones come first"
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")

@@ -323,6 +323,56 @@ def test_the_overlay_builds() -> None:
     assert labels["app.kubernetes.io/part-of"] == "shop", "by which the network policies know them"
 
 
+# ----- pipelines
+
+CI = DEPLOY / "ci"
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("vendor.github-actions", "github/action.yml"),
+        ("vendor.github-workflows", "github/policies.yml"),
+        ("vendor.gitlab-ci", "gitlab/policies.gitlab-ci.yml"),
+    ],
+)
+def test_files_of_pipelines_are_valid(schema: str, file: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(CI / file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_pipelines_say_what_a_change_of_policies_means(tmp_path: Path) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+
+    program = tmp_path / "sidecar"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sidecar "$@"\n')
+    program.chmod(0o755)
+    policy = tmp_path / "policies" / "orders.yaml"
+    policy.parent.mkdir()
+    text = (ROOT / "policies" / "cors.yaml").read_text()
+    policy.write_text(text)
+    author = ("-c", "user.name=x", "-c", "user.email=x@x.example")
+    run("git", "init", "-q", "-b", "main")
+    run("git", "add", "policies")
+    assert run("git", *author, "commit", "-qm", "policies").returncode == 0
+    policy.write_text(
+        text.replace("request: 2s", "request: 9s").replace("defaults:", "defaults:\n  retry: {methods: [POST]}")
+    )
+    done = run(str(CI / "judge-policies.sh"), "policies", "main")
+    assert done.returncode == 1, done.stderr  # lint finds the retried POST
+    change = (tmp_path / "build" / "policies" / "change.md").read_text()
+    assert "| ⚠️ | route prices | worst latency 800ms to 9s |" in change
+    assert "| ⚠️ | route prices | POST now retried |" in change
+    log = json.loads((tmp_path / "build" / "policies" / "lint.sarif").read_text())
+    assert "R020" in {each["ruleId"] for each in log["runs"][0]["results"]}
+    policy.write_text(text)
+    assert run(str(CI / "judge-policies.sh"), "policies", "main").returncode == 0
+    assert "nothing changes in behaviour" in (tmp_path / "build" / "policies" / "change.md").read_text()
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 def test_the_component_of_discovery_gives_the_pod_its_account(tmp_path: Path) -> None:
     base, component = (

@@ -133,7 +133,7 @@ def test_policy_tests_look_no_name_up() -> None:
     )
     examples = str(Path(__file__).parents[2] / "policies/load-balancing.test.yaml")
     done = subprocess.run([sys.executable, "-c", code, "test", examples], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-2:] == ["3 tests passed", "set()"]
+    assert done.stdout.splitlines()[-2:] == ["4 tests passed", "set()"]
 
 
 def many(routes: int) -> str:

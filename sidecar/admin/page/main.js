@@ -74,6 +74,7 @@ function render() {
   panels.limits(model);
   panels.budgets(model);
   panels.caches(model, purge);
+  panels.keys(model);
   panels.reloads(model);
   panels.events(model);
 }

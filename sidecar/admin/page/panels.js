@@ -272,6 +272,33 @@ export function caches(model, purge) {
   ], rows, (c) => c.name, "No caches.");
 }
 
+/* Rows of key sets of issuers and of the sidecar's own credentials; none of them has a secret. */
+export function keyRows(parts) {
+  const sets = list(parts["state.key_set"]).map((k) => ({
+    id: `key_set ${k.name}`, name: k.identity, what: plural((k.keys ?? []).length, "key"), age: k.age, problem: k.problem,
+    failures: k.failures, is_missing: !(k.keys ?? []).length,
+  }));
+  const own = list(parts["state.credentials"]).map((c) => ({
+    id: `credentials ${c.name}`, name: c.upstream, what: c.kind === "oauth2" ? "token for the upstream" : `field ${c.field}`,
+    age: c.age, left: c.left, problem: c.problem, failures: c.failures, is_missing: c.has_token === false,
+  }));
+  return [...sets, ...own];
+}
+
+export function keys(model) {
+  const rows = keyRows(model.parts);
+  $("#keys").hidden = !rows.length;
+  const tone = (r) => (r.is_missing ? "bad" : r.problem ? "warn" : null);
+  fill($("#keys"), [
+    { title: "Of", value: (r) => r.name, kind: "name" },
+    { title: "What", value: (r) => r.what, kind: "fit", tone },
+    { title: "Renewed", value: (r) => (r.age == null ? "–" : `${duration(r.age)} ago`), kind: "n" },
+    { title: "Ends in", value: (r) => (r.left ? duration(r.left) : "–"), kind: "n" },
+    { title: "Failures", value: (r) => (r.failures == null ? "–" : number(r.failures)), kind: "n", tone: (r) => (r.failures ? "warn" : null) },
+    { title: "Problem", value: (r) => r.problem || "–", kind: "words" },
+  ], rows, (r) => r.id, "No keys.");
+}
+
 const FROM_CACHE = new Set(["hit", "stale", "revalidated", "coalesced"]);
 
 /* Share of look-ups that the cache answered, without those that bypassed it. */
@@ -293,6 +320,7 @@ export function reloads(model) {
   const rows = [...(model.parts.reloads ?? [])].reverse().slice(0, 20);
   const what = (r) => [
     ...(r.problems ?? []), ...["added", "changed", "removed"].filter((k) => r[k]).map((k) => `${k}: ${r[k].join(", ")}`),
+    ...(r.meaning ?? []),
     ...(r.warnings ?? []).map((w) => `warning: ${w}`),
   ].join("; ");
   fill($("#reloads"), [

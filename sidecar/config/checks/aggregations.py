@@ -33,7 +33,7 @@ MANY_CALLS: Final = 100
 def check_aggregations(spec: PolicySpec, report: Report) -> None:
     """Report errors and warnings about the `aggregate` blocks of all routes, and routes that nothing uses."""
     used = {name for route in spec.all_routes for name in route.parts.values()}
-    for route in spec.all_routes:
+    for route in spec.routes:
         if route.listener == NO_LISTENER and route.name not in used:
             message = "serves nothing: it has no listener, and no part of an `aggregate` block names it"
             report.warn(route.node.nearest("listener"), f"{message}; use it or take it out")
@@ -155,8 +155,9 @@ def _check_cache(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Repo
 def _parts_of(route: RouteSpec, routes: Mapping[str, RouteSpec]) -> Iterator[tuple[str, RouteSpec]]:
     """Yield the parts of a route and those of its parts, by the name of the part."""
     for name, target in route.parts.items():
-        yield name, routes[target]
-        yield from ((f"{name}.{inner}", each) for inner, each in _parts_of(routes[target], routes))
+        for arm in _arms(target, routes):
+            yield name, routes[arm]
+            yield from ((f"{name}.{inner}", each) for inner, each in _parts_of(routes[arm], routes))
 
 
 def _is_by_caller(route: RouteSpec, part: RouteSpec) -> bool:

@@ -28,7 +28,7 @@ def check_upstreams(spec: PolicySpec, report: Report) -> None:
 
 def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
     """Warn of an ejection without enough endpoints, and of endpoints that are own listeners."""
-    endpoints = upstream.endpoints or ()
+    endpoints = upstream.urls
     if upstream.ejection is not None and endpoints and upstream.ejection.min_healthy >= len(endpoints):
         least, count = upstream.ejection.min_healthy, len(endpoints)
         message = (
@@ -59,7 +59,7 @@ def _destinations(upstream: UpstreamSpec, node: Node) -> Iterator[tuple[Node, st
 
     A destination is an endpoint, or the name that `discover` looks up.
     """
-    for index, url in enumerate(upstream.endpoints or ()):
+    for index, url in enumerate(upstream.urls):
         address = parse_endpoint(url)
         if (place := node.find(("endpoints", index))) is not None:
             yield place, address.host, address.port, address.path

@@ -241,9 +241,7 @@ def mirror_to_itself(route: RouteFacts) -> Iterator[Hit]:
     if mirror is None or not mirror.is_enforced or route.upstream is None:
         return
     other = route.policies.upstreams.get(mirror.upstream)
-    same = {*(route.upstream.spec.endpoints or ())}.intersection(
-        (other.spec.endpoints or ()) if other is not None else ()
-    )
+    same = {*route.upstream.spec.urls}.intersection(other.spec.urls if other is not None else ())
     if mirror.upstream == route.upstream.name or same:
         yield Hit(
             route.at("mirror", "upstream"),

@@ -25,7 +25,7 @@ SLOW_TRIP: Final = 60.0
         "A breaker that cannot open at its traffic",
         "warning",
         "The window never has `min_calls` calls, so the rate never counts and the breaker stays closed in an outage.",
-        "resilience4j#2289 and #2028; Resilience4j's default of 100 calls",
+        "blockful/anticapture#2148; Resilience4j's default of 100 calls",
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, circuit_breaker: {min_calls: 50, window: 10s}}]",
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, circuit_breaker: {min_calls: 10, window: 10s}}]",
         "routes: {order: {rate: 3/s}}",

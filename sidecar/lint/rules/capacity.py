@@ -8,8 +8,8 @@ from typing import Final
 
 from sidecar.limits.spec import NO_KEY
 from sidecar.lint.arithmetic import erlang_loss, in_flight, number, percent, seconds, times
-from sidecar.lint.facts import RouteFacts, UpstreamFacts
-from sidecar.lint.rule import Hit, Rule, RuleText, route_rule, upstream_rule
+from sidecar.lint.facts import LimitFacts, RouteFacts, UpstreamFacts
+from sidecar.lint.rule import Hit, Rule, RuleText, limit_rule, route_rule, upstream_rule
 
 REFUSED: Final = 0.01
 """Share of requests that a limit may refuse at its usual load."""
@@ -17,7 +17,7 @@ SLOW_DETECTION: Final = 60.0
 """Seconds after which a health check should have found an endpoint that hangs."""
 
 
-@route_rule(
+@limit_rule(
     RuleText(
         "R060",
         "A queue that outlives the deadline of its requests",
@@ -30,27 +30,24 @@ SLOW_DETECTION: Final = 60.0
         "concurrency: {max: 50, queue: 25, queue_timeout: 100ms}}]",
     )
 )
-def late_queue(route: RouteFacts) -> Iterator[Hit]:
-    block = route.concurrency
-    if block is None or not block.queue or isinf(route.request) or block.queue_timeout >= route.request:
+def late_queue(limit: LimitFacts) -> Iterator[Hit]:
+    wait = limit.spec.queue_timeout
+    if isinf(limit.request) or wait >= limit.request:
         return
-    left = route.request - block.queue_timeout
-    latency = route.traffic.latency.p99 or route.traffic.latency.p50
-    if latency is not None and latency > left:
-        need = f"a call takes {seconds(latency)} (stated)"
-    elif not isinf(route.attempt) and route.attempt < route.request and route.attempt > left * (1 + 1e-9):
-        need = f"a try may take {route.text(route.attempt, 'timeout', 'attempt')} (timeout.attempt)"
+    left = limit.request - wait
+    if limit.slow is not None and limit.slow > left:
+        need = f"a call takes {seconds(limit.slow)} (stated)"
+    elif not isinf(limit.attempt) and limit.attempt < limit.request and limit.attempt > left * (1 + 1e-9):
+        need = f"a try may take {limit.attempt_text}"
     else:
         return
-    waited = route.text(block.queue_timeout, "concurrency", "queue_timeout")
     yield Hit(
-        route.at("concurrency", "queue_timeout"),
-        f"leaves {seconds(left)} of {route.whole} (timeout.request) after {waited} in the queue, but {need}; shorten "
-        "it",
+        limit.node.nearest("queue_timeout"),
+        f"leaves {seconds(left)} of {limit.request_text} after {limit.wait} in the queue, but {need}; shorten it",
     )
 
 
-@route_rule(
+@limit_rule(
     RuleText(
         "R061",
         "Places in a queue that are never served",
@@ -66,23 +63,22 @@ def late_queue(route: RouteFacts) -> Iterator[Hit]:
         "routes: {order: {latency: {p50: 100ms}}}",
     )
 )
-def dead_places(route: RouteFacts) -> Iterator[Hit]:
-    block, latency = route.concurrency, route.traffic.latency.p50
-    if block is None or not block.queue or latency is None:
+def dead_places(limit: LimitFacts) -> Iterator[Hit]:
+    spec, latency = limit.spec, limit.usual
+    if latency is None:
         return
-    permits = block.max or block.adaptive.max
-    wait = block.queue * latency / permits
-    if wait > block.queue_timeout * 1.5:
-        served = max(1, int(block.queue_timeout * permits / latency))
+    permits = spec.max or spec.adaptive.max
+    wait = spec.queue * latency / permits
+    if wait > spec.queue_timeout * 1.5:
+        served = max(1, int(spec.queue_timeout * permits / latency))
         yield Hit(
-            route.at("concurrency", "queue"),
-            f"is served in {seconds(wait)} ({block.queue} places x {seconds(latency)} / {permits}), but queue_timeout "
-            "is "
-            f"{route.text(block.queue_timeout, 'concurrency', 'queue_timeout')}; make it {served} at most",
+            limit.node.nearest("queue"),
+            f"is served in {seconds(wait)} ({spec.queue} places x {seconds(latency)} / {permits}), but queue_timeout "
+            f"is {limit.wait}; make it {served} at most",
         )
 
 
-@route_rule(
+@limit_rule(
     RuleText(
         "R062",
         "A queue many times longer than its limit",
@@ -93,17 +89,14 @@ def dead_places(route: RouteFacts) -> Iterator[Hit]:
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, concurrency: {max: 100, queue: 50}}]",
     )
 )
-def long_queue(route: RouteFacts) -> Iterator[Hit]:
-    block = route.concurrency
-    if block is None or block.max is None or route.traffic.latency.p50 is not None:
-        return
-    if block.queue > 4 * block.max:
-        each = block.queue_timeout * block.max / block.queue
+def long_queue(limit: LimitFacts) -> Iterator[Hit]:
+    spec = limit.spec
+    if spec.max is not None and limit.usual is None and spec.queue > 4 * spec.max:
+        each = spec.queue_timeout * spec.max / spec.queue
         yield Hit(
-            route.at("concurrency", "queue"),
-            f"has {block.queue} places behind {block.max} permits: only calls of {seconds(each)} or less empty it "
-            "within "
-            f"queue_timeout; make it {block.max} at most",
+            limit.node.nearest("queue"),
+            f"has {spec.queue} places behind {spec.max} permits: only calls of {seconds(each)} or less empty it within "
+            f"queue_timeout; make it {spec.max} at most",
         )
 
 

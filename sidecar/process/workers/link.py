@@ -66,6 +66,10 @@ class WorkerLink:
         self._start: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._topics = Subscriptions(lambda topic, key, value: self.send("tell", topic, key, value))
         self._leases: dict[str, WorkerPermits | WorkerTokens] = {}
+        self._number = 0
+        """Number of the last exchange about rates."""
+        self._exchanges: dict[int, asyncio.Future[Any]] = {}
+        """Exchanges about rates that have no answer, by number."""
         self._probes: dict[str, float] = {}
         """Instants until which this worker may probe, by topic."""
         self._asked: dict[str, float] = {}
@@ -128,6 +132,10 @@ class WorkerLink:
                 lease.lease.receive(what, count)
             elif what != "none":  # the limit no longer exists
                 self.send("lease", name, "give", count if what == "grant" else 0)
+        elif kind == "grants":
+            number, now, grants = rest
+            if (waiting := self._exchanges.get(number)) is not None and not waiting.done():
+                waiting.set_result((now, grants))
         elif kind == "probe":
             self._probes[rest[0]] = rest[1]
         elif kind == "first":
@@ -219,6 +227,26 @@ class WorkerLink:
         if self._leases.get(name) is lease:
             del self._leases[name]
             self.send("unlease", name)
+
+    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+        """Implement `Workers.declare_rate`."""
+        self.send("rate", name, rate, capacity, lease, max_keys)
+
+    def end_rate(self, name: str) -> None:
+        """Implement `Workers.end_rate`."""
+        self.send("unlease", name)
+
+    async def lease_rates(self, asks: list[list[Any]]) -> tuple[float, list[tuple[float, float, float]]]:
+        """Implement `Workers.lease_rates`."""
+        self._number += 1
+        number = self._number
+        waiting: asyncio.Future[tuple[float, list[tuple[float, float, float]]]]
+        waiting = self._exchanges[number] = asyncio.get_running_loop().create_future()
+        self.send("rates", number, asks)
+        try:
+            return await waiting
+        finally:
+            del self._exchanges[number]
 
     @property
     def is_first(self) -> bool:

@@ -2,10 +2,10 @@
 
 Rules:
 
-1. Each limit has one pool, whatever the number of workers.  A worker declares its limits when it has built them, so a
-   pool exists before anything is leased from it.
-2. A pool is removed once no running worker has its limit any more.  It outlives all workers that die: with new counts,
-   their successors would exceed the limit.
+1. Each limit has one pool or lessor, whatever the number of workers.  A worker declares its limits when it has built
+   them, so each of them exists before anything is leased from it.
+2. A limit is removed once no running worker has it any more.  It outlives workers that die, all at once too: with new
+   counts, their successors would exceed the limit.  So there are as many limits as the policies have.
 3. Of the workers that want to probe an upstream, one at a time may.
 """
 
@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sidecar.leases.permits import Pool, TokenPool
+from sidecar.leases.rate import Ask, RateLessor
 from sidecar.process.workers.topics import TopicBook
 
-MOST_POOLS: Final = 10_000
-"""Most limits and budgets that workers share."""
 MOST_PROBES: Final = 10_000
 """Most topics for which a worker may probe."""
+REMOVED_SECONDS: Final = 0.1
+"""Seconds until a worker may ask again for tokens of a limit that does not exist."""
 
 Send = Callable[..., None]
 """Function that sends a message to a worker: `send(worker, *message)`."""
@@ -36,6 +37,7 @@ class Sharing:
         self._send = send
         self._now = now
         self._pools: dict[str, Pool] = {}
+        self._lessors: dict[str, RateLessor] = {}
         self._members: dict[str, set[int]] = {}
         """Workers that have a limit, by the limit's name."""
         self._running: set[int] = set()
@@ -53,21 +55,25 @@ class Sharing:
         elif kind == "probe":
             self._grant_probe(worker, *rest)
         elif kind == "permits":
-            if (pool := self._pool(worker, rest[0], Pool)) is not None:
-                pool.resize(rest[1], now)
+            self._pool(worker, rest[0], Pool).resize(rest[1], now)
         elif kind == "budget":
             pool = self._pool(worker, rest[0], TokenPool)
             if isinstance(pool, TokenPool):
                 pool.retune(*rest[1:])
         elif kind == "lease":
             name, what, count = rest
-            if (pool := self._pools.get(name)) is not None:
-                (pool.want if what == "want" else pool.give)(worker, count, now)
+            if (lender := self._pools.get(name)) is not None:
+                (lender.want if what == "want" else lender.give)(worker, count, now)
         elif kind == "used":
             name, first, spent = rest
-            pool = self._pools.get(name)
-            if isinstance(pool, TokenPool):
-                pool.report(worker, first, spent, now)
+            budget = self._pools.get(name)
+            if isinstance(budget, TokenPool):
+                budget.report(worker, first, spent, now)
+        elif kind == "rate":
+            self._declare_rate(worker, *rest)
+        elif kind == "rates":
+            number, asks = rest
+            self._send(worker, "grants", number, now, [self._grant(ask, now) for ask in asks])
         elif kind == "unlease":
             self._remove(worker, rest[0])
         else:
@@ -105,12 +111,27 @@ class Sharing:
             self._probes[topic] = (worker, now + seconds)
             self._send(worker, "probe", topic, now + seconds)
 
-    def _pool(self, worker: int, name: str, kind: type[Pool]) -> Pool | None:
-        """Return the pool with a name for a worker, made if it is missing; None if there are too many."""
+    def _declare_rate(self, worker: int, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+        lessor = self._lessors.get(name)
+        if lessor is None:
+            self._lessors[name] = RateLessor(rate, capacity, lease, max_keys)
+        else:
+            lessor.retune(rate, capacity, lease, max_keys)
+        self._members.setdefault(name, set()).add(worker)
+
+    def _grant(self, ask: list[Any], now: float) -> tuple[float, float, float]:
+        """Return tokens, start and wait of the answer to an ask."""
+        name, *members = ask
+        lessor = self._lessors.get(name)
+        if lessor is None:  # a reload has removed the limit
+            return 0.0, 0.0, REMOVED_SECONDS
+        grant = lessor.exchange(Ask(*members), now)
+        return grant.tokens, grant.start, grant.wait
+
+    def _pool(self, worker: int, name: str, kind: type[Pool]) -> Pool:
+        """Return the pool with a name for a worker, made if it is missing."""
         pool = self._pools.get(name)
         if pool is None:
-            if len(self._pools) >= MOST_POOLS:
-                return None
 
             def send(number: int, what: str, count: int) -> None:
                 self._send(number, "lease", name, what, count)
@@ -126,3 +147,4 @@ class Sharing:
         if not members & self._running:
             self._members.pop(name, None)
             self._pools.pop(name, None)
+            self._lessors.pop(name, None)

@@ -1,4 +1,6 @@
-"""Limits of one block whose counts are in a store that several processes share, before those of this process.
+"""Limits of one block whose counts several processes share, before those of this process.
+
+The counts are in a store, or in the supervisor of several workers.
 
 Rules:
 
@@ -24,7 +26,9 @@ from sidecar.leases.rate import ADMITTED, UNKNOWN
 from sidecar.limits.fields import FieldLines
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
+from sidecar.stages.rate_limit.stage import is_counted_together
 from sidecar.store.shared_limits import SharedLimit, SharedLimits
+from sidecar.store.supervisor import SUPERVISOR, WorkerLimit, supervisor_store
 
 ROUNDS: Final = 3
 """Answers that a request waits for, at most."""
@@ -36,7 +40,17 @@ class FleetState:
     """State of a limit that survives a reload: its leases and its counters."""
 
     def __init__(self, spec: LimitSpec, store: SharedLimits, name: str, env: Env, labels: dict[str, str]) -> None:
-        self.shared = SharedLimit(store, name, spec.rate, spec.capacity, spec.lease, spec.max_keys)
+        settings = (store, name, spec.rate, spec.capacity, spec.lease, spec.max_keys)
+        self.shared: SharedLimit
+        """Counts of the limit."""
+        if spec.store is None:
+            assert env.workers is not None
+            self.shared = WorkerLimit(*settings, env.workers)
+            self.place = "all workers"
+            """Processes that share the counts, in words."""
+        else:
+            self.shared = SharedLimit(*settings)
+            self.place = f"all processes that share `{spec.store}`"
         self._spec = spec
         meter = env.meter
         self.refused = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="refused", **labels)
@@ -59,7 +73,7 @@ class FleetState:
             "limit": self._spec.words,
             "key": self._spec.key,
             "mode": self._spec.mode,
-            "store": self._spec.store,
+            "store": self._spec.store or SUPERVISOR,
             "store_up": self.shared.store.is_up,
             "on_store_failure": self._spec.on_store_failure,
             "keys": len(self.shared.lessee.leases),
@@ -203,10 +217,11 @@ class FleetRateLimit:
         spec = limit.spec
         limit.state.refused.value += 1
         whose = "all requests together" if not spec.is_keyed else f"each {spec.key}"
-        detail = f"the limit `{spec.name}` is {spec.words}, for {whose} in all processes that share `{spec.store}`"
+        detail = f"the limit `{spec.name}` is {spec.words}, for {whose} in {limit.state.place}"
         if not limit.store.is_up:
             share = "refuses all" if spec.on_store_failure == "deny" else "has a fair share of it"
-            detail += f"; that store is away, and this process {share}"
+            store = "that store" if spec.store else "their supervisor"
+            detail += f"; {store} is away, and this process {share}"
         value = round(spec.capacity + delay / limit.lessee.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
         if self._reports:
@@ -224,15 +239,15 @@ class FleetRateLimit:
 
 
 def build_fleet(spec: Spec, ctx: BuildContext, count: str, local: Stage | None) -> Stage:
-    """Return the stage of a block's limits that are in stores, before `local`, the stage of the others."""
+    """Return the stage of a block's limits that processes share, before `local`, the stage of the others."""
     limits: list[FleetLimit] = []
     labels = {ctx.scope: ctx.owner[1]}
     for number, each in enumerate(spec.limits):
-        if each.count != count or each.store is None:
+        if each.count != count or not is_counted_together(each, ctx.env):
             continue
         name = ":".join((ctx.service, *ctx.owner, each.name))
-        store: SharedLimits = ctx.resources("store", each.store)
-        key = ("rate_limit", *ctx.owner, each.name, f"in {each.store}")
+        store = _store(each, ctx)
+        key = ("rate_limit", *ctx.owner, each.name, f"in {each.store or SUPERVISOR}")
         state: FleetState = ctx.obtain(key, each, partial(FleetState, each, store, name, ctx.env, labels))
         where = ctx.where_of(number)
         if where == ctx.where:  # the block is no bare list
@@ -242,3 +257,14 @@ def build_fleet(spec: Spec, ctx: BuildContext, count: str, local: Stage | None) 
             observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
         limits.append(FleetLimit(each, state, where, spec.fields, observed))
     return FleetRateLimit(limits, local, ctx.env, spec.fields)
+
+
+def _store(spec: LimitSpec, ctx: BuildContext) -> SharedLimits:
+    """Return the store that has the counts of a limit."""
+    env, found = ctx.env, None
+    if spec.store is not None:
+        found = ctx.resources("store", spec.store)
+    elif (workers := env.workers) is not None:
+        found = ctx.obtain(("store", SUPERVISOR), None, lambda: supervisor_store(env, workers))
+    assert isinstance(found, SharedLimits)
+    return found

@@ -45,10 +45,11 @@ class LimitSpec(Model):
     count: Literal["all", "misses"] = "all"
     """Requests that count: `all`, or only `misses`, which the cache of the route does not answer."""
     delay: DelaySpec | None = None
-    """Delay that requests over the limit get in place of a refusal; by default none."""
+    """Delay that requests over the limit get in place of a refusal; by default none.  Such a limit is divided among
+    several workers in even parts."""
     store: StoreName | None = None
     """Name of a store of `stores` that has the count, one for all processes that use it.  Each process leases a part of
-    the rate; without a store the count is of this process alone."""
+    the rate.  Without a store the count is of this sidecar alone, with all its workers."""
     lease: Annotated[Duration, Field(ge=0.05, le=0.2)] = 0.1
     """Time for which a process leases a part of the rate from the store.  A shorter one shares more evenly."""
     on_store_failure: Literal["process", "allow", "deny"] = "process"

@@ -8,6 +8,7 @@ Rules:
 4. With `delay`, a request over the limit waits for its turn.  A client that leaves while it waits has used its turn.
 5. `mode: observe` lets everything pass.  A request that would have been refused then does not count, as if it had been.
 6. Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
+7. Several workers share the count of a limit (`fleet.py`).  One with `delay` is divided among them in even parts.
 
 The path of a request that is within its only limit is one look-up, one comparison and one assignment.
 """
@@ -36,6 +37,8 @@ class Limiter:
     """State of a limit that survives a reload: its counts by key, its waiting requests, and its counters."""
 
     def __init__(self, spec: LimitSpec, env: Env, labels: dict[str, str]) -> None:
+        self.parts = 1 if env.workers is None else env.workers.count
+        """Number of even parts of the limit, of which this process has one."""
         self.gcra = gcra = Gcra(spec.rate, spec.capacity, spec.max_keys)
         self.waiting = 0
         """Requests that wait for their turn."""
@@ -59,7 +62,11 @@ class Limiter:
         ):  # fmt: skip
             self.gcra.clear()
         self._spec = spec
-        self.gcra.retune(spec.rate, spec.capacity, spec.max_keys, 0.0 if spec.delay is None else spec.delay.max)
+        parts, delay = self.parts, 0.0 if spec.delay is None else spec.delay.max
+        capacity = spec.capacity / parts
+        if parts > 1:  # the most expensive request must pass
+            capacity = max(capacity, 1.0 if isinstance(spec.cost, str) else float(spec.cost))
+        self.gcra.retune(spec.rate / parts, capacity, spec.max_keys, delay)
 
     def count_overflow(self, now: float) -> None:
         """Count a request whose key has no place in the table, and warn at times."""
@@ -102,7 +109,7 @@ class RouteLimit:
         """Counts requests that would have been refused; None to refuse them."""
         self.read = key_reader(spec)
         self.read_cost = cost_reader(spec.cost, float(spec.capacity))
-        self.debit = 0.0 if isinstance(spec.cost, str) else spec.cost / spec.rate
+        self.debit = 0.0 if isinstance(spec.cost, str) else spec.cost * limiter.parts / spec.rate
         """Seconds by which a request moves the TAT, if all cost the same."""
         self.max_delay = 0.0 if spec.delay is None else spec.delay.max
         """Longest delay in seconds; 0 to refuse at once."""
@@ -167,7 +174,7 @@ class RateLimit:
             key = gcra.locate(limit.read(x), now)
             if key == OVERFLOW:
                 limit.limiter.count_overflow(now)
-            debit = limit.debit if limit.read_cost is None else limit.read_cost(x) * gcra.interval
+            debit = limit.debit if limit.read_cost is None else min(limit.read_cost(x), gcra.capacity) * gcra.interval
             found = Passed(limit, key, gcra.arrival(key, now) + debit)
             delay = gcra.delay(found.tat, now)
             if delay > 0:
@@ -206,6 +213,8 @@ class RateLimit:
         if found.key == OVERFLOW:
             whose = f"all {spec.key} beyond the {spec.max_keys} that are counted one by one"
         detail = f"the limit `{spec.name}` is {spec.words}, for {whose}"
+        if limit.limiter.parts > 1:
+            detail += f", in even parts for {limit.limiter.parts} workers"
         value = round((found.tat - now) / gcra.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
         if self._reports:
@@ -257,7 +266,7 @@ def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
     is_shared = False
     for number, each in enumerate(spec.limits):
         if each.count == count:
-            if each.store is None:
+            if not is_counted_together(each, ctx.env):
                 limits.append(_route_limit(each, number, spec, ctx))
             else:
                 is_shared = True
@@ -271,6 +280,11 @@ def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
 
         return build_fleet(spec, ctx, count, stage)
     return stage
+
+
+def is_counted_together(spec: LimitSpec, env: Env) -> bool:
+    """True if several processes share the count of a limit, in a store or in the supervisor of workers."""
+    return spec.store is not None or (env.workers is not None and spec.delay is None)
 
 
 def _route_limit(each: LimitSpec, number: int, spec: Spec, ctx: BuildContext) -> RouteLimit:

@@ -55,9 +55,9 @@ class Balancer:
         """Take `accepts`, which returns True if an endpoint's own breaker would admit a request; None without such
         breakers."""
         self._endpoints = endpoints
-        self._choose = make_strategy(spec, env)
-        self._choose_again = make_strategy(spec, env)
-        self._choose_further = make_strategy(spec, env)
+        self._choose = make_strategy(spec, env, endpoints)
+        self._choose_again = make_strategy(spec, env, endpoints)
+        self._choose_further = make_strategy(spec, env, endpoints)
         self._sprays = spec.panic == "spray"
         self._accepts = accepts
         self._env = env

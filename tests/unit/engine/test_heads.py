@@ -236,3 +236,19 @@ def test_where_a_response_is_cut_changes_nothing(data: bytes) -> None:
 def test_connections_read_with_the_compiled_readers_where_there_are_any() -> None:
     assert request_head.read_ordinary is not request_head.take_request
     assert response_head.read_ordinary is heads.RESPONSE_READERS["compiled"]
+
+
+@each(REQUEST_READERS)
+def test_no_octet_of_a_long_value_goes_unseen(name: str) -> None:
+    reader, size = REQUEST_READERS[name], 300
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\nX: y\r\n\r\n"
+    for length in (*range(60, 140), size):
+        assert reader(head % (b"x" * length)) == heads.request(head % (b"x" * length)) is not None
+    for at in range(size):
+        for octet in b"\0\x1f\n\r\x7f\t\x80\xff ~":
+            value = bytearray(b"x" * size)
+            value[at] = octet
+            data = head % bytes(value)
+            assert reader(data) in (None, heads.request(data)), (at, octet)
+            if octet in b"\0\x1f\n\r\x7f":
+                assert reader(data) is None

@@ -523,3 +523,16 @@ def test_small_frames_come_before_the_frame_that_is_too_much() -> None:
     session.receive(headers(5, [*POST, (b"content-length", b"2")], False), 0.0)
     events = small(session, recorder, data(5, b"a"), data(5, b"b"), data(5, b"c"), data(1, b"d"))
     assert [event[:3] for event in events] == [("data", 5, b"ab"), ("reset", 5, e.PROTOCOL_ERROR), ("data", 1, b"d")]
+
+
+def test_a_stream_that_its_owner_resets_delivers_nothing_more() -> None:
+    session, recorder = with_two_streams()
+
+    class Resetting(Recorder):
+        def on_data(self, stream: object, data: bytes, is_end: bool) -> None:
+            super().on_data(stream, data, is_end)
+            session.reset(session.streams[3], e.CANCEL)
+
+    session.handler = handler = Resetting()
+    assert small(session, handler, data(1, b"a"), data(3, b"b")) == [("data", 1, b"a", False)]
+    assert recorder.kinds() == ["head", "head"]

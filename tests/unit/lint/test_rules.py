@@ -18,7 +18,7 @@ from tests.unit.lint.examples import completed, found, names
 
 POLICIES = Path(__file__).parents[3] / "policies"
 REMEDY = re.compile(
-    r"\b(add|allow|give|lengthen|leave|lower|make|name|raise|retry|set|shorten|take|use|write|hedge) ?[^;]*$"
+    r"\b(add|allow|break|give|lengthen|leave|lower|make|name|raise|retry|set|shorten|take|use|write|hedge) ?[^;]*$"
 )
 
 

@@ -230,7 +230,7 @@ def test_the_component_says_the_same_as_inject() -> None:
 
 
 def test_the_component_in_deploy_is_made_by_inject() -> None:
-    directory = Path(__file__).parents[3] / "deploy/kubernetes/component"
+    directory = Path(__file__).parents[3] / "deploy/kubernetes/components/sidecar"
     assert {path.name: path.read_text() for path in directory.iterdir()} == component.files(Options())
 
 

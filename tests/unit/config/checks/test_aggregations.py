@@ -101,6 +101,13 @@ def test_parts_of_parts_count_too() -> None:
     assert ["the part all.order" in each for each in found] == [True]
 
 
+def test_a_candidate_of_a_parts_route_counts_too() -> None:
+    candidate = f"candidate: {{share: 5%, {KNOWN}}}"
+    found = [each for each in messages(CACHE, candidate) if "leave the cache out" in each]
+    assert ["the route `inner@candidate` of the part order" in each for each in found] == [True]
+    assert messages("", "candidate: {share: 5%, timeout: {request: 1s}}") == []
+
+
 # ----- candidates
 
 

@@ -104,6 +104,19 @@ async def test_a_client_claims_nothing_in_a_part_that_has_an_authenticate_of_its
 
 
 @virtual
+async def test_a_client_claims_nothing_at_the_candidate_of_a_part() -> None:
+    text = policies(
+        route="    authenticate: {any_of: [partners], optional: true, forward: {caller: x-caller}}\n", top=IDENTITIES
+    )
+    text = text.replace("upstream: orders,\n", "upstream: {split: {orders: 0%, new: 100%}},\n")
+    found = Page(
+        text.replace("  credit:", '  new: {endpoints: ["http://new:80"]}\n  credit:'), {"new/orders": answer()}
+    )
+    await found.get({"x-caller": "eve"})
+    assert [fields.get("x-caller") for fields in fields_at(found, "new")] == [None]
+
+
+@virtual
 async def test_a_part_accepts_the_caller_of_the_request_if_one_of_its_identities_knows_it() -> None:
     found = page(
         " authenticate: {any_of: [staff, partners]},",
