@@ -123,6 +123,10 @@ class Arms:
 
     def note(self, arm: int, is_bad: bool, seconds: float, is_refused: bool) -> None:
         """Record the outcome of a request (`Evidence.note_candidate`); take a candidate back that is worse."""
+        if self._settings.return_when is None:  # nothing to judge: no pairs, and no look at the clock
+            for each in self._evidence if arm == STABLE else self._evidence[arm - 1 : arm]:
+                (each.stable if arm == STABLE else each.candidate).count(is_bad)
+            return
         now = self._now()
         if arm == STABLE:
             for number, each in enumerate(self._evidence, 1):
