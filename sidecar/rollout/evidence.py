@@ -48,17 +48,13 @@ class Arm:
         self.opened_at = NO_TIME
         """Instant of the last refusal by a circuit breaker; `NO_TIME` without one."""
 
-    def count(self, is_bad: bool) -> None:
-        """Count a request."""
+    def note(self, is_bad: bool, seconds: float, is_refused: bool, now: float) -> None:
+        """Record the outcome of a request."""
         self.requests += 1
         if is_bad:
             self.errors += 1
-
-    def note(self, is_bad: bool, seconds: float, is_refused: bool, now: float) -> None:
-        """Record the outcome of a request."""
-        self.count(is_bad)
-        if is_refused:
-            self.opened_at = now
+            if is_refused:
+                self.opened_at = now
         self.is_bad = is_bad
         self.seconds = seconds
         self.at = now

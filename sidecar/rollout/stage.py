@@ -11,6 +11,7 @@ from collections.abc import Callable
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, Outcome
 from sidecar.rollout.arms import Arms
+from sidecar.rollout.evidence import Arm
 
 
 class ArmStage:
@@ -31,6 +32,27 @@ class ArmStage:
             self._arms.note(self._arm, outcome.verdict >= 500, 0.0, False)
         elif failure.origin != "client":
             self._arms.note(self._arm, True, 0.0, failure.code == BREAKER_OPEN.code)
+
+
+class CountedArmStage:
+    """Stage of one arm of a rollout without `return_when`: it counts only.  A ticket is None."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: list[Arm]) -> None:
+        self._counts = counts
+
+    def admit(self, x: Exchange) -> object:
+        return None
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        failure = outcome.failure
+        if failure is not None and failure.origin == "client":
+            return
+        for each in self._counts:
+            each.requests += 1
+            if failure is not None or outcome.verdict >= 500:
+                each.errors += 1
 
 
 class ArmTicket:
