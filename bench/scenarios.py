@@ -11,6 +11,7 @@ from bench import calls, certificates, load, machine
 from bench.load import Generate
 from bench.peers import (
     HTTP2,
+    LIMITED,
     LOGGED,
     PARTS,
     PROMPT,
@@ -80,6 +81,10 @@ SCENARIOS: Final = (
     Scenario(
         "logged", "small answers, a line of the access log for each, 32 connections", SMALL, 32,
         peers=COMPARED, variant=LOGGED,
+    ),
+    Scenario(
+        "limited", "small answers under a limit that lets all pass, 32 connections", "/limited/small", 32,
+        peers=CALLING, variant=LIMITED,
     ),
     Scenario(
         "tls_downstream", "small answers, TLS towards clients, 32 connections", SMALL, 32,

@@ -74,6 +74,7 @@ LOGGED: Final = "logged"
 PROMPT: Final = "prompt"
 TALK: Final = "talk"
 PARTS: Final = "parts"
+LIMITED: Final = "limited"
 HTTP2: Final = "http2"
 TRANSCODED: Final = "transcoded"
 TLS_DOWNSTREAM: Final = "tls_downstream"
@@ -88,13 +89,14 @@ VARIANTS: Final = {
     PROMPT: Variant(("prompt.yaml",)),
     TALK: Variant(("talk.yaml",)),
     PARTS: Variant(("parts.yaml",), probe="/page/small"),
+    LIMITED: Variant(("limited.yaml",), {"LIMITER": "envoy_limiter.yaml"}),
     HTTP2: Variant(("http2.yaml",), is_http2=True),
     TRANSCODED: Variant(("transcoded.yaml",), {"TRANSCODER": "envoy_transcoder.yaml"}, probe="/v1/shops/7/orders/1"),
     TLS_DOWNSTREAM: Variant(("tls_downstream.yaml",), INBOUND_TLS, has_tls=True),
     TLS_UPSTREAM: Variant(("tls_upstream.yaml",), OUTBOUND_TLS),
     TLS_BOTH: Variant(("tls_both.yaml",), {**INBOUND_TLS, **OUTBOUND_TLS}, has_tls=True, probe="/secure/small"),
 }
-ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER")
+ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER", "LIMITER")
 NOBODY: Final = 9
 """Port for upstreams that a scenario does not use."""
 

@@ -11,6 +11,7 @@ import yaml
 
 from bench.peers import (
     HTTP2,
+    LIMITED,
     LOGGED,
     PARTS,
     PROMPT,
@@ -114,6 +115,7 @@ def test_a_scenario_asks_for_what_its_processes_are_set_up_for(scenario: Scenari
         TALK: "/talk/",
         PROMPT: "/prompt/",
         PARTS: "/page/",
+        LIMITED: "/limited/",
         HTTP2: ("/orders/", "/http2/", "/bench."),
         TRANSCODED: variant.probe,
     }
