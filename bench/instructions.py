@@ -82,6 +82,7 @@ SCENARIOS: Final = (
     Scenario("retried", "503, retried, then 200", "/retried/7", 20, asked=2),
     Scenario("bearer", "plain GET of the demo route, with a token that nobody reads", "/orders/7", 30, has_token=True),
     Scenario("known", "the same with authenticate, token seen before", "/known/7", 30, has_token=True),
+    Scenario("parts", "one answer made of three requests through the demo route", "/page/7", 20, asked=3, together=3),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
     Scenario("h2", "GET over HTTP/2, both sides", "/http2/7", 30, kind="get"),
     Scenario("unary", "gRPC unary call", "/bench.Shop/Get", 30, kind=CALL),
