@@ -85,6 +85,7 @@ SCENARIOS: Final = (
     Scenario("limited", "plain GET with a rate limit, all together", "/limited/7", 30),
     Scenario("counted", "plain GET with a quota, all together", "/counted/7", 30),
     Scenario("split", "the same as the plain GET, over a split", "/split/7", 30),
+    Scenario("parts", "one answer made of three requests through the demo route", "/page/7", 20, asked=3, together=3),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
     Scenario("h2", "GET over HTTP/2, both sides", "/http2/7", 30, kind="get"),
     Scenario("unary", "gRPC unary call", "/bench.Shop/Get", 30, kind=CALL),
