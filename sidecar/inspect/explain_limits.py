@@ -35,7 +35,7 @@ def limit_sentences(route: Route, x: Exchange) -> list[str] | None:
 
 def _parts(limit: LimitSpec, x: Exchange, owner: str, observed: bool) -> Iterator[str]:
     """Yield the parts of the sentence on one limit."""
-    scope = "in this process" if limit.store is None else f"in all processes that share the store {limit.store}"
+    scope = "in this sidecar" if limit.store is None else f"in all processes that share the store {limit.store}"
     yield f"{limit.name}: {limit.words}, for {owner} {scope}"
     yield _key(limit, x)
     read = cost_reader(limit)
