@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 
 HEADERS: Final = {"set": {"x-source": "sidecar"}, "remove": ["cookie"], "rename": {"x-user": "x-id"}}
-NOWHERE: Final = {"endpoint": "http://127.0.0.1:9", "protocol": "http", "metrics": None}
+NOWHERE: Final = {"endpoint": "http://127.0.0.1:9", "protocol": "http", "metrics": "off"}
 CACHES: Final = {"caches": {"default": {"memory": {"max_size": "8MiB"}}}}
 ROWS: Final = (
     Row("timeout: request and attempt", {"timeout": {"request": "3s", "attempt": "1s"}}),

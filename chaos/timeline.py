@@ -27,6 +27,8 @@ from chaos.verdict.recording import FaultRecord
 
 COMMON: Final = {"on", "at", "for_", "replicas", "flap", "fault"}
 """Settings of every fault, which its part need not know."""
+PRE_STOP: Final = 0.5
+"""Seconds between the news that a replica terminates and its SIGTERM, as a `preStop` hook gives them."""
 ENDINGS: Final = {"kill": "kill", "stop": "stop", "restart": "drain"}
 """Ending of a process, by the kind of fault."""
 
@@ -129,8 +131,15 @@ class Timeline:
                 case StoreFault():
                     await tell(replica, "full")
                 case ProcessFault():
+                    is_told = fault.fault == "restart" and await self.topology.announce(
+                        fault.on, replica, "terminating"
+                    )
+                    if is_told:
+                        await self.cluster.sleep(PRE_STOP)
                     for process in self.topology.processes(fault.on, replica, fault.of):
                         await self.cluster.end(process, ENDINGS[fault.fault])
+                    if is_told:
+                        await self.topology.announce(fault.on, replica, "gone")
                 case PolicyFault():
                     await self.topology.push(fault.on, replica, fault.file)
                 case NamesFault():

@@ -4,9 +4,10 @@
 - `docs/telemetry.md`: from the source, that is the catalogue of metrics, the labels that instruments are made with, the
   attributes that spans get, the members of a log line, the reasons.
 - `docs/json-documents.md`: from the shapes of the documents that commands print with `--json`.
-- `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`: see `references`.
+- `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`, `lint.md`: see `references`.
 - `docs/assets/*.svg`: see `pictures`.
 - `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
+- `policies/recommended.yaml`: from the recommended values in `sidecar/lint/recommended.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sidecar.config.schema import text as policy_schema
 from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
 from sidecar.inspect import documents
+from sidecar.lint.recommended import recommended_text
 from sidecar.stages import BY_NAME
 from sidecar.telemetry.logs.log import LEVELS
 from sidecar.telemetry.metrics.prometheus import metric_name
@@ -317,12 +319,12 @@ def examples(name: str) -> Iterator[str]:
 JSON: Final = """\
 # JSON documents of the commands
 
-`sidecar check`, `routes` and `explain` print one JSON document with `--json`: see [command line](command-line.md).
-Every member is always there; one without a value is `null`. Later versions may add members. None is removed, renamed
-or given another meaning within a major version.
+`sidecar check`, `lint`, `routes` and `explain` print one JSON document with `--json`: see [command line](command-
+line.md). Every member is always there; one without a value is `null`. Later versions may add members. None is
+removed, renamed or given another meaning within a major version.
 
 """
-TYPES: Final = {str: "text", int: "number", bool: "boolean", Any: "any value", NoneType: "null"}
+TYPES: Final = {str: "text", int: "number", float: "number", bool: "boolean", Any: "any value", NoneType: "null"}
 
 
 def json_documents() -> str:
@@ -376,6 +378,7 @@ FILES: Final = {
     **{DOCS / f"{name}.md": text for name, text in references.PAGES.items()},
     **{DOCS / "assets" / f"{name}.svg": drawn for name, drawn in PICTURES.items()},
     ROOT / "policies" / "schema.json": policy_schema,
+    ROOT / "policies" / "recommended.yaml": recommended_text,
     ROOT / "chaos" / "scenarios" / "schema.json": scenario_schema,
 }
 """Generated files, and the functions that return their texts."""

@@ -35,6 +35,7 @@ path.back { stroke-dasharray: 4 3 }
 WORK: Final = {
     "timeout": "sets the deadline",
     "rate_limit": "refuses what comes too fast",
+    "quota": "refuses what is too much for the day",
     "fallback": "stands in for a failure",
     "cache": "answers from the store",
     "concurrency": "takes a permit",
@@ -42,6 +43,7 @@ WORK: Final = {
     "hedge": "starts a second request when the first is slow",
     "retry": "repeats what failed",
     "throttle": "sends less to who refuses",
+    "pacing": "sends more slowly to who asks",
     "circuit_breaker": "refuses while the upstream is down",
     "fault": "injects faults for drills",
 }

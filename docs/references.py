@@ -12,6 +12,7 @@ import click
 
 from chaos.cli import main as chaos_group
 from chaos.scenario.files import schema as scenario_schema
+from docs import rules
 from docs.tables import Uses, load, mapping, other_places, table, titled, usages
 from sidecar.admin import app, cache
 from sidecar.commands import main as sidecar_group
@@ -24,10 +25,13 @@ GROUPS: Final[dict[str, click.Group]] = {"sidecar": sidecar_group, "chaos": chao
 EXIT_CODES: Final = {
     "sidecar run": ("drained after SIGTERM or SIGINT", "the policies have problems, or an address cannot be had"),
     "sidecar check": ("no problem; warnings do not count", "a problem, or a path that cannot be read"),
+    "sidecar lint": ("nothing but notes found", "a problem, an error, a warning, or a path that cannot be read"),
+    "sidecar diff": ("printed, whether or not there is a difference", "a problem, or a path that cannot be read"),
     "sidecar test": ("every test passed", "a test failed, a file cannot be used, or no test has the word"),
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),
     "sidecar schema": ("printed", ""),
+    "sidecar promote": ("written, or shown", "the route has no such arm, or the file cannot be edited or written"),
     "sidecar key": ("made", "the file cannot be used"),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
     "sidecar proto pull": ("written", "the service cannot be asked, or a file cannot be read or written"),
@@ -380,5 +384,6 @@ PAGES: Final = {
     "policy-tests": policy_tests,
     "scenarios": scenarios,
     "admin-api": admin_api,
+    "lint": rules.lint,
 }
 """Pages of `docs/` by name, and the functions that return their texts."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -34,11 +35,15 @@ from sidecar.command_line import (
 from sidecar.engine.build import describe_build
 
 if TYPE_CHECKING:
+    from sidecar.config.files import Source
     from sidecar.config.load import Loaded
     from sidecar.config.spec import PolicySpec
     from sidecar.control.compiler import Snapshot
     from sidecar.core.exchange import Exchange
     from sidecar.core.spec import Problem
+    from sidecar.lint.chain import Chain
+    from sidecar.lint.run import Linted
+    from sidecar.lint.traffic import TrafficSpec
 
 
 MOST_TOKEN: Final = 128 * 1024
@@ -101,18 +106,30 @@ def serve(path: str) -> None:
 def check(path: str, as_json: bool) -> None:
     """Print every problem in policy files.
 
+    Warnings with a number such as R024 come from the rules of `sidecar lint`.
     The exit code is 1 if there is a problem.  Warnings do not fail.
     """
-    loaded = read_policies(path, as_json=as_json)
+    from sidecar.lint.known import CHECK
+    from sidecar.lint.run import lint as run_rules
+
+    sources = read_sources(path, as_json=as_json)
+    loaded = load_sources(sources)
     spec = loaded.spec
+    findings = [each for each in run_rules(loaded, sources).findings if each.severity != "note"]
+    plain = loaded.warnings if spec is None else [each.problem for each in findings if each.rule == CHECK]
+    findings = [each for each in findings if each.rule != CHECK]
     if as_json:
         from sidecar.inspect.documents import problems_document
 
-        print_json(problems_document(loaded.problems, loaded.warnings))
+        print_json(problems_document(loaded.problems, plain, findings))
     else:
         from sidecar.config.report import visible
 
-        print_problems(loaded, err=False)
+        warnings = [
+            *plain,
+            *(each.problem._replace(message=f"{each.rule}: {each.problem.message}") for each in findings),
+        ]
+        print_problems(loaded._replace(warnings=sorted(warnings, key=lambda each: each[:3])), err=False)
         if spec is not None:
             counts = (
                 counted(len(spec.routes), "route"),
@@ -121,6 +138,113 @@ def check(path: str, as_json: bool) -> None:
             )
             click.echo(visible(f"{path}: ok, {', '.join(counts)}"))
     sys.exit(FAILURE if spec is None else 0)
+
+
+@main.command(
+    examples=[
+        ("sidecar lint policies.yaml", "Print what the rules find."),
+        ("sidecar lint --traffic traffic.yaml policies.yaml", "Compute with the rates and latencies of a file."),
+        ("sidecar lint --sarif policies.yaml > lint.sarif", "Write a log that code hosts show beside the lines."),
+        ("sidecar lint --chain shop/*.yaml", "Compute along the calls from service to service."),
+        ("sidecar lint --fix policies.yaml", "Correct what can be corrected safely."),
+    ]
+)
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="PATH...")
+@click.option("--chain", "as_chain", is_flag=True, help="Take each PATH as a service, and follow its calls.")
+@click.option("--topology", metavar="FILE", type=PATH, help="Which upstream is which service, where names do not say.")
+@click.option("--traffic", metavar="FILE", type=PATH, help="Rates, latencies and errors of routes to compute with.")
+@click.option("--fix", is_flag=True, help="Write safe corrections into the files.")
+@click.option("--sarif", "as_sarif", is_flag=True, help="Print a SARIF 2.1.0 log.")
+@json_option
+def lint(
+    paths: tuple[str, ...],
+    as_chain: bool,
+    topology: str | None,
+    traffic: str | None,
+    fix: bool,
+    as_sarif: bool,
+    as_json: bool,
+) -> None:
+    """Print what the numbers in policy files mean together.
+
+    The rules compute: tries that cannot run, the worst case of each route, breakers that cannot open or open on noise,
+    queues that outlive deadlines, and more.  Each PATH is one set of policies.  A comment `# lint: ignore R024: reason`
+    suppresses a finding.  With --chain the paths are services that call each other: rules and a drawing along each path
+    of calls follow.  The exit code is 1 if there is a problem, an error or a warning.  Notes do not fail.
+    """
+    if as_sarif and as_json:
+        reject("--sarif", "cannot stand beside --json; choose one of them")
+    from sidecar.lint.fix import fixed, write
+    from sidecar.lint.run import Linted
+    from sidecar.lint.run import lint as run_rules
+    from sidecar.lint.traffic import NO_TRAFFIC
+
+    stated = NO_TRAFFIC if traffic is None else read_traffic(traffic)
+    if topology is not None and not as_chain:
+        reject("--topology", "needs --chain; add it, or leave --topology out")
+    problems: list[Problem] = []
+    linted = Linted([], [])
+    every: list[Source] = []
+    specs: list[PolicySpec] = []
+    for path in paths:
+        sources = read_sources(path, as_json=as_json)
+        loaded = load_sources(sources)
+        result = run_rules(loaded, sources, stated)
+        if fix and loaded.spec is not None:
+            changed, applied = fixed(sources, result.findings)
+            try:
+                write(sources, changed)
+            except OSError as error:
+                raise Failure(f"{error.filename}: {error.strerror}; make it writable, or leave --fix out") from None
+            for each in applied:
+                assert each.fix is not None
+                place = f"{each.problem.file}:{each.problem.line}:{each.problem.column}"
+                what = f"fixed {each.rule}: {each.fix.old} to {each.fix.new}"
+                click.echo(f"{place}: {each.problem.path}: {what}", err=True)
+            sources = changed
+            loaded = load_sources(sources)
+            result = run_rules(loaded, sources, stated)
+        problems += loaded.problems
+        every += sources
+        specs += [] if loaded.spec is None else [loaded.spec]
+        linted = Linted(linted.findings + result.findings, linted.suppressed + result.suppressed)
+    chain: Chain | None = None
+    if as_chain and not problems:
+        chain = read_chain(paths, specs, topology)
+        linted = lint_chain(chain, linted, every)
+    print_lint(paths, problems, linted, "sarif" if as_sarif else "json" if as_json else "text", chain)
+
+
+@main.command(
+    examples=[
+        ("sidecar diff old.yaml new.yaml", "Print what a change means."),
+        ("sidecar diff --markdown main/policies policies", "Print it for a pull request."),
+    ]
+)
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
+@json_option
+def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
+    """Print what a change of policies means.
+
+    OLD and NEW are policy files or directories.  Printed is what requests will experience, not how the texts differ:
+    worst latency, load on upstreams, what is sent twice, who is refused.  Risks begin with `!`, and findings of the
+    rules that only one side has follow.  The exit code is 1 if a file has a problem.
+    """
+    if markdown and as_json:
+        reject("--markdown", "cannot stand beside --json; choose one of them")
+    from sidecar.lint import diff as meaning
+
+    found = meaning.diff(load_policies(old, as_json=as_json), load_policies(new, as_json=as_json))
+    if as_json:
+        from sidecar.inspect.documents import diff_document
+
+        print_json(diff_document(found))
+    elif markdown:
+        click.echo(meaning.markdown(found, old, new), nl=False)
+    else:
+        click.echo(meaning.text(found), nl=False)
 
 
 @main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
@@ -306,6 +430,50 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
 
 @main.command(
     examples=[
+        ("sidecar promote --dry-run policies.yaml checkout", "Print what would change."),
+        ("sidecar promote policies.yaml checkout", "Give the candidate all requests of the route."),
+        ("sidecar promote --arm checkout-v1 policies.yaml checkout", "Take the split back out of the file."),
+    ]
+)
+@click.argument("path", type=PATH)
+@click.argument("route")
+@click.option("--arm", metavar="NAME", help="Upstream of the split that gets all requests; by default the candidate.")
+@click.option("--dry-run", is_flag=True, help="Print the change as a unified diff, and write nothing.")
+def promote(path: str, route: str, arm: str | None, dry_run: bool) -> None:
+    """Make the candidate of a route the route itself.
+
+    The policies of `candidate` are merged over those of the route, or the split is replaced by one upstream.  Comments
+    and layout of the file stay.  A result that would say anything else than the candidate is not written.
+    """
+    from sidecar.config.load import load
+    from sidecar.config.report import visible
+    from sidecar.inspect.promote import PromotionError
+    from sidecar.inspect.promote import promote as edit
+
+    sources = read_sources(path, as_json=False)
+    loaded = load(sources, os.environ)
+    if loaded.spec is None:
+        print_problems(loaded)
+        sys.exit(FAILURE)
+    names = [each.name for each in loaded.spec.routes]
+    if route not in names:
+        reject("ROUTE", f"there is no route `{route}`; {suggest(route, names)}")
+    try:
+        found = edit(sources, loaded.spec, route, arm, os.environ)
+    except PromotionError as error:
+        raise Failure(visible(str(error))) from None
+    if dry_run:
+        click.echo(found.diff(), nl=False)
+        return
+    try:
+        found.write()
+    except OSError as error:
+        raise Failure(f"{found.name}: {error.strerror}; name a file that can be written") from None
+    click.echo(visible(f"{found.name}: route `{route}` is now `{found.arm}`"))
+
+
+@main.command(
+    examples=[
         ("sidecar key new batch-2027", "Make a key and print it, with its entry for the file."),
         ("sidecar key new batch-2027 --owner batch --file keys.yaml", "Make a key and add it to a file."),
     ]
@@ -397,6 +565,115 @@ def demo(which: str) -> None:
     else:
         from sidecar.demo.trial import main as run
     sys.exit(run())
+
+
+@main.command(
+    examples=[
+        ("sidecar init docker-compose.yml --service orders -o policies.yaml", "For one service of a Compose file."),
+        ("sidecar init service.yaml openapi.yaml", "From a Service and what its API says."),
+    ]
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--service", default="", metavar="NAME", help="Service that the sidecar is for.")
+@click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
+def init(files: tuple[str, ...], service: str, output: str | None) -> None:
+    """Print a first policy for a service.
+
+    FILE is a Compose file, Kubernetes manifests or an OpenAPI document.  Ports, health checks, peers, paths and streams
+    come from there, and each value has its reason beside it.
+    """
+    from sidecar.starter.facts import StarterError
+    from sidecar.starter.read import read_facts
+    from sidecar.starter.writer import write_policy
+
+    try:
+        sources = [(os.path.basename(name), open_binary(name).decode("utf-8", "replace")) for name in files]
+        policy = write_policy(read_facts(sources, service))
+    except StarterError as error:
+        raise Failure(str(error)) from None
+    if output is None:
+        click.echo(policy, nl=False)
+        return
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(policy)
+    except FileExistsError:
+        raise Failure(f"{output}: is there already; name a new file") from None
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    click.echo(f"{output}: written; next: sidecar check {output}")
+
+
+@main.command(
+    examples=[
+        ("sidecar inject orders.yaml", "Add the sidecar to what a file describes."),
+        ("sidecar inject - --policies shop-policies", "The same for what another tool writes to its output."),
+        ("sidecar inject --undo orders.yaml", "Take it out again."),
+        ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
+    ]
+)
+@click.argument("file", required=False, metavar="FILE")
+@click.option("--undo", is_flag=True, help="Take the sidecar out of the workloads that have it.")
+@click.option("--image", default="resilience-sidecar", show_default=True, help="Image of the sidecar.")
+@click.option("--policies", multiple=True, metavar="NAME", help="ConfigMap with policies for all; may be repeated.")
+@click.option(
+    "--admin-port", type=click.IntRange(1, 65535), default=9901, show_default=True, help="Port of the probes."
+)
+@click.option("--component", metavar="DIR", help="Write a kustomize component to this directory instead.")
+def inject(
+    file: str | None,
+    undo: bool,
+    image: str,
+    policies: tuple[str, ...],
+    admin_port: int,
+    component: str | None,
+) -> None:
+    """Print Kubernetes manifests whose workloads have the sidecar.
+
+    FILE has Deployments, StatefulSets, DaemonSets, Jobs, CronJobs or Pods; - reads standard input.  Other documents
+    stay as they are.  A second run changes nothing.
+
+    The policies come from the ConfigMaps of --policies, and from those in FILE whose label
+    resilience-sidecar/policies-of has the name of the workload, or `all`; without any from the ConfigMap NAME-policies.
+    The annotation resilience-sidecar/inject: "false" leaves a workload out.
+    """
+    from sidecar.manifests import component as components
+    from sidecar.manifests import inject as manifests
+    from sidecar.manifests.documents import ManifestError
+    from sidecar.manifests.pod import Options
+
+    options = Options(image, admin_port, policies)
+    if component is not None:
+        if file is not None or undo:
+            reject("--component", "stands alone; leave FILE and --undo out")
+        write_files(component, components.files(options))
+        return
+    if file is None:
+        reject("FILE", "is missing; name a file of manifests, or - for standard input")
+    source = sys.stdin.read() if file == "-" else open_binary(file).decode("utf-8", "replace")
+    try:
+        result = manifests.undo(source) if undo else manifests.inject(source, options)
+    except ManifestError as error:
+        raise Failure(f"{file}:{error}") from None
+    click.echo(result.text, nl=False)
+    for note in result.notes:
+        click.echo(f"{file}:{note}", err=True)
+    if not result.changed:
+        click.echo(f"{file}: no workload {'has the sidecar' if undo else 'to add the sidecar to'}", err=True)
+
+
+def write_files(directory: str, files: Mapping[str, str]) -> None:
+    """Write files to a directory, which is made if it is missing; a failure ends the command."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for name, content in files.items():
+            with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+                file.write(content)
+    except OSError as error:
+        raise Failure(
+            f"{error.filename or directory}: {error.strerror}; name a directory that can be written"
+        ) from None
+    click.echo(f"{directory}: {', '.join(files)}")
 
 
 @main.group("proto", cls=Program, examples=[("sidecar proto pull 127.0.0.1:9000 -o shop.binpb", "Save the types.")])
@@ -506,13 +783,93 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
     return loaded.spec
 
 
+def read_chain(paths: Sequence[str], specs: Sequence[PolicySpec], topology: str | None) -> Chain:
+    """Return the chain of services.  Two services of one name, and problems of the topology file, end the command."""
+    from sidecar.lint.chain import Chain, load_topology
+
+    first: dict[str, str] = {}
+    for path, spec in zip(paths, specs, strict=True):
+        if (known := first.setdefault(spec.service, path)) != path:
+            raise Failure(f"{path}: has the service `{spec.service}` of {known} too; give each its own `service`")
+    calls: dict[str, dict[str, str]] | None = {}
+    if topology is not None:
+        calls, problems = load_topology(read_sources(topology, as_json=False)[0])
+        if calls is None:
+            raise Failure("\n".join(str(problem) for problem in problems))
+        for caller, targets in calls.items():
+            for name in (caller, *targets.values()):
+                if name not in first:
+                    raise Failure(f"{topology}: names the service `{name}`, which no PATH has; {suggest(name, first)}")
+    return Chain(specs, calls or {})
+
+
+def lint_chain(chain: Chain, linted: Linted, sources: Sequence[Source]) -> Linted:
+    """Return the findings with those along a chain, which comments may suppress too."""
+    from sidecar.lint.run import find_in_chain, merge
+
+    return merge(linted, find_in_chain(chain), sources)
+
+
+def print_lint(
+    paths: Iterable[str], problems: list[Problem], linted: Linted, form: str, chain: Chain | None = None
+) -> NoReturn:
+    """Print findings and end the command: with 1 if there is a problem, an error or a warning."""
+    from sidecar.config.report import visible
+
+    fails = bool(problems) or any(each.severity != "note" for each in linted.findings)
+    if form == "json":
+        from sidecar.inspect.documents import lint_document
+
+        print_json(lint_document(problems, *linted, chain))
+    elif form == "sarif" and not problems:
+        from sidecar.lint.sarif import sarif_document
+
+        print_json(sarif_document(*linted, __version__))
+    else:
+        for problem in problems:
+            click.echo(visible(str(problem)), err=form == "sarif")
+        if form == "text":
+            if chain is not None:
+                from sidecar.lint.chain import draw
+
+                click.echo("\n".join(map(visible, draw(chain))))
+            for each in linted.findings:
+                click.echo(visible(each.text))
+            counts = Counter(each.severity for each in linted.findings)
+            words = [counted(counts[name], name) for name in ("error", "warning", "note") if counts[name]]
+            words += [f"{len(linted.suppressed)} suppressed"] if linted.suppressed else []
+            click.echo(visible(f"{', '.join(paths)}: {', '.join(words) or 'nothing found'}"))
+    sys.exit(FAILURE if fails else 0)
+
+
+def read_traffic(path: str) -> TrafficSpec:
+    """Return the traffic that a file states.  Problems are printed, and end the command."""
+    from sidecar.lint.traffic import load_traffic
+
+    spec, problems = load_traffic(read_sources(path, as_json=False)[0])
+    if spec is None:
+        raise Failure("\n".join(str(problem) for problem in problems))
+    return spec
+
+
 def read_policies(path: str, *, as_json: bool) -> Loaded:
     """Return the policies of a path with their problems.  A path that cannot be read ends the command."""
-    from sidecar.config import files
+    return load_sources(read_sources(path, as_json=as_json))
+
+
+def load_sources(sources: Sequence[Source]) -> Loaded:
+    """Return the policies of files with their problems."""
     from sidecar.config.load import load
 
+    return load(sources, os.environ)
+
+
+def read_sources(path: str, *, as_json: bool) -> list[Source]:
+    """Return the files of a path.  A path that cannot be read ends the command."""
+    from sidecar.config import files
+
     try:
-        sources = files.read(path)
+        return files.read(path)
     except OSError as error:
         if as_json:
             from sidecar.core.spec import Problem
@@ -521,7 +878,6 @@ def read_policies(path: str, *, as_json: bool) -> Loaded:
             message = describe_path_error(error, NAME_A_POLICY).removeprefix(f"{file}: ")
             fail_with_json([Problem(file, 1, 1, "", message)])
         raise Failure(describe_path_error(error, NAME_A_POLICY)) from None
-    return load(sources, os.environ)
 
 
 def fail_with_json(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> NoReturn:

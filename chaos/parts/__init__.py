@@ -7,6 +7,7 @@ sockets, and on one virtual loop with all other parts in `chaos simulate`.  Star
 - `load`: users; `service`: a service of finite capacity; `link`: a relay with faults on the wire; `store`: as much of
   Redis as a cache needs.
 - `issuer`: bearer tokens of the load, and the keys that verify them.
+- `kubernetes`: API server of Kubernetes, for discovery.
 - `pooled_client`: client of load and services; `port`: a listening port that can refuse or hang.
 - `http`: HTTP/1.1 messages, read and written without the sidecar's grammar.
 - `http2`: HTTP/2 and gRPC of services and clients, on the sidecar's engine.

@@ -33,7 +33,7 @@ class Clusters:
 
     def _make(self, name: str, route: RouteSpec) -> dict[str, Any]:
         spec = self.spec.upstreams[route.upstream]
-        endpoints = [endpoint(url) for url in spec.endpoints or ()]
+        endpoints = [endpoint(url) for url in spec.urls]
         limit: Any = route.blocks.get("concurrency") or spec.concurrency
         budget = spec.retry_budget
         threshold: dict[str, Any] = {

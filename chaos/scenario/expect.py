@@ -114,9 +114,9 @@ class DetectionMeasure(Measure):
     """Time from the start of the first fault to the first event of a sidecar."""
 
     measure: Literal["detection"]
-    event: Literal["breaker.transition", "endpoint.ejected", "endpoint.health", "retry_budget.exhausted"] = (
-        "breaker.transition"
-    )
+    event: Literal[
+        "breaker.transition", "endpoint.ejected", "endpoint.health", "retry_budget.exhausted", "rollout.returned"
+    ] = "breaker.transition"
     """Event that counts as detection."""
     at_most: Duration
     """Longest time that is as expected."""

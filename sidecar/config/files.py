@@ -137,6 +137,71 @@ def read_plain(path: str) -> Any:
     return None if root is None else root.plain()
 
 
+class Part(NamedTuple):
+    """Part of a file's text that is one value; offsets count characters from 0."""
+
+    start: int
+    end: int
+    """Offset after the last character; comments and blank lines that follow are left out."""
+    is_scalar: bool
+    is_flow: bool
+    """True for a mapping in braces, a list in brackets, and a scalar without line breaks of its own."""
+    is_plain: bool
+    """True for a scalar without quotes."""
+    word: str
+    """Value of a scalar as text; empty for a mapping or a list."""
+    items: tuple[tuple[Part | None, Part], ...]
+    """Key and value of each member of a mapping; None as the key for those of a list."""
+
+    @property
+    def members(self) -> list[tuple[Part, Part]]:
+        """Key and value of each member of a mapping; empty for anything else."""
+        return [(key, value) for key, value in self.items if key is not None]
+
+    @property
+    def is_mapping(self) -> bool:
+        """True for a mapping, also for an empty one."""
+        return not self.is_scalar and (not self.items or self.items[0][0] is not None)
+
+
+def decode(source: Source) -> str:
+    """Return the text of a file, without a byte order mark.  Raises `ValueError` with the place and the reason."""
+    try:
+        return _decode(source)
+    except UnreadableFile as broken:
+        raise ValueError(f"{broken.mark}: {broken.message}") from None
+
+
+def locate(text: str) -> Part:
+    """Return the parts of a text that `parse` has accepted.  An alias is an empty part."""
+    return _part(yaml.compose(text, Loader=yaml.SafeLoader), text, -1)  # libyaml has no ends of keys and blocks
+
+
+def _part(node: Any, text: str, least: int) -> Part:
+    """Return the part of a node that begins behind the offset `least`."""
+    start = node.start_mark.index
+    if start < least:  # an alias: the node stands where the anchor does
+        return Part(least, least, True, True, True, "", ())
+    if isinstance(node, yaml.ScalarNode):
+        end = node.end_mark.index
+        is_block = node.style in ("|", ">")
+        if is_block:
+            end = start + len(text[start:end].rstrip())
+        return Part(start, end, True, not is_block, not node.style, node.value, ())
+    items: list[tuple[Part | None, Part]] = []
+    end = start
+    for member in node.value:
+        key = None
+        if isinstance(member, tuple):
+            key = _part(member[0], text, end)
+            end, member = key.end, member[1]
+        items.append((key, value := _part(member, text, end)))
+        end = value.end
+    if node.flow_style:
+        end = node.end_mark.index
+    return Part(start, end, False, bool(node.flow_style), False, "", tuple(items))
+
+
 def _remedy(what: str) -> str:
     """Return the usual remedy for a YAML error as the end of a message; empty if none is known."""
     if "cannot start any token" in what:

@@ -210,7 +210,8 @@ class _Loading:
         references = References(**shared, bundles=bundles, report=self.report)
         resolver = RouteResolver(references, defaults, self.report)
         routes = [self._paced(resolver.route(node)) for node in nodes]
-        routes += [part for route in routes if route is not None for part in resolver.part_routes(route)]
+        whole = [each for route in routes if route is not None for each in (route, *route.arms)]
+        routes += [part for route in whole for part in resolver.part_routes(route)]
         references.check_use()
         named = ((node.items["name"].value, node.items["name"]) for node in nodes if "name" in node.items)
         merge.unique(((name, node) for name, node in named if isinstance(name, str)), self.report)

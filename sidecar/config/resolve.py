@@ -18,6 +18,7 @@ from sidecar.config.node import OFF, Node
 from sidecar.config.report import Report
 from sidecar.config.spec import (
     AGGREGATE,
+    CANDIDATE,
     CRITICALITY,
     INBOUND,
     NO_LISTENER,
@@ -37,8 +38,6 @@ OUTER: Final = ("cors", "authenticate", "authorize")
 """Blocks about clients, which the route that a part has of its own does not inherit."""
 INNER: Final = ("translate", "hedge", "retry", "circuit_breaker", "fault")
 """Blocks that a route with `aggregate` cannot have, since its parts have them."""
-CANDIDATE: Final = "candidate"
-"""Key under a route for a canary of its policies, and the name of that arm."""
 POLICY: Final = "policy"
 """Key under an upstream for policies that its routes inherit."""
 
@@ -131,7 +130,7 @@ class RouteResolver:
         self._references.check_mirror(effective)
         self._references.check_cache(effective)
         self._references.check_authenticate(effective)
-        self._references.check_limits(effective.get("rate_limit"))
+        self._references.check_limits(None, effective)
         criticality = inherit([layer.items[CRITICALITY] for layer in layers if CRITICALITY in layer.items])
         chosen = CriticalitySpec.built_in()
         if criticality is not None:

@@ -23,6 +23,8 @@ from sidecar.routing.match_spec import MatchSpec
 from sidecar.stages import BY_NAME
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
+from sidecar.stages.pacing.spec import Spec as PacingSpec
+from sidecar.stages.quota.spec import Spec as QuotaSpec
 from sidecar.stages.rate_limit.spec import Spec as RateLimitSpec
 from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.plain import Masks
@@ -56,6 +58,9 @@ DEFAULT_CACHE: Final = "default"
 NO_LISTENER: Final = "none"
 """Value of `listener` of a route that only parts of aggregated answers use."""
 AGGREGATE: Final = "aggregate"
+CANDIDATE: Final = "candidate"
+"""Key under a route for a canary of its policies, and the name of that arm."""
+AUTHENTICATE: Final = "authenticate"
 INBOUND: Final = "inbound"
 """Listener of routes that name none; used only if a listener with this name is declared."""
 
@@ -131,6 +136,10 @@ class UpstreamSpec(PlainUpstreamSpec):
     """Limit for all its routes together; it acts in addition to a route's own."""
     rate_limit: RateLimitSpec | None = None
     """Rate limits for all its routes together; they act in addition to a route's own."""
+    quota: QuotaSpec | None = None
+    """Quotas for all its routes together; they act in addition to a route's own."""
+    pacing: PacingSpec | None = None
+    """Pacing of the attempts of all its routes together."""
     credentials: CredentialsSpec | None = None
 
 
@@ -221,6 +230,35 @@ class PolicySpec:
     """Masks in messages about the files for values from environment variables."""
     facts: Masks = field(default=Masks({}), repr=False, compare=False)
     """Masks in the process's own output, such as `/state`, for values from environment variables."""
+
+    @property
+    def all_routes(self) -> list[RouteSpec]:
+        """Routes, each followed by its candidates: everything that has policies of its own."""
+        return [each for route in self.routes for each in (route, *route.arms)]
+
+    def routes_with_callers(self) -> set[str]:
+        """Return the names of the routes whose requests may have callers.
+
+        These are routes with `authenticate`, and those without a listener all of whose requests are parts of such ones.
+        """
+        users: dict[str, list[RouteSpec]] = {}
+        for each in self.all_routes:
+            for part in set(each.parts.values()):
+                users.setdefault(part, []).append(each)
+        found = {route.name for route in self.routes if AUTHENTICATE in route.blocks}
+        inner = [route.name for route in self.routes if route.listener == NO_LISTENER and route.name in users]
+        size = -1
+        while size != len(found):  # each round is one level of parts
+            size = len(found)
+            found |= {
+                name for name in inner if all(AUTHENTICATE in each.blocks or each.name in found for each in users[name])
+            }
+        return found.union(
+            arm.name
+            for route in self.routes
+            for arm in route.arms
+            if AUTHENTICATE in arm.blocks or (route.name in found and AUTHENTICATE not in route.blocks)
+        )
 
     def where(self, *path: str | int) -> Mark:
         """Return the place of a value in the files; `BUILT_IN` for a default."""

@@ -67,13 +67,38 @@ def validate(
     `also`: further keys that the node may have, for suggestions.
     """
     try:
-        return model.model_validate(_plain(model, node))
+        found = model.model_validate(_plain(model, node))
     except ValidationError as failure:
         errors = located(model, node, failure)
+    else:
+        empty = list(_empty_members(found, node))
+        for member in empty:
+            report.error_in(member, EMPTY)
+        return None if empty else found
     for error in errors:
         if not (partial and _can_be_corrected(error)):
             _report(error, report, also if error.node is node else ())
     return None
+
+
+def _empty_members(found: object, node: Node) -> Iterator[Node]:
+    """Yield the members without a value, which a model takes like a key that is left out."""
+    if isinstance(found, BaseModel):
+        for name, field in type(found).model_fields.items():
+            member = node.items.get(key_of(name, field))
+            if member is None or Any in _kinds(field.annotation):
+                continue
+            if member.value is None:
+                yield member
+            else:
+                yield from _empty_members(getattr(found, name), member)
+    elif isinstance(found, dict):
+        for key, value in found.items():
+            if isinstance(value, BaseModel) and (member := node.items.get(key)) is not None:
+                yield from _empty_members(value, member)
+    elif isinstance(found, list | tuple) and isinstance(node.value, list):
+        for value, member in zip(found, node.value, strict=False):
+            yield from _empty_members(value, member)
 
 
 def _plain(model: type[BaseModel], node: Node) -> Any:

@@ -3,9 +3,9 @@
 Rules:
 
 1. A policy that is not configured adds no stage.  Stages are in the order of `STAGES`, never in that of a file.
-2. A breaker, a concurrency limit or a rate limit under an upstream is one object for all its routes, under one key of
-   the state store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A breaker
-   with `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
+2. A breaker, a concurrency limit, a rate limit or a quota under an upstream is one object for all its routes, under one
+   key of the state store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A
+   breaker with `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
 4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 from sidecar.config.node import BUILT_IN, Mark
-from sidecar.config.spec import CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
+from sidecar.config.spec import CANDIDATE, CRITICALITY, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.route import InnerRoute, Link, Route
 from sidecar.control.state import Lease, StateGroup
-from sidecar.core.env import BuildContext, Env
+from sidecar.core.env import BuildContext, Env, StateKey
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
@@ -51,18 +51,20 @@ if TYPE_CHECKING:
     from sidecar.identity.verdict import Identity
     from sidecar.rollout.arms import Arms
     from sidecar.store.shared_limits import SharedLimits
+    from sidecar.store.shared_quotas import SharedQuotas
     from sidecar.upstream.tls import ClientTlsSpec
 
 ROUTE: Final = "route"
 UPSTREAM: Final = "upstream"
 BREAKER: Final = "circuit_breaker"
 RATE_LIMIT: Final = "rate_limit"
-UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT)
+UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota", "pacing")
 """Policies that are allowed under an upstream."""
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
 STORE: Final = "store"
+QUOTA_STORE: Final = "quota_store"
 AUTHENTICATE: Final = "authenticate"
 IDENTITY: Final = "identity"
 CREDENTIALS: Final = "credentials"
@@ -165,7 +167,7 @@ def import_rest(spec: PolicySpec) -> None:
 
 def _kinds(spec: PolicySpec) -> list[StageKind]:
     """Return the kinds of stages that the policies use."""
-    names = {name for route in spec.routes for each in (route, *route.arms) for name in each.blocks}
+    names = {name for route in spec.all_routes for name in route.blocks}
     names |= {name for upstream in spec.upstreams.values() for name in UPSTREAM_WIDE if getattr(upstream, name)}
     return [kind for kind in STAGES if kind.name in names]
 
@@ -213,7 +215,7 @@ class Compilation:
         """Stages that report to a rollout, by name of the route or of its candidate."""
         self.problems: list[Problem] = []
         """Problems found so far."""
-        self.routes = {each.name: each for route in spec.routes for each in (route, *route.arms)}
+        self.routes = {route.name: route for route in spec.all_routes}
         """Specs of the routes by name."""
         self.made: dict[str, Route] = {}
         """Routes built so far, by name."""
@@ -305,19 +307,30 @@ class Compilation:
             self.problems.append(Problem(*self.spec.where("caches", name, "redis"), f"caches.{name}.redis", message))
 
     def find_store(self, name: str) -> SharedLimits:
-        """Obtain the limits of a store.  Raises `ValueError` if it is not declared, or needs a library."""
+        """Obtain the rate limits of a store.  Raises `ValueError` if it is not declared, or needs a library."""
         from sidecar.store.shared_limits import SharedLimits
 
+        found: SharedLimits = self.obtain_store((STORE, name), name, SharedLimits)
+        return found
+
+    def find_quota_store(self, name: str) -> SharedQuotas:
+        """Obtain the quotas of a store.  Raises `ValueError` if it is not declared, or needs a library."""
+        from sidecar.store.shared_quotas import SharedQuotas
+
+        found: SharedQuotas = self.obtain_store((STORE, name, "quotas"), name, SharedQuotas)
+        return found
+
+    def obtain_store(self, key: StateKey, name: str, kind: Any) -> Any:
+        """Obtain the part of a store under a key of the state store; `kind` is its class."""
         spec = self.spec.stores.get(name)
         if spec is None:
             raise ValueError(f"names the store `{name}`, which is not declared")
         try:
-            found: SharedLimits = self.lease.obtain((STORE, name), spec, partial(SharedLimits, name, spec, self.env))
+            return self.lease.obtain(key, spec, partial(kind, name, spec, self.env))
         except ImportError as error:
             raise ValueError(
                 f"needs a library that is not installed ({error}); install resilience-sidecar[redis]"
             ) from None
-        return found
 
     def add_slow_places(self) -> None:
         """Obtain the places of each upstream for slow requests.
@@ -449,7 +462,7 @@ class Compilation:
         if not any(each.arms for each in self.spec.routes):
             return
         from sidecar.rollout.arms import Arms, Settings
-        from sidecar.rollout.stage import ArmStage
+        from sidecar.rollout.stage import ArmStage, CountedArmStage, TimedArmStage
 
         for each in self.spec.routes:
             rule = each.rollout
@@ -460,8 +473,14 @@ class Compilation:
             make = partial(Arms, each.name, settings, self.env)
             arms: Arms = self.lease.obtain(("rollout", each.name), settings, make)
             self.arms[each.name] = arms
+            is_timed = rule.return_when is not None and rule.return_when.p99 is not None
             for number, name in enumerate(names):
-                self.arm_stages[name] = ArmStage(arms, number, self.env.now)
+                if rule.return_when is None:
+                    self.arm_stages[name] = CountedArmStage(arms.counts(number))
+                else:
+                    self.arm_stages[name] = (
+                        TimedArmStage(arms, number, self.env.now) if is_timed else ArmStage(arms, number)
+                    )
 
     def make_picks(self, routes: dict[str, Route]) -> dict[Route, Pick[Route]]:
         """Return the functions that choose the arm of a request, by the route that it has matched."""
@@ -488,17 +507,18 @@ class Compilation:
         steps = (*getattr(spec.blocks.get("fallback"), "steps", ()), spec.blocks.get("mirror"))
         found = {spec.upstream, *(name for step in steps if (name := getattr(step, "upstream", None)) is not None)}
         for name in spec.parts.values():
-            found |= self.targets_of(self.routes[name])
+            for each in (self.routes[name], *self.routes[name].arms):
+                found |= self.targets_of(each)
         return found - {""}
 
     def add_caller_routes(self) -> None:
         """Collect the routes of all parts, at any depth, of routes with `authenticate`."""
-        left = [name for each in self.spec.routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
+        left = [name for each in self.spec.all_routes if AUTHENTICATE in each.blocks for name in each.parts.values()]
         while left:
             name = left.pop()
             if name not in self.caller_routes:
                 self.caller_routes.add(name)
-                left += self.routes[name].parts.values()
+                left += [*self.routes[name].parts.values(), *(arm.name for arm in self.routes[name].arms)]
 
     def find_other_stores(self, spec: RouteSpec) -> list[Store]:
         """Return the caches, except the route's own, in which unsafe requests of the route invalidate responses."""
@@ -576,6 +596,8 @@ class Compilation:
             return self.stores[name]
         if kind == STORE:
             return self.find_store(name)
+        if kind == QUOTA_STORE:
+            return self.find_quota_store(name)
         if kind == IDENTITY:
             return self.identities[name]
         if kind == CRITICALITY:
@@ -583,7 +605,7 @@ class Compilation:
         if kind == CHALLENGES:
             from sidecar.identity.verdict import challenges
 
-            names = getattr(self.routes[name].blocks[AUTHENTICATE], "any_of")  # noqa: B009 - as above
+            names = getattr(self.routes[name].blocks.get(AUTHENTICATE), "any_of", ())
             found = challenges((self.identities[each] for each in names), self.spec.service)
             return [challenge for _, challenge in found]
         if kind == CALLER_FIELDS:
@@ -592,13 +614,17 @@ class Compilation:
             return allowed_origins(self.routes[name])
         if kind == ROUTE and name in self.routes:
             inner = self.route_of(name)
-            return InnerRoute(inner, Rule(inner.spec.match, inner))
+            members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
+            pick = partial(_pick, self.arms[name].choose, members) if name in self.arms else None
+            return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
         if kind == RETRY_BUDGET:
-            make = partial(RetryBudget, spec.retry_budget, self.env, name)
-            return self.lease.obtain((RETRY_BUDGET, name), spec.retry_budget, make)
+            # A candidate whose policy retries more must not spend the budget of the stable arm beside it.
+            key = (RETRY_BUDGET, name, route) if route.endswith(f"@{CANDIDATE}") else (RETRY_BUDGET, name)
+            make = partial(RetryBudget, spec.retry_budget, self.env, ":".join(key[1:]))
+            return self.lease.obtain(key, spec.retry_budget, make)
         if kind == RECLAIM:
             return self.upstreams[name].reclaim
         if kind == UPSTREAM:

@@ -91,12 +91,14 @@ class Reload:
     """Names of routes that have changed, or whose upstream has changed."""
     removed: tuple[str, ...] = ()
     """Names of routes that no longer exist."""
+    meaning: tuple[str, ...] = ()
+    """Meaning of the change as of `sidecar diff`, one line for each route, upstream or section that differs."""
 
     def describe(self) -> dict[str, Any]:
         """Return the result as JSON-ready values."""
         lists = {
             name: list(value)
-            for name in ("problems", "warnings", "added", "changed", "removed")
+            for name in ("problems", "warnings", "added", "changed", "removed", "meaning")
             if (value := getattr(self, name))
         }
         return {"at": self.at, "trigger": self.trigger, "result": self.result, "digest": self.digest[:12], **lists}
@@ -240,13 +242,17 @@ class Control:
         return [reload.describe() for reload in self.history]
 
     def describe_routes(self) -> dict[str, Any]:
-        """Return each route's upstream and chain of stages as JSON-ready values."""
+        """Return each route's upstream and chain of stages as JSON-ready values.
+
+        The upstream is empty for a route with `aggregate`, which has the route of each part instead.
+        """
         snapshot = self.snapshot
         if snapshot is None:
             return {}
         return {
             name: {
                 "upstream": route.upstream,
+                "parts": dict(route.spec.parts),
                 "chain": [
                     {"policy": link.policy, "scope": link.scope, "mode": link.block.mode, "where": link.where}
                     for link in route.chain
@@ -273,8 +279,11 @@ class Control:
             check_restart(old.spec, spec)
         if missing := await self._origin.in_thread(partial(_prepare, spec, old.spec if old is not None else None)):
             raise Rejected(missing)
+        meaning: tuple[str, ...] = ()
         if old is None:
             self._imported()
+        else:
+            meaning = await self._origin.in_thread(partial(_meaning, old.spec, spec))
         lease = self._store.lease()
         try:
             compilation = self._compile(spec, self._env, lease, digest=digest)
@@ -307,7 +316,8 @@ class Control:
         except Exception as error:
             self._env.emit(events.BUG, where="reload", error=error)
         warnings = tuple(map(str, loaded.warnings))
-        return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, *_changes(old, snapshot))
+        changes = _changes(old, snapshot)
+        return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, *changes, meaning)
 
     def _note(self, reload: Reload) -> Reload:
         """Add a reload to the history, count it, and log it."""
@@ -330,6 +340,13 @@ def _prepare(spec: PolicySpec, old: PolicySpec | None) -> list[Problem]:
     """Import the stages of the policies, and return problems of local files.  Blocks while it reads files."""
     import_stages(spec)
     return check_local_files(spec, old)
+
+
+def _meaning(old: PolicySpec, new: PolicySpec) -> tuple[str, ...]:
+    """Return what a change of policies means, a line for each route, upstream or section that differs."""
+    from sidecar.lint.diff import sentences
+
+    return tuple(sentences(old, new))
 
 
 def check_restart(old: PolicySpec, new: PolicySpec) -> None:

@@ -88,6 +88,8 @@ class InnerRoute(NamedTuple):
     route: Route
     rule: Rule[Route]
     """Rule that captures parts of the path."""
+    pick: Any = None
+    """Function that returns the arm for a request; None for a route without candidates."""
 
     @property
     def pipeline(self) -> Pipeline:

@@ -367,7 +367,10 @@ class Exchange(Message):
         self.parts: list[Part] | None = None
         """Parts of an aggregated answer, in the order of their start; None for every other request."""
         self.sensitive = NO_FIELDS
-        """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
+        """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that.
+
+        Trailers of both directions are among them: for a name, to be never indexed is right in either.
+        """
         self.call: Supersedable | None = None
         """Running call, for a stage that may supersede what runs behind it; else None."""
         self.trace_lines = b""

@@ -192,7 +192,24 @@ RATE_LIMIT_KEYS: Final = metric("sidecar.rate_limit.keys", "{key}", "Keys that a
 RATE_LIMIT_OVERFLOW: Final = metric(
     "sidecar.rate_limit.overflow", "{request}", "Requests counted together because all keys of a rate limit are in use."
 )
+QUOTA_EXCEEDED: Final = metric(
+    "sidecar.quota.requests", "{request}", "Requests beyond a quota: refused, or only observed."
+)
+QUOTA_KEYS: Final = metric("sidecar.quota.keys", "{key}", "Keys of a quota that this process counts, or has leased.")
+QUOTA_OVERFLOW: Final = metric(
+    "sidecar.quota.overflow", "{request}", "Requests counted together because all keys of a quota are in use."
+)
+QUOTA_STORELESS: Final = metric(
+    "sidecar.quota.storeless", "{request}", "Requests that a quota decided without its store."
+)
 THROTTLED: Final = metric("sidecar.throttle.refused", "{attempt}", "Attempts that a throttle refused.")
+PACED: Final = metric(
+    "sidecar.pacing.attempts", "{attempt}", "Attempts that were delayed or refused because the upstream asked for less."
+)
+PACING_PRESSURE: Final = metric("sidecar.pacing.pressure", "{answer}", "Answers that asked for less load.")
+PACING_RATE: Final = metric(
+    "sidecar.pacing.rate", "{attempt}/s", "Attempts per second that pacing sends; infinite without a limit."
+)
 STORE_CALLS: Final = metric("sidecar.store.calls", "{call}", "Calls of a store that several processes share.")
 STORE_ERRORS: Final = metric("sidecar.store.errors", "{error}", "Calls of a store that failed.")
 STORE_UP: Final = metric("sidecar.store.up", "", "1 if a store is in use, 0 while its breaker is open.")
@@ -211,6 +228,12 @@ ENDPOINT_UP: Final = metric("sidecar.endpoint.up", "", "Endpoints of an upstream
 EJECTIONS: Final = metric("sidecar.endpoint.ejections", "{ejection}", "Endpoints that were ejected.")
 PANIC_PICKS: Final = metric(
     "sidecar.endpoint.panic_picks", "{request}", "Requests for which no healthy endpoint was available."
+)
+DISCOVERY_UPDATES: Final = metric(
+    "sidecar.discovery.updates", "{update}", "Answers of the source of an upstream's endpoints, by result."
+)
+DISCOVERY_STALE: Final = metric(
+    "sidecar.discovery.stale", "s", "Time since the source of an upstream's endpoints went away; 0 if it is there."
 )
 POOL_CONNECTIONS: Final = metric(
     "sidecar.upstream.connections", "{connection}", "Connections to an upstream, by state."

@@ -103,6 +103,9 @@ RATE_LIMITED: Final = Failure(
     "rate_limited", 429, "gateway", False, "Too many requests in this time", RESOURCE_EXHAUSTED_STATUS
 )
 NO_ENDPOINT: Final = Failure("no_endpoint", 503, "gateway", False, "No endpoint of the upstream can take the request")
+ENDPOINT_LEFT: Final = Failure(
+    "no_endpoint", 503, "gateway", False, "The endpoint has left, and no other one can take the request"
+)
 SHORT_DEADLINE: Final = Failure(
     "timeout",
     504,
@@ -157,8 +160,8 @@ FAILURES: Final = {
         UNVERIFIABLE, NO_CREDENTIALS, FORBIDDEN, LOOP, CLIENT_CLOSED, CLIENT_TIMEOUT, BAD_REQUEST, INTERNAL,
     )
 }  # fmt: skip
-"""Failures by code.  `DEADLINE`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`, `STALE_CONNECTION` and
-`UNFIT_REQUEST` are not listed, because each shares the code of another."""
+"""Failures by code.  `DEADLINE`, `ENDPOINT_LEFT`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`,
+`STALE_CONNECTION` and `UNFIT_REQUEST` are not listed, because each shares the code of another."""
 
 
 class Refusal(NamedTuple):

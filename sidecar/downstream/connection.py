@@ -41,7 +41,7 @@ from sidecar.core.outcome import (
 from sidecar.downstream.backlog import WRITE_LIMIT, Backlog, unsent_bytes
 from sidecar.downstream.closing import LINGER_SECONDS, MAX_ORPHANED, LingeringClose, reset
 from sidecar.downstream.request_body import RequestBody, too_large
-from sidecar.downstream.request_head import LastHop, Peer, read_ordinary, read_request, split_request
+from sidecar.downstream.request_head import LastHop, Peer, fields_of_kind, read_ordinary, read_request, split_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, ResponseBody, StoredBody
 from sidecar.downstream.response_head import LENGTHS, STATUS_LINES, encode_head, make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
@@ -131,6 +131,8 @@ HALF_CLOSE_SECONDS: Final = 1.0
 the client has timed out and closed, and its call is cancelled."""
 SHORT: Final = len(LENGTHS)
 """Size of a body in bytes below which its Content-Length is in `LENGTHS`."""
+EXCESSIVE: Final = (414, 431)
+"""Statuses of heads that are well-formed as far as they were read, and more than is allowed."""
 SWITCHING: Final = b"connection: Upgrade\r\nupgrade: websocket\r\n"
 """Field lines of a 101."""
 
@@ -720,10 +722,13 @@ class DownstreamConnection(asyncio.Protocol):
         outcome = make_rejection(BAD_REQUEST, error)
         self.listener.count_rejection()
         x = self._exchange
-        if x is None:
-            self._exchange = x = Exchange(b"", b"/", [])
-        else:
+        if x is not None:
             self.listener.note_web_call(x)
+        elif error.status in EXCESSIVE and self._buffer.startswith(b"POST "):
+            self._exchange = x = Exchange(b"POST", b"/", fields_of_kind(self._buffer))
+            self.listener.note_web_call(x)
+        else:
+            self._exchange = x = Exchange(b"", b"/", [])
         x.version = 11
         self._write(x, make_problem(x if x.web else None, outcome, self.listener.details))
 

@@ -184,6 +184,8 @@ class Peer:
         """Field lines that state the peer as the client of an HTTP/1.0 request, and this hop."""
 
 
+KINDS: Final = (b"content-type", b"accept")
+"""Fields that tell a call of gRPC-Web, and the form of its answer."""
 RequestHead = tuple[bytes, bytes, int, int, bytes, Headers, bool]
 """Parts of a head: method, target, version, end of the head, lines to forward, fields that `SPECIAL` takes, and True if
 it notes one."""
@@ -203,6 +205,14 @@ def split_request(data: bytes, limits: Limits, seen: int = 0) -> RequestHead | N
         check_fields(data, start, end - 2, limits.max_fields, limits.max_list_members)
     lines, special, speaks_to_caches = SPECIAL.take(data, start, end - 2)
     return method, target, version, end, lines, special, speaks_to_caches
+
+
+def fields_of_kind(data: bytes) -> Headers:
+    """Return Content-Type and Accept of a head that is refused, of which `data` may have only the beginning."""
+    end = data.find(b"\r\n\r\n")
+    lines = data[: end if end >= 0 else max(0, data.rfind(b"\r\n"))].split(b"\r\n")
+    pairs = (line.partition(b":") for line in lines[1:])
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in pairs if name.lower() in KINDS]
 
 
 def take_request(data: bytes) -> RequestHead | None:

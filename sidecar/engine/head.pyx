@@ -10,10 +10,10 @@ Loops over octets need no bound: `bytes` end with a NUL, which is in no class of
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
 
 from sidecar.core.http1 import CHUNKED, FEW_MEMBERS, FEW_PARAMETERS, LONG_HEAD, MAX_FIELDS
-from sidecar.core.message import HOP_BY_HOP, write_http_date
+from sidecar.core.message import HOP_BY_HOP, SECRETS, write_http_date
 
 cdef enum:
     NAME = 1        # octet of a common field name: letter, digit or hyphen
@@ -21,6 +21,7 @@ cdef enum:
     TARGET = 4      # octet of a request target (`http1.TARGET`)
     VALUE = 8       # octet of a field value or reason phrase
     LONGEST = 65536  # most bytes of a head
+    SHORT = 64      # most octets of a value that is short
     SLOTS = 1024    # size of a table of names, which is at most half full
     SPANS = 64      # most separate ranges of lines to forward
     PREFIXES = 32   # most prefixes of names
@@ -31,6 +32,9 @@ cdef enum:
     CONNECTION = 3
     DATE = 4
     DROPPED = 5
+    SECRET = 6
+    SAMPLES = 8     # words, of eight octets each, that stand for a text
+    RECENT = 64     # places for recent heads; a power of two
     UPGRADE_REQUIRED = 426
 
 cdef unsigned char OCTETS[256]
@@ -57,6 +61,26 @@ cdef Py_ssize_t LONG = LONG_HEAD
 cdef Py_ssize_t FIELDS = MAX_FIELDS
 cdef Py_ssize_t MEMBERS = FEW_MEMBERS
 cdef Py_ssize_t PARAMETERS = FEW_PARAMETERS
+
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    typedef unsigned char Octets __attribute__((vector_size(16), aligned(1), may_alias));
+    #define CONTROLS(part) ((part < 32) | (part == 127))
+    /* True if one of 64 octets is less than a space or is DEL. */
+    static inline int has_control(const unsigned char *p) {
+        const Octets *parts = (const Octets *)p;
+        Octets found = (Octets)(CONTROLS(parts[0]) | CONTROLS(parts[1]) | CONTROLS(parts[2]) | CONTROLS(parts[3]));
+        unsigned long long halves[2];
+        memcpy(halves, &found, sizeof halves);
+        return (halves[0] | halves[1]) != 0;
+    }
+    #else
+    static inline int has_control(const unsigned char *p) { return 1; }
+    #endif
+    """
+    bint has_control(const unsigned char *p) noexcept nogil
 
 
 cdef inline bint is_spelt(const unsigned char *p, const unsigned char *name, Py_ssize_t size) noexcept:
@@ -114,9 +138,21 @@ cdef struct Passing:
     int count
 
 
+cdef inline Py_ssize_t skip_words(const unsigned char *p, Py_ssize_t i, Py_ssize_t size) noexcept:
+    """Return the index from `i` on, in steps of eight octets, at which one of the next eight is less than a space or is
+    DEL, or at which less than eight of `size` octets are left."""
+    cdef unsigned long long word, others
+    while i + 8 <= size:
+        memcpy(&word, p + i, 8)
+        others = word ^ DELS
+        if ((word - SPACES) & ~word | (others - ONES) & ~others) & HIGH_BITS:
+            break
+        i += 8
+    return i
+
+
 cdef inline bint read_field(const unsigned char *p, Py_ssize_t size, Py_ssize_t i, Field *field) noexcept:
     """Parse the field line at `i` of `size` octets into `field`; False if the line is not a common one."""
-    cdef unsigned long long word, others
     field.start = i
     while OCTETS[p[i]] & NAME:
         i += 1
@@ -127,12 +163,11 @@ cdef inline bint read_field(const unsigned char *p, Py_ssize_t size, Py_ssize_t 
     while p[i] == 32 or p[i] == 9:
         i += 1
     field.value = i
-    while i + 8 <= size:  # eight octets at once, while none is less than a space or is DEL
-        memcpy(&word, p + i, 8)
-        others = word ^ DELS
-        if ((word - SPACES) & ~word | (others - ONES) & ~others) & HIGH_BITS:
-            break
-        i += 8
+    i = skip_words(p, i, size if size < i + SHORT else i + SHORT)
+    if i == field.value + SHORT:  # a long value, such as a token
+        while i + 64 <= size and not has_control(p + i):
+            i += 64
+        i = skip_words(p, i, size)
     while OCTETS[p[i]] & VALUE:
         i += 1
     if p[i] != 13 or p[i + 1] != 10:
@@ -266,8 +301,45 @@ cdef class RequestHeads:
         return method, target, 11, i, join(p, &passing), special, noticed
 
 
+cdef class RecentHeads:
+    """Recent heads with their parts, which are not parsed again: one for each length of a read, modulo `RECENT`.
+
+    A head is kept when it arrives for the second time in turn, so heads of one message are not copied.
+    """
+
+    cdef list heads, found
+    cdef unsigned long long samples[RECENT]    # of the last head that was not known
+
+    def __cinit__(self):
+        self.heads, self.found = [b""] * RECENT, [None] * RECENT
+        for place in range(RECENT):
+            self.samples[place] = 0
+
+    cdef object find(self, const unsigned char *p, Py_ssize_t size):
+        """Return the parts of the head at the beginning of a read of `size` octets; None if it is not kept."""
+        cdef bytes head = <bytes>self.heads[size & (RECENT - 1)]
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(head)
+        if length == 0 or length > size or memcmp(p, PyBytes_AS_STRING(head), length):
+            return None
+        return self.found[size & (RECENT - 1)]
+
+    cdef object keep(self, const unsigned char *p, Py_ssize_t size, Py_ssize_t length, found):
+        """Keep the parts of a head of `length` octets if it was the last one too."""
+        cdef unsigned long long word, sample = 1
+        cdef Py_ssize_t i, place = size & (RECENT - 1)
+        if length < 8 * SAMPLES:
+            return
+        for i in range(SAMPLES):
+            memcpy(&word, p + i * (length // SAMPLES), 8)
+            sample = sample * 31 + word
+        if sample == self.samples[place]:
+            self.heads[place], self.found[place] = cut(p, 0, length), found
+        self.samples[place] = sample
+
+
+cdef RecentHeads RESPONSES = RecentHeads()
 cdef Names RESPONSE = Names({
-    **dict.fromkeys(HOP_BY_HOP, DROPPED),
+    **dict.fromkeys(SECRETS, SECRET), **dict.fromkeys(HOP_BY_HOP, DROPPED),
     b"content-length": LENGTH, b"transfer-encoding": CODING, b"connection": CONNECTION, b"date": DATE,
 })
 cdef Py_ssize_t UNKNOWN = -2
@@ -282,10 +354,13 @@ def take_response(bytes data not None, wall):
     cdef const unsigned char *p = <const unsigned char *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t i = 12, j, start, fields = 0, size
     cdef long long length = UNKNOWN
-    cdef bint keep = True, has_date = False
+    cdef bint keep = True, has_date = False, has_secret = False
     cdef int slot, kind, status
     cdef Field field
     cdef Passing passing
+    found = RESPONSES.find(p, PyBytes_GET_SIZE(data))
+    if found is not None:
+        return found
     if PyBytes_GET_SIZE(data) < 16 or memcmp(p, b"HTTP/1.1 ", 9):
         return None
     if not (50 <= p[9] <= 53 and 48 <= p[10] <= 57 and 48 <= p[11] <= 57):
@@ -308,9 +383,10 @@ def take_response(bytes data not None, wall):
         slot = RESPONSE.find(p + field.start, field.colon - field.start)
         kind = RESPONSE.kinds[slot] if slot >= 0 else 0
         size = field.end - field.value
-        if kind == 0:
+        if kind == 0 or kind == SECRET:
             if not let_pass(&passing, &field):
                 return None
+            has_secret = has_secret or kind == SECRET
         elif kind == DATE:
             if has_date or not size or not let_pass(&passing, &field):
                 return None
@@ -338,26 +414,15 @@ def take_response(bytes data not None, wall):
     lines = join(p, &passing)
     if not has_date:
         lines += b"date: %b\r\n" % write_http_date(wall())
-    return status, i, lines, None if length == UNKNOWN else length, keep
+    found = status, i, lines, None if length == UNKNOWN else length, keep
+    if has_date and not has_secret and i <= LONG:
+        RESPONSES.keep(p, PyBytes_GET_SIZE(data), i, found)
+    return found
 
 
 cdef enum:
-    HASHED = 8      # octets at the end of a token that choose its place in a table
+    SHORTEST = 64   # shortest field lines that are kept, in bytes
     PLACES = 256    # places in a table of field lines; a power of two
-
-
-cdef const unsigned char *token_end(const unsigned char *p, Py_ssize_t size) noexcept:
-    """Return the end of the first bearer token in field lines, in its usual spelling; NULL without one."""
-    cdef const unsigned char *end = p + size
-    cdef const unsigned char *feed
-    while end - p > 22:
-        feed = <const unsigned char *>memchr(p, 10, end - p)
-        if feed == NULL:
-            return NULL
-        if p[0] | 32 == 97 and feed - p > 22 and memcmp(p + 1, b"uthorization: Bearer ", 21) == 0:
-            return feed - 1 if feed - p >= 23 + HASHED else NULL
-        p = feed + 1
-    return NULL
 
 
 cdef class KnownLines:
@@ -371,23 +436,27 @@ cdef class KnownLines:
         self.entries = [None] * PLACES
         self.found = found
 
-    cdef Py_ssize_t place(self, bytes lines) noexcept:
-        """Return the place of field lines; -1 for those without a token."""
-        cdef const unsigned char *end = token_end(
-            <const unsigned char *>PyBytes_AS_STRING(lines), PyBytes_GET_SIZE(lines)
-        )
-        cdef unsigned long long word
-        if end == NULL:
-            return -1
-        memcpy(&word, end - HASHED, HASHED)
-        return <Py_ssize_t>((word * 0x9E3779B97F4A7C15ULL) >> 56)
+    cdef inline Py_ssize_t place(self, const char *p, Py_ssize_t size) noexcept:
+        """Return the place of `size` octets of field lines.
+
+        Parts at equal distances choose it.  A token is most of the lines, and tokens differ nearly everywhere.
+        """
+        cdef Py_ssize_t step = (size - 8) // SAMPLES, i
+        cdef unsigned long long word, found = <unsigned long long>size
+        for i in range(1, SAMPLES + 1):
+            memcpy(&word, p + i * step, 8)
+            found = (found ^ word) * 0x9E3779B97F4A7C15ULL
+        return <Py_ssize_t>(found >> 56)
 
     def find(self, bytes lines not None, Py_ssize_t rest):
-        cdef Py_ssize_t place = self.place(lines), size, new
+        cdef Py_ssize_t place, size = PyBytes_GET_SIZE(lines) - rest, new
         cdef const char *p = PyBytes_AS_STRING(lines)
         cdef char *q
         cdef bytes known, others, result
-        if place < 0 or self.known[place] is None:
+        if rest < 0 or size < SHORTEST:
+            return None
+        place = self.place(p, size)
+        if self.known[place] is None:
             return None
         known, others = <bytes>self.known[place], <bytes>self.others[place]
         size, new = PyBytes_GET_SIZE(known), PyBytes_GET_SIZE(others)
@@ -403,6 +472,7 @@ cdef class KnownLines:
         return result
 
     def keep(self, bytes known not None, bytes others not None, entry):
-        cdef Py_ssize_t place = self.place(known)
-        if place >= 0:
+        cdef Py_ssize_t place, size = PyBytes_GET_SIZE(known)
+        if size >= SHORTEST:
+            place = self.place(PyBytes_AS_STRING(known), size)
             self.known[place], self.others[place], self.entries[place] = known, others, entry

@@ -87,7 +87,10 @@ INDEXED, INCREMENTAL, SIZE_UPDATE, NEVER_INDEXED, PLAIN = 0x80, 0x40, 0x20, 0x10
 
 
 def never_index(names: Iterable[bytes]) -> None:
-    """Add names in lower case to `UNINDEXED`, such as those of fields with credentials in a policy file."""
+    """Add names in lower case to `UNINDEXED`, such as those of fields with credentials in a policy file.
+
+    Encoders that are in use see it by the number of names, which only grows.
+    """
     UNINDEXED.update(names)
 
 
@@ -330,7 +333,8 @@ class Encoder:
     """
 
     __slots__ = (
-        "_inserted", "_is_lasting", "_latest", "_least", "_limit", "_lines", "_numbers", "_parts", "_pseudo", "_size",
+        "_inserted", "_is_lasting", "_latest", "_least", "_limit", "_lines", "_names", "_numbers", "_parts", "_pseudo",
+        "_size",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -351,6 +355,8 @@ class Encoder:
         """Lines of a request that were encoded last, and their encoding."""
         self._is_lasting = True
         """False once the group of lines at hand has one that is not to be remembered."""
+        self._names = len(UNINDEXED)
+        """Number of the names in `UNINDEXED` for which what is remembered is right."""
 
     @property
     def table_size(self) -> int:
@@ -375,6 +381,8 @@ class Encoder:
         out as never indexed.
         """
         out: list[bytes] = []
+        if self._names != len(UNINDEXED):
+            self._renew()
         if self._least >= 0:
             out.append(self._sizes())
         has_marks = bool(sensitive)
@@ -402,6 +410,8 @@ class Encoder:
         one.
         """
         out: list[bytes] = []
+        if self._names != len(UNINDEXED):
+            self._renew()
         if self._least >= 0:
             out.append(self._sizes())
         if protocol or sensitive:
@@ -446,14 +456,25 @@ class Encoder:
         """Return the block of a response."""
         if self._least >= 0 or sensitive:
             return self.encode([(b":status", b"%d" % status)], lines, sensitive)
+        if self._names != len(UNINDEXED):
+            self._renew()
         head = STATUSES.get(status)
         if head is None:
             head = self._field(b":status", b"%d" % status, False)
         return head + self._part(lines) if lines else head
 
-    def encode_trailers(self, lines: bytes) -> bytes:
+    def encode_trailers(self, lines: bytes, sensitive: frozenset[bytes] = NOTHING) -> bytes:
         """Return the block of trailers."""
-        return self.encode([], lines) if self._least >= 0 else self._part(lines)
+        if self._least >= 0 or sensitive:
+            return self.encode([], lines, sensitive)
+        if self._names != len(UNINDEXED):
+            self._renew()
+        return self._part(lines)
+
+    def _renew(self) -> None:
+        """Forget what is remembered: names have been added that go out as never indexed from now on."""
+        self._names = len(UNINDEXED)
+        self._forget()
 
     def _sizes(self) -> bytes:
         """Return the change of the table's size that the next block begins with."""

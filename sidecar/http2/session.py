@@ -52,7 +52,7 @@ from sidecar.http2.limits import (
     Bucket,
     Limits,
 )
-from sidecar.http2.stream import RECEIVED_END, RESET, SENT_END, Stream
+from sidecar.http2.stream import NOTHING, RECEIVED_END, RESET, SENT_END, Stream
 
 BODILESS: Final = (204, 304)
 LARGE_HEAD: Final = 10.0
@@ -75,6 +75,9 @@ PIECE: Final = 64 * 1024
 """Bytes of a piece that waits."""
 MAX_OUTPUT: Final = 256 * 1024
 """Bytes of content that are sent before the output is taken: the transport may be full by then."""
+TUNNEL: Final = -2
+"""Value of `Stream.expected` before the answer to an extended CONNECT: a 2xx has no length, whatever it says
+(RFC 9110 9.3.6)."""
 PSEUDO_HEADERS: Final = 5
 """Pseudo-headers that a request may have beside its fields."""
 DRAIN_PING: Final = b"draining"
@@ -529,7 +532,10 @@ class Session:
 
     def _take_head(self, stream: Stream, head: Head, is_end: bool) -> None:
         stream.has_final_head = True
-        stream.expected = expected = head.content_length
+        expected = head.content_length
+        if stream.expected == TUNNEL and head.status < 300:
+            expected = -1
+        stream.expected = expected
         if is_end:
             if (expected >= 0 or stream.forbids_content) and self._contradicts(stream, True):
                 self._fail_stream(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
@@ -749,6 +755,8 @@ class Session:
         self._next += 2
         if method == b"HEAD":
             stream.forbids_content = True
+        elif protocol:
+            stream.expected = TUNNEL
         stream.has_sent_head = True
         block = self._encoder.encode_request(
             method, scheme, authority, path, lines, request_id, steady, sensitive, protocol
@@ -809,15 +817,19 @@ class Session:
             stream.waits = True
         return not stream.pending
 
-    def send_trailers(self, stream: Stream, lines: bytes) -> None:
-        """Send trailers, HTTP/1.1 field lines, after all content; they end the stream."""
+    def send_trailers(self, stream: Stream, lines: bytes, sensitive: frozenset[bytes] = NOTHING) -> None:
+        """Send trailers, HTTP/1.1 field lines, after all content; they end the stream.
+
+        Those whose lower-case names are `sensitive` go out as never indexed.
+        """
         if not stream.can_send or stream.ends_after_pending or stream.trailers is not None or self.fault is not None:
             return
         if stream.pending:
             stream.waits = True
             stream.trailers = lines
+            stream.marks = sensitive
         elif lines:
-            self._write_block(stream, self._encoder.encode_trailers(lines), True)
+            self._write_block(stream, self._encoder.encode_trailers(lines, sensitive), True)
         else:
             self._write_data(stream, b"", True)
 
@@ -875,11 +887,13 @@ class Session:
         lines = stream.trailers
         if lines is not None and not pending:
             stream.trailers = None
-            self.send_trailers(stream, lines)
+            self.send_trailers(stream, lines, stream.marks)
 
     def _forget_pending(self, stream: Stream) -> None:
+        """Drop what waits on a stream that is reset, in both directions."""
         self.unsent -= stream.unsent
         stream.unsent = 0
+        stream.held = None  # what has not been delivered is not wanted
         stream.pending.clear()
         stream.trailers = None
         stream.waits = False

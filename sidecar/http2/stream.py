@@ -26,14 +26,16 @@ RECEIVED_END: Final = HALF_CLOSED_REMOTE
 RESET: Final = CLOSED
 """Events, as the bits that they set in a state: one for each side that is closed."""
 
+NOTHING: Final[frozenset[bytes]] = frozenset()
+
 
 class Stream:
     """Stream of one request and its response.  The owner keeps what is its own in `user`."""
 
     __slots__ = (
         "content", "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head",
-        "has_sent_head", "held", "id", "is_queued", "paused", "pending", "received", "state", "taken", "trailers",
-        "unsent", "user", "waits", "window",
+        "has_sent_head", "held", "id", "is_queued", "marks", "paused", "pending", "received", "state", "taken",
+        "trailers", "unsent", "user", "waits", "window",
     )  # fmt: skip
 
     def __init__(self, number: int, window: int, credit: int) -> None:
@@ -54,7 +56,7 @@ class Stream:
         self.received = 0
         """Bytes of content."""
         self.expected = -1
-        """Bytes of content that its head has announced; -1 if it has not."""
+        """Bytes of content that its head has announced; negative if it has not."""
         self.forbids_content = False
         """True for a response that has none, whatever its head says (HEAD, 204, 304)."""
         self.pending: list[bytes] = []
@@ -70,6 +72,8 @@ class Stream:
         self.ends_after_pending = False
         self.trailers: bytes | None = None
         """Trailers that wait behind those pieces; None if there are none."""
+        self.marks: frozenset[bytes] = NOTHING
+        """Names of fields in those trailers that go out as never indexed."""
         self.fault = ""
         """Words on what the peer has done wrong, for which we have reset the stream; empty if we have not."""
         self.content: bytes | None = None

@@ -18,8 +18,8 @@ from binascii import a2b_base64
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
-PARTS: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]*)")
-"""Matches a token; its groups are header, payload and signature."""
+PARTS: Final = re.compile(rb"(([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*))\.([A-Za-z0-9_-]*)")
+"""Matches a token; its groups are what is signed, header, payload and signature."""
 TO_PLAIN: Final = bytes.maketrans(b"-_", b"+/")
 LAST: Final = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
 """Last characters without unused bits, by the number of characters in the last group (RFC 4648 3.5)."""
@@ -50,11 +50,11 @@ def parse_token(token: bytes) -> Token:
     match = PARTS.fullmatch(token)
     if match is None:
         raise InvalidToken("the token is not a signed token in compact form")
-    head, payload, signature = match.groups()
+    signed, head, payload, signature = match.groups()
     header = _parse_header(head)
     if not signature:
         raise InvalidToken("the token is not signed")
-    return Token(header, _parse_object(payload, "payload"), token[: match.end(2)], _decode(signature, "signature"))
+    return Token(header, _parse_object(payload, "payload"), signed, _decode(signature, "signature"))
 
 
 @lru_cache(maxsize=MOST_HEADERS)

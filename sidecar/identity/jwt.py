@@ -86,9 +86,9 @@ class JwtIdentity:
             parsed = parse_token(token)
             algorithm, kid = self._rules.check_header(parsed.header)
             caller, left = self._rules.check_claims(parsed.claims, self._wall())
-        except ForeignToken as error:
-            return Rejection(str(error), is_foreign=True)
         except InvalidToken as error:
+            if isinstance(error, ForeignToken):
+                return Rejection(str(error), is_foreign=True)
             return self._reject(digest, str(error), now)
         source = self.source
         usable = source.is_usable(now)

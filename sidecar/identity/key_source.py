@@ -109,7 +109,7 @@ class InlineKeys(KeySource):
 
     def __init__(self, name: str, jwks: Iterable[dict[str, Any]]) -> None:
         self.name = name
-        keys, problems = read_keys(list(jwks), has_secrets=True)
+        keys, problems = _read("keys.inline", list(jwks), has_secrets=True)
         if problems:
             raise ValueError(f"keys.inline: {'; '.join(problems)}")
         self.keys = KeySet(keys)
@@ -158,7 +158,7 @@ class FileKeys(KeySource):
         self.keys = _exchange(self, keys, self._env)
 
     def _read(self) -> list[Key]:
-        keys, problems = read_keys(read_json_file(self._path), has_secrets=True)
+        keys, problems = _read(self._path, read_json_file(self._path), has_secrets=True)
         if problems or not keys:
             raise ValueError(f"{self._path}: {'; '.join(problems) or 'has no keys'}")
         return keys
@@ -297,7 +297,7 @@ class RemoteKeys(KeySource):
         if self._spec.url is None:
             url, path, query = await self._discover()
         document = await self._json(url, path, query)
-        keys, problems = read_keys(document, has_secrets=False)
+        keys, problems = _read(url, document, has_secrets=False)
         if not keys:
             raise ValueError(f"{url}: has no usable key; {'; '.join(problems) or 'the list is empty'}")
         return keys, problems
@@ -354,7 +354,7 @@ class RemoteKeys(KeySource):
             age = self._env.wall() - fetched if isinstance(fetched, int | float) else -1.0
             if not 0 <= age <= spec.refresh + spec.stale_for:
                 raise ValueError(f"{path} is too old, or from the future")
-            keys, _ = read_keys(document, has_secrets=False)
+            keys, _ = _read(path, document, has_secrets=False)
         except ValueError as error:
             self._env.emit(events.KEYS_FAILED, identity=self.name, reason=str(error), keys=0)
             return
@@ -383,6 +383,14 @@ def _exchange(source: KeySource, keys: list[Key], env: Env, ignored: Iterable[st
     if added or removed:
         env.emit(events.KEYS_CHANGED, identity=source.name, added=added, removed=removed, ignored=list(ignored))
     return new
+
+
+def _read(where: str, document: Any, *, has_secrets: bool) -> tuple[list[Key], list[str]]:
+    """Return what `read_keys` returns; its errors begin with the place of the key set."""
+    try:
+        return read_keys(document, has_secrets=has_secrets)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _listed(document: Any) -> Any:

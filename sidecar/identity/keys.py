@@ -6,7 +6,9 @@ Rules:
    public key is never the secret of an HMAC, and there is no algorithm `none` (RFC 8725 3.1 and 3.2).
 2. Keys for other uses (`use`, `key_ops`), private keys, and keys that are too weak or too expensive are left out, with
    the reason.  Secrets (`oct`) come from files and policies only.
-3. Verification runs on the event loop: the library holds Python's global lock meanwhile, so a thread would not help.
+3. An algorithm and a key ID name one key of a set at most, and a set has either secrets or public keys.  A set that
+   breaks this rule is refused as a whole, because nobody can tell which key its issuer means (RFC 7517 4.5).
+4. Verification runs on the event loop: the library holds Python's global lock meanwhile, so a thread would not help.
    `verification.py` bounds the CPU that it takes.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
@@ -39,8 +42,12 @@ CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 """Algorithm of each curve (RFC 7518 3.4)."""
 PUBLIC: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x"), "oct": ("k",)}
 """Members that define a public key or a secret, by key type."""
+MEMBER: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
+"""Matches a number or a secret in base64url; some issuers pad it."""
 MOST_KEYS: Final = 100
 """Most keys of a set."""
+LEAST_DIFFERENT: Final = 8
+"""Least number of different bytes of a secret.  Random ones practically always have more, placeholders have fewer."""
 RSA_BITS: Final = (2048, 8192)
 """Least and most bits of an RSA modulus (RFC 7518 3.3)."""
 MOST_EXPONENT: Final = 2**32
@@ -121,15 +128,19 @@ def encode(data: bytes) -> bytes:
 class Key:
     """Key that verifies signatures."""
 
-    __slots__ = ("_verifiers", "digest", "id", "kind", "validity")
+    __slots__ = ("_verifiers", "digest", "id", "kind", "material", "validity")
 
-    def __init__(self, id: str | None, kind: str, digest: bytes, verifiers: dict[str, Verify]) -> None:
+    def __init__(
+        self, id: str | None, kind: str, digest: bytes, verifiers: dict[str, Verify], material: bytes = b""
+    ) -> None:
         self.id = id
         """Member `kid`; None without one."""
         self.kind = kind
         """Key type and curve or size, for people."""
         self.digest = digest
-        """Digest of the key; equal digests mean equal keys."""
+        """Digest of the key with its ID and algorithm; equal digests mean equal keys."""
+        self.material = material
+        """Digest of the public key or secret alone."""
         self.validity = Validity()
         """Validity of the verdicts that rest on the key."""
         self._verifiers = verifiers
@@ -142,6 +153,11 @@ class Key:
     @is_current.setter
     def is_current(self, is_current: bool) -> None:
         self.validity.is_current = is_current
+
+    @property
+    def is_secret(self) -> bool:
+        """True if the key is a secret that issuer and verifier share."""
+        return any(name.startswith("HS") for name in self._verifiers)
 
     @property
     def algorithms(self) -> list[str]:
@@ -163,7 +179,7 @@ class Key:
 def read_keys(document: Any, *, has_secrets: bool) -> tuple[list[Key], list[str]]:
     """Return the usable keys of a key set or of a list of keys, and a reason for each other key.
 
-    `has_secrets` permits keys of the type `oct`.  Raises `ValueError` if the document is no key set.
+    `has_secrets` permits keys of the type `oct`.  Raises `ValueError` if the document is no key set, or is ambiguous.
     """
     listed = document.get("keys") if isinstance(document, dict) else document
     if not isinstance(listed, list):
@@ -178,7 +194,21 @@ def read_keys(document: Any, *, has_secrets: bool) -> tuple[list[Key], list[str]
         except ValueError as error:
             name = each.get("kid") if isinstance(each, dict) else None
             problems.append(f"key {str(name)[:80] if name else number} {error}")
+    _check_set(keys)
     return keys, problems
+
+
+def _check_set(keys: list[Key]) -> None:
+    """Raise `ValueError` if the keys of a set are ambiguous."""
+    if len({key.is_secret for key in keys}) > 1:
+        raise ValueError("has secrets (oct) beside public keys; write two identities, each with one kind of key")
+    owners: dict[tuple[str, str], bytes] = {}
+    for key in keys:
+        if key.id is None:
+            continue
+        for algorithm in key.algorithms:
+            if owners.setdefault((key.id, algorithm), key.material) != key.material:
+                raise ValueError(f"has two keys for {algorithm} with the kid {key.id[:80]!r}; give each its own kid")
 
 
 def read_key(jwk: Any, *, has_secrets: bool) -> Key:
@@ -192,8 +222,12 @@ def read_key(jwk: Any, *, has_secrets: bool) -> Key:
         raise ValueError("has a kid that is no text")
     if use not in (None, "sig"):
         raise ValueError(f"is for the use {use!r}, not for signatures")
+    if alg is not None and not isinstance(alg, str):
+        raise ValueError("has an alg that is no text")
     if ops is not None and not (isinstance(ops, list) and "verify" in ops):
         raise ValueError("is not for the operation verify")
+    if ops is not None and any(not isinstance(each, str) or ops.count(each) > 1 for each in ops):
+        raise ValueError("has key_ops that are no list of different texts")  # RFC 7517 4.3
     if kty == "oct" and not has_secrets:
         raise ValueError("is a secret, which must not come from a URL")
     if kty != "oct" and "d" in jwk:
@@ -201,13 +235,16 @@ def read_key(jwk: Any, *, has_secrets: bool) -> Key:
     public = {name: jwk.get(name) for name in PUBLIC[kty]}
     if not all(isinstance(value, str) and value.isascii() for value in public.values()):
         raise ValueError(f"lacks one of {', '.join(public)}")
+    for name, value in public.items():
+        if name != "crv" and MEMBER.fullmatch(str(value)) is None:  # PyJWT ignores other characters
+            raise ValueError(f"has {name} that is not base64url")
     verifiers, kind = _verifiers({"kty": kty, **public})
     if alg is not None:
         if alg not in verifiers:
             raise ValueError(f"is for the algorithm {alg!r}, which a key {kind} is not used with")
         verifiers = {alg: verifiers[alg]}
-    text = json.dumps([kid, alg, kty, public], sort_keys=True)
-    return Key(kid, kind, sha256(text.encode()).digest(), verifiers)
+    digests = [sha256(json.dumps(each, sort_keys=True).encode()).digest() for each in ([kid, alg, kty, public], public)]
+    return Key(kid, kind, digests[0], verifiers, digests[1])
 
 
 def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
@@ -244,6 +281,10 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
         usable = {f"HS{bits}": _hmac(key, f"sha{bits}") for bits, h in HASHES.items() if len(key) >= h.digest_size}
         if not usable:
             raise ValueError(f"has {len(key)} bytes; a secret has at least 32 (RFC 7518 3.2)")
+        if len(set(key)) < LEAST_DIFFERENT:
+            raise ValueError(
+                "repeats few bytes, so that anyone can guess it; make one with `openssl rand`"
+            )  # RFC 8725 3.5
         return usable, f"oct of {len(key)} bytes"
     raise ValueError("is not a public key")
 

@@ -1,4 +1,4 @@
-"""Types of the JSON documents that `sidecar check`, `routes` and `explain` print with `--json`.
+"""Types of the JSON documents that `sidecar check`, `lint`, `diff`, `routes` and `explain` print with `--json`.
 
 Rules:
 
@@ -11,11 +11,17 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, TypedDict
+from math import isinf
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from sidecar.config.node import Mark
 from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
+
+if TYPE_CHECKING:
+    from sidecar.lint.chain import Chain, Path
+    from sidecar.lint.diff import Difference
+    from sidecar.lint.run import Finding
 
 Scope = Literal["route", "upstream", "endpoint"]
 """Owner of the state of a stage: one route, an upstream with all its routes, or an endpoint."""
@@ -45,6 +51,8 @@ class ProblemEntry(TypedDict):
     """Keys that lead to the value, such as `routes.order.retry.on`; empty for a file as a whole."""
     message: str
     """Description of the problem, and what would be right."""
+    rule: str | None
+    """Identifier of the rule of `sidecar lint` that found it, such as `R024`; null for what loading reports."""
 
 
 class ProblemsDocument(TypedDict):
@@ -54,6 +62,115 @@ class ProblemsDocument(TypedDict):
     """True if the policies have no error."""
     problems: list[ProblemEntry]
     """Errors first, then warnings, each in the order of files, lines and columns."""
+
+
+class FindingEntry(TypedDict):
+    """Finding of `sidecar lint`."""
+
+    rule: str
+    """Identifier of the rule, such as `R024`; `R000` for a plain warning of `sidecar check`."""
+    title: str
+    """Title of the rule."""
+    severity: Literal["error", "warning", "note"]
+    """Severity; notes do not change `ok` and the exit code."""
+    file: str
+    """Path of the file, which begins with the path on the command line."""
+    line: int
+    """Number of the line, from 1."""
+    column: int
+    """Number of the column, from 1."""
+    path: str
+    """Keys that lead to the value; empty for a file as a whole."""
+    message: str
+    """Description with the computed numbers, and what would be right."""
+    anchor: str
+    """Page and anchor of the rule in the documentation, such as `lint.md#r024`."""
+    fix: str | None
+    """Text that `--fix` writes in place of the value; null without a safe one."""
+    suppressed: str | None
+    """Reason of the comment that suppresses the finding; null if it counts."""
+
+
+class HopEntry(TypedDict):
+    """Route of one service on a path of calls."""
+
+    service: str
+    """Name of the service."""
+    route: str
+    """Name of the route."""
+    seconds: float | None
+    """Longest time of a request of the route; null without a limit."""
+    calls: int
+    """Most calls that one request of the route makes of the next one."""
+
+
+class PathEntry(TypedDict):
+    """Path of calls from a client's request to the last service that it reaches."""
+
+    services: list[str]
+    """Services in the order of the calls."""
+    seconds: float | None
+    """Longest time that the client waits; null without a limit."""
+    calls: int
+    """Most calls of the last service for one request of the client."""
+    outage: float
+    """Factor by which an outage of the last service multiplies its load at most, as the retry budgets allow it."""
+    hops: list[HopEntry]
+    """Routes on the way."""
+
+
+class LintDocument(TypedDict):
+    """Document of `lint`."""
+
+    ok: bool
+    """True without a problem, an error and a warning that counts."""
+    problems: list[ProblemEntry]
+    """Errors of loading; if there are some, no rule runs."""
+    findings: list[FindingEntry]
+    """Findings that count and then suppressed ones, each in the order of files, lines and columns."""
+    paths: list[PathEntry]
+    """Paths of calls with `--chain`; otherwise empty."""
+
+
+class ChangeEntry(TypedDict):
+    """One difference in behaviour."""
+
+    what: str | None
+    """Name of the fact that differs; null for a subject that is new or removed."""
+    text: str
+    """Difference in words."""
+    risk: bool
+    """True if it may do harm."""
+    old: str | None
+    """Former value; null for a set of values, and where there is none."""
+    new: str | None
+    """New value; null for a set of values, and where there is none."""
+
+
+class SubjectEntry(TypedDict):
+    """Route, upstream or section that behaves differently."""
+
+    subject: str
+    """Kind and name, such as `route orders`."""
+    sentence: str
+    """All differences in one line."""
+    risk: bool
+    """True if one of the differences may do harm."""
+    changes: list[ChangeEntry]
+    """Differences, risks first."""
+
+
+class DiffDocument(TypedDict):
+    """Document of `diff`, if both sides are without problems."""
+
+    ok: bool
+    """True."""
+    subjects: list[SubjectEntry]
+    """Subjects that behave differently; empty if none does."""
+    appeared: list[FindingEntry]
+    """Findings of rules that only the new policies have, notes left out."""
+    disappeared: list[FindingEntry]
+    """Findings of rules that only the old policies have, notes left out."""
 
 
 class MatchEntry(TypedDict):
@@ -93,12 +210,15 @@ class StageEntry(TypedDict):
 
 
 class DiscoverEntry(TypedDict):
-    """Discovery of the endpoints of an upstream by DNS."""
+    """Discovery of the endpoints of an upstream."""
 
-    dns: str
-    """Name that is looked up."""
-    port: int | str
-    """Port; a text if an environment variable gives it."""
+    dns: str | None
+    """Name whose addresses are looked up; null for other sources."""
+    port: int | str | None
+    """Port of all endpoints; a text if an environment variable gives it, null if the source tells it."""
+    source: str
+    """Source, such as `dns:payments.svc:8080`, `srv:_http._tcp.payments.svc`, `file:/run/endpoints` or
+    `kubernetes:shop/orders:http`."""
 
 
 class TargetEntry(TypedDict):
@@ -143,7 +263,7 @@ class RouteEntry(TypedDict):
     stages: list[StageEntry]
     """Stages in the order in which a request passes them, the outermost first."""
     upstream: TargetEntry | None
-    """Upstream that its requests go to."""
+    """Upstream that its requests go to; null for a route with `aggregate`."""
     bindings: list[BindingEntry]
     """Requests that `translate` turns into calls; empty without that block."""
 
@@ -203,6 +323,52 @@ class UpstreamEntry(TypedDict):
     """Effective values, without those of its stages."""
 
 
+class PartEntry(TypedDict):
+    """Part of an aggregated answer."""
+
+    name: str
+    """Name of the part."""
+    level: int
+    """Place in the order, from 1; parts of one level may run at the same time."""
+    method: str
+    """Method of its request."""
+    path: str
+    """Path and query, with references."""
+    route: str
+    """Route through which the request goes."""
+    upstream: str | None
+    """Upstream of that route; null for a route with `aggregate`."""
+    policies: list[str]
+    """Names of the stages of that route, outermost first."""
+    needs: list[str]
+    """Parts whose answers it needs."""
+    each: str | None
+    """List for each item of which the part is asked; null without one."""
+    timeout: float | None
+    """Longest time in seconds; null for all the time that is left."""
+    is_required: bool
+    """True if the whole fails without the part."""
+    otherwise: list[Any]
+    """Substitutes in their order: `stale` or an object with `json`; null after the last."""
+    place: Place | None
+    """Place of the part."""
+
+
+class PlanEntry(TypedDict):
+    """Plan of an aggregated answer."""
+
+    parts: list[PartEntry]
+    """Parts in the order in which they run."""
+    answer: str
+    """Form of the answer: `nested`, `merged` or `template`."""
+    seconds: float | None
+    """Longest time of one request in seconds; null without a limit."""
+    requests: int
+    """Most requests of parts, with all items of lists."""
+    calls: int
+    """Most calls of upstreams, with retries and hedges."""
+
+
 class TakenEntry(TypedDict):
     """Route that a request takes."""
 
@@ -216,8 +382,10 @@ class TakenEntry(TypedDict):
     """Values of the parameters in its path."""
     stages: list[BlockEntry]
     """Stages in the order in which the request passes them, the outermost first."""
-    upstream: UpstreamEntry
-    """Upstream that the request goes to."""
+    upstream: UpstreamEntry | None
+    """Upstream that the request goes to; null for a route with `aggregate`."""
+    aggregate: PlanEntry | None
+    """Parts of the answer; null for a route without `aggregate`."""
     criticality: ValueEntry
     """Importance of its requests."""
     cors: list[str] | None
@@ -226,6 +394,8 @@ class TakenEntry(TypedDict):
     """Sentences on the rule that decides; null for a route without `authorize`."""
     rate_limit: list[str] | None
     """Sentences on the rate limits and the keys of the request; null for a route without one."""
+    quota: list[str] | None
+    """Sentences on the quotas and the keys of the request; null for a route without one."""
     cache: list[str] | None
     """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None
@@ -283,22 +453,88 @@ class ExplainDocument(TypedDict):
 
 
 SHAPES = (
-    ProblemsDocument, ProblemEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry,
-    DiscoverEntry, ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, ValueEntry, RefusalEntry,
-    ReadingEntry, OtherEntry, Place,
+    ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, PathEntry, HopEntry, DiffDocument, SubjectEntry,
+    ChangeEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
+    ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry,
+    RefusalEntry, ReadingEntry,
+    OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 
 
-def problems_document(errors: Iterable[Problem], warnings: Iterable[Problem] = ()) -> ProblemsDocument:
-    """Return the document of errors and warnings."""
+def problems_document(
+    errors: Iterable[Problem], warnings: Iterable[Problem] = (), findings: Iterable[Finding] = ()
+) -> ProblemsDocument:
+    """Return the document of errors, of warnings of loading, and of findings of `sidecar lint`."""
     entries = [_problem("error", each) for each in errors]
-    return {"ok": not entries, "problems": entries + [_problem("warning", each) for each in warnings]}
+    found = [_problem("warning", each) for each in warnings]
+    found += [_problem("warning", each.problem, each.rule) for each in findings]
+    found.sort(key=lambda each: (each["file"], each["line"], each["column"]))
+    return {"ok": not entries, "problems": entries + found}
 
 
-def _problem(severity: Literal["error", "warning"], problem: Problem) -> ProblemEntry:
+def diff_document(difference: Difference) -> DiffDocument:
+    """Return the document of a change of policies."""
+    subjects = [
+        SubjectEntry(
+            subject=each.name, sentence=each.sentence, risk=each.is_risk,
+            changes=[
+                ChangeEntry(what=change.name or None, text=change.text, risk=change.is_risk,
+                            old=change.old or None, new=change.new or None)
+                for change in each.changes
+            ],
+        )
+        for each in difference.subjects
+    ]  # fmt: skip
+    appeared = [_finding(each) for each in difference.appeared]
+    disappeared = [_finding(each) for each in difference.disappeared]
+    return {"ok": True, "subjects": subjects, "appeared": appeared, "disappeared": disappeared}
+
+
+def lint_document(
+    problems: Iterable[Problem], found: Iterable[Finding], hidden: Iterable[Finding], chain: Chain | None = None
+) -> LintDocument:
+    """Return the document of a run of the rules."""
+    errors = [_problem("error", each) for each in problems]
+    counted = list(found)
+    is_ok = not errors and all(each.severity == "note" for each in counted)
+    paths = [] if chain is None else [_path(each) for each in chain.paths]
+    findings = [_finding(each) for each in (*counted, *hidden)]
+    return {"ok": is_ok, "problems": errors, "findings": findings, "paths": paths}
+
+
+def _path(path: Path) -> PathEntry:
+    def finite(seconds: float) -> float | None:
+        return None if isinf(seconds) else seconds
+
+    hops = [
+        HopEntry(service=hop.service, route=hop.route.name, seconds=finite(hop.route.worst.seconds), calls=factor)
+        for hop, factor in zip(path.hops, path.factors, strict=True)
+    ]
+    return {
+        "services": list(path.services), "seconds": finite(path.seconds), "calls": path.calls, "outage": path.outage,
+        "hops": hops,
+    }  # fmt: skip
+
+
+def _finding(finding: Finding) -> FindingEntry:
+    from sidecar.lint.known import every_rule
+
+    rule = every_rule()[finding.rule]
+    file, line, column, path, message = finding.problem
+    return {
+        "rule": finding.rule, "title": rule.title, "severity": finding.severity, "file": file, "line": line,
+        "column": column, "path": path, "message": message, "anchor": rule.anchor,
+        "fix": finding.fix.new if finding.fix is not None else None, "suppressed": finding.reason or None,
+    }  # fmt: skip
+
+
+def _problem(severity: Literal["error", "warning"], problem: Problem, rule: str | None = None) -> ProblemEntry:
     file, line, column, path, message = problem
-    return {"severity": severity, "file": file, "line": line, "column": column, "path": path, "message": message}
+    return {
+        "severity": severity, "file": file, "line": line, "column": column, "path": path, "message": message,
+        "rule": rule,
+    }  # fmt: skip
 
 
 def place_of(mark: Mark | None) -> Place | None:

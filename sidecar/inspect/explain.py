@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 from sidecar.config.node import Mark, Node
 from sidecar.config.process_spec import LimitsSpec
 from sidecar.config.report import visible
-from sidecar.config.spec import CRITICALITY
+from sidecar.config.spec import CRITICALITY, UpstreamSpec
 from sidecar.control.compiler import BREAKER, ROUTE, Snapshot, cache_of
 from sidecar.control.route import Link, Route
 from sidecar.core import uri
@@ -25,14 +25,16 @@ from sidecar.core.uri import parameter
 from sidecar.grpc.status import is_grpc
 from sidecar.inspect.documents import Scope
 from sidecar.inspect.effective import Value, flow, values
+from sidecar.inspect.explain_aggregate import plan_lines, plan_of, plan_sentence
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_cors import cross_origin_sentences
-from sidecar.inspect.explain_limits import limit_sentences
+from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
 from sidecar.inspect.explain_workers import worker_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
+from sidecar.upstream.discovery.spec import DiscoverSpec
 
 MAX_LISTED: Final = 10
 """Most routes that are listed beside the one that the request takes."""
@@ -119,11 +121,22 @@ def _upstream_row(snapshot: Snapshot, route: Route) -> Iterator[tuple[str, str, 
     if upstream is None:
         return
     node = snapshot.spec.node.find(("upstreams", route.upstream))
-    to = written(node, "endpoints", upstream.endpoints or ())
+    to = written_urls(node, upstream)
     if (discover := upstream.discover) is not None:
-        found = node.child("discover") if node is not None else None
-        to = (f"dns:{written(found, 'dns', discover.dns)}:{written(found, 'port', discover.port)}",)
+        to = [source_of(discover, node.child("discover") if node is not None else None)]
     yield f"> {route.upstream}", flow(to), str(snapshot.spec.where("upstreams", route.upstream))
+
+
+def source_of(discover: DiscoverSpec, node: Node | None) -> str:
+    """Return the source of endpoints as the files write it, such as `dns:payments.svc:8080`."""
+    if (kubernetes := discover.kubernetes) is not None:
+        block = node.child("kubernetes") if node is not None else None
+        namespace = written(block, "namespace", kubernetes.namespace)
+        port = written(block, "port", kubernetes.port)
+        service = f"{namespace}/" * (namespace is not None) + str(written(block, "service", kubernetes.service))
+        return f"kubernetes:{service}" + f":{port}" * (port is not None)
+    name = written(node, discover.kind, getattr(discover, discover.kind))
+    return f"{discover.kind}:{name}" + f":{written(node, 'port', discover.port)}" * (discover.port is not None)
 
 
 def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
@@ -156,8 +169,12 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:
             lines += ["", "rate_limit", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := quota_sentences(route, x)) is not None:
+            lines += ["", "quota", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := cache_sentences(route, x)) is not None:
             lines += ["", "cache", *(f"    {sentence}" for sentence in sentences)]
+        if (plan := plan_of(snapshot, route)) is not None:
+            lines += ["", "aggregate", *table(plan_lines(plan)), f"    {plan_sentence(plan)}"]
         if (sentences := translation_sentences(route, x)) is not None:
             lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := worker_sentences(route, snapshot.spec.process.number())) is not None:
@@ -286,6 +303,12 @@ def written(node: Node | None, key: str, value: Any) -> Any:
         return value
     shown = given.shown()
     return value if shown == given.plain() else shown
+
+
+def written_urls(node: Node | None, upstream: UpstreamSpec) -> list[Any]:
+    """Return the URLs of an upstream's endpoints as `written` does; `node` is that of the upstream."""
+    found = written(node, "endpoints", upstream.urls)
+    return [each.get("url") if isinstance(each, dict) else each for each in found]
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -23,6 +23,7 @@ from sidecar.inspect.documents import (
     RoutesDocument,
     TakenEntry,
     TargetEntry,
+    UpstreamEntry,
     ValueEntry,
     masked,
     place_of,
@@ -36,13 +37,16 @@ from sidecar.inspect.explain import (
     others_of,
     refusal_of,
     scope_of,
+    source_of,
     stages_of,
     upstream_in_force,
     written,
+    written_urls,
 )
+from sidecar.inspect.explain_aggregate import plan_of
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
-from sidecar.inspect.explain_limits import limit_sentences
+from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
 from sidecar.telemetry.plain import Masks
 
@@ -137,11 +141,11 @@ def _target(snapshot: Snapshot, route: Route) -> TargetEntry | None:
     found: DiscoverEntry | None = None
     if (discover := spec.discover) is not None:
         block = node.child("discover") if node is not None else None
-        port = written(block, "port", discover.port)
-        found = {"dns": mask(str(written(block, "dns", discover.dns))), "port": port}
+        dns = None if discover.dns is None else mask(str(written(block, "dns", discover.dns)))
+        found = {"dns": dns, "port": written(block, "port", discover.port), "source": mask(source_of(discover, block))}
     return {
         "name": mask(route.upstream),
-        "endpoints": [mask(str(each)) for each in written(node, "endpoints", spec.endpoints or ())],
+        "endpoints": [mask(str(each)) for each in written_urls(node, spec)],
         "discover": found,
         "place": place_of(snapshot.spec.where("upstreams", route.upstream)),
     }
@@ -151,8 +155,9 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
     """Return the entry of the route that a request takes, with all effective values."""
     spec, masks = route.spec, snapshot.spec.masks
     mask, sentences, calls = masks.text, cache_sentences(route, x), translation_sentences(route, x)
-    limits, rules, pages = (
+    limits, quotas, rules, pages = (
         limit_sentences(route, x),
+        quota_sentences(route, x),
         authorization_sentences(route, x),
         cross_origin_sentences(route, x),
     )
@@ -167,14 +172,24 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "match": _match(snapshot, route),
         "captures": {mask(name): mask(str(value)) for name, value in captures.items()},
         "stages": stages,
-        "upstream": {"name": mask(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)},
+        "upstream": _upstream(snapshot, route),
+        "aggregate": plan_of(snapshot, route),
         "criticality": {"key": CRITICALITY, "value": spec.criticality, "place": place_of(spec.where(CRITICALITY))},
         "cors": None if pages is None else [mask(each) for each in pages],
         "authorize": None if rules is None else [mask(each) for each in rules],
         "rate_limit": None if limits is None else [mask(each) for each in limits],
+        "quota": None if quotas is None else [mask(each) for each in quotas],
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],
     }
+
+
+def _upstream(snapshot: Snapshot, route: Route) -> UpstreamEntry | None:
+    """Return the upstream of a route with its values; None for a route with `aggregate`."""
+    masks = snapshot.spec.masks
+    if not route.upstream:
+        return None
+    return {"name": masks.text(route.upstream), "values": _values(upstream_in_force(snapshot, route), masks)}
 
 
 def _values(values: Iterable[Value], masks: Masks) -> list[ValueEntry]:

@@ -1,7 +1,8 @@
 """Leases: parts of a limit that several processes share, without I/O and without a clock.
 
     rate            leases of a rate: who hands them out (`RateLessor`) and who uses them (`RateLessee`)
-    permits         leases of permits and of tokens of a budget, between workers and their supervisor
+    quota           leases of units of a quota, which is spent in a window of time
+    permits         leases of permits, which are held and given back: limits on concurrency and retry budgets
     store_clock     a clock that never steps, made of the clocks of a store and of the processes that ask it
 
 The user of a lease takes tokens or permits for requests without asking anybody.  The lender is where all processes can

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from sidecar.config.node import Mark, Node
+from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.policytest.messages import Messages
 from sidecar.policytest.script import SeenRequest, value_of
@@ -81,7 +82,7 @@ def _request(expect: ExpectSpec, at: Node, one: Observed, messages: Messages, pa
     facts: list[tuple[str, Any, Any]] = []
     x = one.x
     if expect.attempts is not None:
-        facts.append(("attempts", expect.attempts, 0 if x is None else len(x.attempts)))
+        facts.append(("attempts", expect.attempts, 0 if x is None else _attempts_of(x)))
     if expect.route is not None:
         facts.append(("route", expect.route, "no route" if x is None or x.route is None else x.route.name))
     if expect.cache is not None:
@@ -94,6 +95,12 @@ def _request(expect: ExpectSpec, at: Node, one: Observed, messages: Messages, pa
     took = expect.took
     if took is not None and not took.min - EPSILON <= one.seconds <= took.max + EPSILON:
         yield _differs(at, ("took",), f"{took.min:g}s to {took.max:g}s", f"{one.seconds:.3f}s")
+
+
+def _attempts_of(x: Exchange) -> int:
+    """Return the number of attempts of a request, with those of its parts."""
+    parts = [part.x for part in x.parts or () if part.x is not None]
+    return len(x.attempts) + sum(map(_attempts_of, parts))
 
 
 def _answer(spec: ReceivedSpec, at: Node, one: Observed, messages: Messages, path: str) -> Differences:

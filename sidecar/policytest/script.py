@@ -63,12 +63,21 @@ class Script:
     - `unusable`: sentences about responses that could not be sent as they are written.
     """
 
-    def __init__(self, env: Env, names: dict[Address, str], multiplexed: frozenset[str], messages: Messages) -> None:
+    def __init__(
+        self,
+        env: Env,
+        names: dict[Address, str],
+        multiplexed: frozenset[str],
+        messages: Messages,
+        *,
+        has_parts: bool = False,
+    ) -> None:
         """Take the upstreams of a test.
 
         - `names`: names of the upstreams by the addresses of their endpoints.
         - `multiplexed`: names of the upstreams that speak HTTP/2.
         - `messages`: messages of gRPC.
+        - `has_parts`: True if a route has parts, whose attempts may be at the same time.
         """
         self.env = env
         self.seen: list[SeenRequest] = []
@@ -78,6 +87,7 @@ class Script:
         self.unusable: list[str] = []
         self._names = names
         self._multiplexed = multiplexed
+        self._has_parts = has_parts
         self._messages = messages
 
     def begin(self, answers: Iterable[ResponseSpec]) -> None:
@@ -90,7 +100,7 @@ class Script:
         name = self._names.get(address)
         if name is None:
             raise ConnectionRefusedError(111, f"no upstream of this test has the address {address}")
-        if name in self._multiplexed and not (self.remaining and self.remaining[0].fail in REFUSALS):
+        if name in self._multiplexed and not (self.remaining and self.remaining[self._place(name)].fail in REFUSALS):
             return ScriptedStreams(partial(self._take_stream, name), self.written, self.env.wall)
         answer = self._take(name)
         if answer.fail == "connect_timeout":
@@ -106,10 +116,23 @@ class Script:
         if not self.remaining:
             self.unanswered.append(name)
             return ResponseSpec(status=599)
-        answer = self.remaining.popleft()
+        place = self._place(name)
+        answer = self.remaining[place]
+        del self.remaining[place]
         if answer.upstream not in (None, name):
             self.misdirected.append((name, str(answer.upstream)))
         return answer
+
+    def _place(self, name: str) -> int:
+        """Return the index of the response for an attempt at an upstream.
+
+        It is the first one, but parts run at the same time: each gets the first that its upstream may give.
+        """
+        if self._has_parts:
+            for place, answer in enumerate(self.remaining):
+                if answer.upstream in (None, name):
+                    return place
+        return 0
 
     def _take_stream(self, name: str, method: bytes, path: bytes, headers: Headers, body: bytes) -> ResponseSpec:
         """Record a request on a stream, and return its response."""

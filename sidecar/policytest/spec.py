@@ -277,7 +277,7 @@ class ExpectSpec(Model):
     upstream: Seen | None = None
     """Requests that must reach an upstream, in order; a single mapping holds for all of them."""
     attempts: Annotated[int, Field(ge=0)] | None = None
-    """Number of attempts of each request, including attempts that never left the sidecar."""
+    """Number of attempts of each request and its parts, including attempts that never left the sidecar."""
     route: str | None = None
     took: TookSpec | None = None
     cache: str | None = None
@@ -303,7 +303,8 @@ class StepSpec(Model):
     listener: str | None = None
     """Listener of the request; by default `inbound`, or the only one."""
     upstream: Annotated[tuple[Answer, ...], BeforeValidator(_listed), Field(strict=False)] = ()
-    """Responses of the upstreams, in the order of the attempts."""
+    """Responses of the upstreams, in the order of the attempts.  Parts of an answer run at the same time, so with
+    `aggregate` each attempt gets the first response that names its upstream or none."""
     expect: ExpectSpec = ExpectSpec()
 
 

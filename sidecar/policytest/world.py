@@ -29,11 +29,14 @@ from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.no_telemetry import NoMetrics, NoTelemetry
 from sidecar.simulation.transport import Address, join
 from sidecar.telemetry.metrics.registry import Registry
-from sidecar.upstream.endpoint import parse_endpoint
+from sidecar.upstream.discovery.spec import DiscoverSpec
+from sidecar.upstream.endpoint import SCHEME_PORTS, parse_endpoint
 
 INBOUND: Final = "inbound"
 TURNS: Final = 20
 """Turns of the loop in which all callbacks that need no time have run."""
+IN_PROCESS: Final[dict[str, Any]] = {"redis": None, "file": None}
+"""Settings of a store whose counts are in this process."""
 CLIENT_PORT: Final = 40_000
 PATIENCE: Final = 600.0
 """Virtual seconds after which a client gives up, so that no test waits for ever."""
@@ -76,12 +79,15 @@ class World:
             spec,
             upstreams={name: _simplified(upstream, name in called) for name, upstream in spec.upstreams.items()},
             caches={name: cache.model_copy(update={"redis": None}) for name, cache in spec.caches.items()},
-            stores={name: store.model_copy(update={"redis": None}) for name, store in spec.stores.items()},
+            stores={
+                name: store.model_copy(update={"redis": None, "file": None}) for name, store in spec.stores.items()
+            },
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
         multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2")
-        self.script = Script(self.env, names, multiplexed, messages)
+        has_parts = any(route.parts for route in spec.routes)
+        self.script = Script(self.env, names, multiplexed, messages, has_parts=has_parts)
         loop.network.accept = self.script.accept
         loop.network.select = lambda address: "h2" if names.get(address) in multiplexed else ""
         self.store = StateStore()
@@ -168,11 +174,19 @@ def _simplified(spec: UpstreamSpec, is_called: bool) -> UpstreamSpec:
 
         changed["credentials"] = stand_in(spec.credentials)
     if spec.discover is not None:
-        changed["endpoints"] = (f"{spec.discover.scheme}://{spec.discover.dns}:{spec.discover.port}",)
+        changed["endpoints"] = (_discovered(spec.discover),)
     return spec.model_copy(update=changed)
+
+
+def _discovered(spec: DiscoverSpec) -> str:
+    """Return the one endpoint of an upstream whose endpoints are discovered."""
+    name = spec.host or (spec.srv or "").rstrip(".").partition("._")[2].partition(".")[2] or "discovered"
+    kubernetes = spec.kubernetes
+    port = spec.port or (kubernetes.port if kubernetes is not None and isinstance(kubernetes.port, int) else None)
+    return f"{spec.scheme}://{name}:{port or SCHEME_PORTS[spec.scheme]}"
 
 
 def _addresses(spec: UpstreamSpec) -> list[Address]:
     """Return the addresses of an upstream's endpoints."""
-    found = [parse_endpoint(url) for url in spec.endpoints or ()]
+    found = [parse_endpoint(url) for url in spec.urls]
     return [(address.path, None) if address.path else (address.host, address.port) for address in found]

@@ -88,6 +88,7 @@ class Process:
         self._announce()
         await self._stop.wait()
         await self._drain()
+        await self._give_back()
         for task in background:
             task.cancel()
         self._stalls.stop()
@@ -138,6 +139,13 @@ class Process:
             self._server.abort()
         elif draining.result():
             self._env.emit(events.DRAIN_EXPIRED, connections=draining.result())
+
+    async def _give_back(self) -> None:
+        """Give units of quotas back to their stores; each waits no longer than a call may take."""
+        stores = [state for key, state in self._store.objects().items() if key[0] == "store"]
+        for give_back in [getattr(state, "give_back", None) for state in stores]:
+            if give_back is not None:
+                await give_back()
 
     def _begin_stop(self, name: str) -> None:
         """Begin to drain; at the second signal, end the process at once."""

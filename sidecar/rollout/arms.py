@@ -20,12 +20,14 @@ from zlib import crc32
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.rollout.evidence import Evidence
+from sidecar.rollout.evidence import Arm, Evidence
 from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 
 STABLE: Final = 0
 """Index of the stable arm."""
 POINTS: Final = 2.0**32
+MAX_MEASURED: Final = 50
+"""Most arms of one route, those that reloads have removed included, whose share is a metric."""
 MAX_TOKEN: Final = 8192
 """Longest bearer token, in bytes, whose subject is read."""
 
@@ -42,7 +44,7 @@ class Settings(NamedTuple):
     """Condition on the requests that may meet a candidate."""
     ramp: RampSpec | None
     return_when: ReturnSpec | None
-    policies: object = None
+    policies: Any = None
     """Policies of the candidates; evidence on others says nothing about these."""
 
 
@@ -58,8 +60,8 @@ class Arms:
     """Arms of one route.  The state store has it under `("rollout", route)`."""
 
     __slots__ = (
-        "_condition", "_draw", "_env", "_evidence", "_key", "_now", "_returned", "_returns", "_route", "_salt",
-        "_settings", "_since", "is_ramping", "shares",
+        "_condition", "_draw", "_env", "_evidence", "_key", "_measured", "_meter", "_now", "_returned", "_returns",
+        "_route", "_salt", "_settings", "_since", "is_ramping", "shares",
     )  # fmt: skip
 
     def __init__(self, route: str, settings: Settings, env: Env) -> None:
@@ -70,14 +72,18 @@ class Arms:
         self._salt = crc32(route.encode())
         meter = env.meter
         self._returns = meter.counter(metrics.ROLLOUT_RETURNS, route=route)
+        self._meter = meter
+        self._measured: set[str] = set()
         self._begin(settings)
-        for number, name in enumerate(settings.names):
-            meter.gauge(metrics.ROLLOUT_SHARE, partial(self.share, number), route=route, arm=name)
 
     def _begin(self, settings: Settings) -> None:
         from sidecar.expression import condition, facts  # only if a rollout is configured
 
         self._settings = settings
+        for name in settings.names:
+            if name not in self._measured and len(self._measured) < MAX_MEASURED:
+                self._measured.add(name)
+                self._meter.gauge(metrics.ROLLOUT_SHARE, partial(self.share_of, name), route=self._route, arm=name)
         self._since = now = self._now()
         self.shares = list(settings.shares)
         """Shares of the candidates."""
@@ -125,6 +131,10 @@ class Arms:
         elif reason := self._evidence[arm - 1].note_candidate(is_bad, seconds, is_refused, now):
             self._return(arm, reason)
 
+    def counts(self, arm: int) -> list[Arm]:
+        """Return the counts of an arm, until the settings change: one for each candidate that it is compared with."""
+        return [each.stable for each in self._evidence] if arm == STABLE else [self._evidence[arm - 1].candidate]
+
     def _return(self, arm: int, reason: str) -> None:
         """Take the share of a candidate away."""
         if arm in self._returned:
@@ -148,7 +158,12 @@ class Arms:
         """Return the present share of an arm."""
         if self.is_ramping:
             self._grow(self._now())
-        return max(0.0, 1 - sum(self.shares)) if arm == STABLE else self.shares[arm - 1]
+        return max(0.0, 1 - sum(self.shares, 0.0)) if arm == STABLE else self.shares[arm - 1]
+
+    def share_of(self, name: str) -> float:
+        """Return the present share of the arm with a name; 0 for one that a reload has removed."""
+        names = self._settings.names
+        return self.share(names.index(name)) if name in names else 0.0
 
     def describe(self) -> dict[str, Any]:
         """Return shares, evidence and returns, JSON-ready."""

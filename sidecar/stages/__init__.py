@@ -76,6 +76,7 @@ STAGES: Final = (
     StageKind("authenticate"),  # nothing further in answers for a caller who is not authenticated
     StageKind("authorize"),  # knows the caller; nothing further in answers for one who may not call
     StageKind("rate_limit"),  # outside `fallback`, which must not answer for it, and `cache`, whose hits count too
+    StageKind("quota"),  # inside `rate_limit`, whose refusals use up no quota
     StageKind("fallback"),  # replaces refusals and failures of the stages further in
     StageKind("cache"),  # inside `fallback`, which may use its stale entries; sees the request as the client sent it
     StageKind("concurrency"),  # inside `cache`: a hit costs no permit; a request has one for all its attempts
@@ -87,6 +88,7 @@ STAGES: Final = (
     StageKind("hedge"),  # outside `retry`: each of two racing requests may retry, and both pay from one budget
     StageKind("retry"),  # sees an open circuit as an outcome, and holds no probe while it waits
     StageKind("throttle"),  # inside `retry`, outside `circuit_breaker`: counts single attempts, and no open circuit
+    StageKind("pacing"),  # inside `throttle`, whose refusals use up no turn; an open circuit is no answer
     StageKind("circuit_breaker"),  # judges single attempts, so it sees each failure
     StageKind("fault"),  # in front of the upstream: an injected fault looks like one of it
     StageKind("aggregate"),  # innermost: it stands where the upstream does, and answers every request

@@ -11,6 +11,7 @@ These settings differ from its defaults:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
 from typing import Any
@@ -71,7 +72,7 @@ class RedisScript:
         self._text = text
         self._digest = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, keys: list[str], arguments: list[str]) -> list[Any]:
+    async def run(self, keys: list[str], arguments: Sequence[str | bytes]) -> list[Any]:
         """Return what the script returns.  Raises an error of redis-py, or `OSError`."""
         try:
             found: list[Any] = await self._redis.evalsha(self._digest, len(keys), *keys, *arguments)

@@ -2,38 +2,23 @@
 
 Rules:
 
-1. A process leases tokens (`sidecar.leases.rate`).  All asks of all limits that are due go in one call of a script, at
-   most one at a time and `PACE` apart; a request that finds tokens waits for nothing.
-2. A request whose key has no lease waits for one answer, for `timeout` at most.  The first fault opens the breaker:
-   waiting requests are released, and later ones do not wait.  A background probe closes the breaker again.
-3. While the store is away a limit holds by its fair share (`fall_back`): the rate divided by the processes that were
+1. A process leases tokens (`sidecar.leases.rate`).  All asks of all limits that are due go in one call of a script
+   (`exchanges`); a request that finds tokens waits for nothing.
+2. While the store is away a limit holds by its fair share (`fall_back`): the rate divided by the processes that were
    seen last, with an empty bucket at the beginning.
-4. A call is sent once.  Tokens of a lost answer are spent by nobody.
-5. A fault closes all connections: after a failover the name leads to another server.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from sidecar.core import events, metrics
-from sidecar.core.env import Env, TimerHandle
+from sidecar.core.env import Env
 from sidecar.leases.rate import NEVER, Ask, Grant, RateLessee, RateLessor
+from sidecar.store.exchanges import MAX_ASKS, Exchanges
 from sidecar.store.script import LEASES
 from sidecar.store.spec import StoreSpec
 
-PACE: Final = 0.002
-"""Seconds between two calls, at least."""
-MAX_ASKS: Final = 500
-"""Asks of one call, at most."""
-MAX_WAITING: Final = 1000
-"""Requests that wait for an answer, at most; more are decided without the store."""
-FIRST_PROBE: Final = 0.1
-"""Seconds from a fault to the first probe; the time doubles with each probe that fails."""
-SLOWEST_PROBE: Final = 5.0
-"""Seconds between two probes of a store that stays away."""
 MICRO: Final = 1e6
 PREFIX: Final = "sidecar:limits:"
 """Beginning of all keys in the store."""
@@ -88,7 +73,7 @@ class SharedLimit:
             del self.store.limits[self.name]
 
 
-class SharedLimits:
+class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
     """Rate limits of one store, and the exchanges with it."""
 
     def __init__(
@@ -103,43 +88,17 @@ class SharedLimits:
 
         `timeout` is the longest wait for an answer, in seconds, without Redis.  Raises `ImportError` without redis-py.
         """
+        super().__init__(name, env)
         self.limits: dict[str, SharedLimit] = {}
         """Limits by name."""
-        self.is_up = True
-        """False while the breaker is open."""
-        self.members = 1
-        """Processes that used the store within seconds, as far as it is known."""
-        self.down_at = -NEVER
-        """Instant of the last fault that opened the breaker."""
-        self.faults = 0
-        """Number of times that the breaker has opened."""
-        self.last_error = ""
-        self.exchanges = 0
-        """Calls that were answered."""
-        self._name = name
         self._spec = spec
         self._timeout_alone = timeout
-        self._env = env
         self._make = make or self._in_redis
         self._script = self._make(spec)
-        self._id = f"{env.rng.getrandbits(64):016x}"
-        """Name of this process in the store."""
         self._epoch = ""
         """Epoch of the store, as the last answer had it."""
-        self._sent_at = -NEVER
-        """Instant of the last call."""
         self._answered_at = -NEVER
         """Instant of the last call that was answered."""
-        self._task: Any = None
-        self._waiting: list[Any] = []
-        """Futures of requests that wait for an answer."""
-        self._timer: TimerHandle | None = None
-        self._timer_at = NEVER
-        self._is_closed = False
-        self._pause = FIRST_PROBE
-        self._errors = env.meter.counter(metrics.STORE_ERRORS, store=name)
-        self._calls = env.meter.counter(metrics.STORE_CALLS, store=name)
-        env.meter.gauge(metrics.STORE_UP, lambda: float(self.is_up), store=name)
 
     def _in_redis(self, spec: StoreSpec) -> Script:
         if spec.redis is None:
@@ -154,57 +113,29 @@ class SharedLimits:
     def _timeout(self) -> float:
         return self._timeout_alone if self._spec.redis is None else self._spec.redis.timeout
 
+    @property
+    def _due(self) -> float:
+        return min((limit.lessee.due for limit in self.limits.values()), default=NEVER)
+
+    @property
+    def _is_asking(self) -> bool:
+        return any(limit.lessee.is_asking for limit in self.limits.values())
+
     def retune(self, spec: StoreSpec) -> None:
         """Apply changed settings: another Redis gets new connections."""
         before, self._spec, self._script = self._script, spec, self._make(spec)
         self._epoch, self._answered_at = "", -NEVER
         self._env.spawn(before.close())
 
-    def schedule(self) -> None:
-        """Send the asks that are due soon: after those of the same turn of the loop, and not before `PACE`."""
-        if self._task is None and self.is_up:
-            self._arm(max(0.0, self._sent_at + PACE - self._env.now()))
-
-    def wait(self) -> Any:
-        """Return a future that ends with the next answer, or when the store fails; None if too many wait already."""
-        if len(self._waiting) >= MAX_WAITING:
-            return None
-        future = self._env.future()
-        self._waiting.append(future)
-        self.schedule()
-        return future
-
-    # ----- exchanges
-
-    def _arm(self, seconds: float) -> None:
-        if self._is_closed:
-            return
-        at = self._env.now() + seconds
-        if self._timer is not None:
-            if self._timer_at <= at:
-                return
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._env.call_later(seconds, self._tick)
-
-    def _tick(self) -> None:
-        """Send what is due, or a probe of a store that is away."""
-        self._timer, self._timer_at = None, NEVER
-        if self._task is not None:
-            return
-        now = self._env.now()
+    def _collect(self, now: float) -> list[tuple[SharedLimit, Ask]]:
         sent: list[tuple[SharedLimit, Ask]] = []
-        if self.is_up:
-            for limit in self.limits.values():
-                if len(sent) < MAX_ASKS:
-                    sent += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(sent))]
-            if not sent and not self._waiting:
-                self._rearm()
-                return
-        self._sent_at = now
-        self._task = self._env.spawn(self._script.run(*self._write(sent, now)))
-        timer = self._env.call_later(self._timeout, self._task.cancel)
-        self._task.add_done_callback(lambda task: self._finish(task, sent, now, timer))
+        for limit in self.limits.values():
+            if len(sent) < MAX_ASKS:
+                sent += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(sent))]
+        return sent
+
+    def _send(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> Coroutine[Any, Any, Any]:
+        return self._script.run(*self._write(sent, now))
 
     def _write(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> tuple[list[str], list[str]]:
         """Return keys and arguments of the script."""
@@ -222,91 +153,27 @@ class SharedLimits:
             arguments += [f"{number:.17g}" for number in numbers]
         return keys, arguments
 
-    def _finish(self, task: Any, sent: list[tuple[SharedLimit, Ask]], began: float, timer: TimerHandle) -> None:
-        timer.cancel()
-        self._task = None
-        self._calls.value += 1
-        now = self._env.now()
-        try:
-            found = task.result()
-            answers = [float(each) for each in found[3:]]
-            stamp, epoch, members = float(found[0]), found[1].decode(), int(found[2])
-        except asyncio.CancelledError:
-            self._fail(TimeoutError(f"no answer within {self._timeout:g} s"), sent)
-        except Exception as error:  # a client library may raise anything
-            self._fail(error, sent)
-        else:
-            self.exchanges += 1
-            self._epoch, self.members, self._answered_at = epoch, max(1, members), began
-            for index, (limit, ask) in enumerate(sent):
-                tokens, start, wait = answers[3 * index : 3 * index + 3]
-                limit.lessee.receive(ask, Grant(tokens, start / MICRO, wait / MICRO, stamp), now)
-            self._recover()
-        self._release()
-        self._rearm()
+    def _read(self, found: Any, sent: list[tuple[SharedLimit, Ask]], began: float, now: float) -> None:
+        answers = [float(each) for each in found[3:]]
+        stamp = float(found[0])
+        self._epoch, self.members, self._answered_at = found[1].decode(), max(1, int(found[2])), began
+        for index, (limit, ask) in enumerate(sent):
+            tokens, start, wait = answers[3 * index : 3 * index + 3]
+            limit.lessee.receive(ask, Grant(tokens, start / MICRO, wait / MICRO, stamp), now)
 
-    def _fail(self, error: Exception, sent: list[tuple[SharedLimit, Ask]]) -> None:
-        """Count a fault, open the breaker and close all connections."""
+    def _give_up(self, sent: list[tuple[SharedLimit, Ask]]) -> None:
         for limit, ask in sent:
             limit.lessee.fail(ask)
-        self._errors.value += 1
-        self.last_error = f"{type(error).__name__}: {error}"
-        self._env.spawn(self._script.disconnect())
-        if self.is_up:
-            self.is_up = False
-            self._pause = FIRST_PROBE
-            self.faults += 1
-            self.down_at = self._env.now()
-            self._env.emit(events.STORE_DOWN, store=self._name, error=self.last_error)
-        else:
-            self._pause = min(SLOWEST_PROBE, 2 * self._pause)
 
-    def _recover(self) -> None:
-        if not self.is_up:
-            self.is_up = True
-            self._env.emit(events.STORE_UP, store=self._name)
-
-    def _release(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    def _rearm(self) -> None:
-        """Set the timer for the next ask, renewal or probe."""
-        if not self.is_up:
-            self._arm(self._pause)
-            return
-        if self._waiting or any(limit.lessee.is_asking for limit in self.limits.values()):
-            self.schedule()
-            return
-        due = min((limit.lessee.due for limit in self.limits.values()), default=NEVER)
-        if due < NEVER:
-            now = self._env.now()
-            self._arm(max(PACE, due - now, self._sent_at + PACE - now))
+    def _disconnect(self) -> Coroutine[Any, Any, None]:
+        return self._script.disconnect()
 
     def describe(self) -> dict[str, Any]:
         """Return the state as JSON-ready values."""
-        return {
-            "up": self.is_up,
-            "processes": self.members,
-            "limits": len(self.limits),
-            "exchanges": self.exchanges,
-            "errors": self._errors.value,
-            "last_error": self.last_error,
-        }
+        return {**super().describe(), "limits": len(self.limits)}
 
     def retire(self) -> None:
         """Stop; connections are closed in the background."""
-        self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-        self.is_up = False
+        self._stop()
         self.limits.clear()
-        self._release()
         self._env.spawn(self._script.close())
-
-    def __repr__(self) -> str:
-        return f"<SharedLimits {self._name} {'up' if self.is_up else 'down'}>"

@@ -73,6 +73,8 @@ class WorkerLimit(SharedLimit):
 
 def supervisor_store(env: Env, workers: Workers) -> SharedLimits:
     """Return the store of the supervisor, for this worker."""
-    store = SharedLimits(SUPERVISOR, StoreSpec(redis=None), env, lambda _: SupervisorScript(workers), TIMEOUT)
+    store = SharedLimits(
+        SUPERVISOR, StoreSpec.model_construct(redis=None), env, lambda _: SupervisorScript(workers), TIMEOUT
+    )
     store.members = workers.count  # known without an answer
     return store

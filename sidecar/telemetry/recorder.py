@@ -96,6 +96,8 @@ class Recorder:
             verdict = 0 if found is None else found.verdict
             why = reason if found is None else found.reason
             x.route.metrics.record(x.method, verdict, why, part.ended - part.started)
+            if found is not None and found.failure is not None and found.failure.origin == "gateway":
+                self._refusals.note(x.route.name, found.failure.code, found.refusal)
             for a in x.attempts:
                 if not a.ended:
                     self._end_attempt(a, whole, why)

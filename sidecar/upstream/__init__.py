@@ -3,7 +3,8 @@
 Start with `client.py`: one attempt, from the choice of an endpoint to the last byte of its response.
 
     client          Upstream: makes an attempt (endpoint, connection, exchange, record)
-    balancing/      choice of an endpoint: load balancing, ejection, health checks, discovery
+    balancing/      choice of an endpoint: load balancing, ejection, health checks
+    discovery/      sources of endpoints that change: DNS, a file, Kubernetes
     grpc/           status of gRPC answers; the gRPC health check
     endpoint        Endpoint, its address and state; EndpointSet, shared by all of these
     pools, pool     connections of an upstream, and of one endpoint: reuse, limits, queue

@@ -23,6 +23,7 @@ from sidecar.core.outcome import (
     ABANDONED,
     CONNECT_TIMEOUT,
     DEADLINE,
+    ENDPOINT_LEFT,
     LOOKUP_TIMEOUT,
     NO_ENDPOINT,
     SHORT_DEADLINE,
@@ -36,12 +37,14 @@ from sidecar.core.promise import Promise
 from sidecar.core.stage import Gate, outcome_to_settle
 from sidecar.engine.pipeline import Call, InFlight
 from sidecar.upstream.balancing.balancer import Balancer
-from sidecar.upstream.balancing.discovery import Discovery, ask_loop
 from sidecar.upstream.balancing.ejection import Ejector
 from sidecar.upstream.balancing.health import HealthChecker, Probe, ProbeCredentials, http_probe
 from sidecar.upstream.balancing.strategies import observe
 from sidecar.upstream.certificates import CertificateWatch
 from sidecar.upstream.deadlines import Deadlines
+from sidecar.upstream.discovery.discovery import Discovery, Source
+from sidecar.upstream.discovery.names import AddressSource, ServiceSource, ask_loop
+from sidecar.upstream.discovery.spec import DiscoverSpec
 from sidecar.upstream.endpoint import Endpoint, EndpointSet, literal
 from sidecar.upstream.grpc.answer import read_status
 from sidecar.upstream.pool import Acquired, Carrier, Connect, Pool
@@ -106,6 +109,8 @@ class AttemptInFlight(Attempt):
             return
         acquired = opening.result()
         if isinstance(acquired, Outcome):
+            if acquired.failure is ENDPOINT_LEFT and self._move(x):
+                return
             self.take(_connect_failure(x, acquired, self._pool, self.started, self._upstream.now()))
         else:
             self.connection = acquired
@@ -143,6 +148,29 @@ class AttemptInFlight(Attempt):
             self.outcome = outcome
         else:
             call.take(outcome)
+
+    def _move(self, x: Exchange) -> bool:
+        """Go on at another endpoint, because this one has left; False if there is none."""
+        upstream = self._upstream
+        now = upstream.now()
+        found = upstream.choose(x, now)
+        if isinstance(found, Outcome):
+            return False
+        if self.gate is not None:
+            self.gate.settle(x, self.ticket, ABANDONED)
+        self._target.in_flight -= 1
+        endpoint, self.gate, self.ticket = found
+        endpoint.in_flight += 1
+        self._target = endpoint
+        self.endpoint = endpoint.url
+        self._pool = upstream.pools.of(endpoint)
+        connection = self._pool.take(x, now)
+        if connection is None:
+            self.open()
+        else:
+            self.connection = connection
+            connection.exchange(x, self._expires, self.started, self)
+        return True
 
     def _had_little_time(self) -> bool:
         """True if the caller's deadline has left less than the usual time for the answer."""
@@ -261,7 +289,7 @@ class Upstream:
         if credentials is not None:
             self._background.append(credentials)
         if (check := spec.health_check) is not None:
-            dns = "" if spec.discover is None else spec.discover.dns
+            dns = "" if spec.discover is None else spec.discover.host
             kind: tuple[str, ...] = () if check.grpc is None else ("grpc",)
             probe = self._make_probe(env, plain_tls, names, dns)
             make_checker = lambda: HealthChecker(self.endpoints, check, env, probe, credentials)  # noqa: E731
@@ -269,9 +297,9 @@ class Upstream:
             checked = ("health", name, repr(spec.tls), dns, *spoken, *resolved, *kind, *bearing)
             self._background.append(obtain(checked, check, make_checker))
         if (discover := spec.discover) is not None:
-            ask = ask_loop if names is None else names.ask
-            make_discovery = lambda: Discovery(self.endpoints, discover, env, ask)  # noqa: E731 - as the others
-            self._background.append(obtain(("discovery", name, *resolved), discover, make_discovery))
+            make_source = partial(_make_source, env, names)
+            make_discovery = lambda: Discovery(self.endpoints, discover, env, make_source)  # noqa: E731 - as the others
+            self._background.append(obtain(("discovery", name, discover.kind, *resolved), discover, make_discovery))
 
     def _make_probe(self, env: Env, plain_tls: CertificateWatch | None, names: NameResolver | None, dns: str) -> Probe:
         """Return the probe of health checks: one that may speak HTTP/2 for endpoints whose requests may."""
@@ -339,6 +367,17 @@ class Upstream:
         attempt.call = call
         return attempt
 
+    def choose(self, x: Exchange, now: float) -> tuple[Endpoint, Gate | None, object] | Outcome:
+        """Return another endpoint for an attempt, with its breaker and the ticket of that, or the refusal."""
+        endpoint = self._balancer.pick(x, now)
+        if endpoint is None:
+            return self._refuse()
+        if self._make_gate is None:
+            return endpoint, None, None
+        gate = self._gate(endpoint)
+        ticket = gate.admit(x)
+        return ticket if isinstance(ticket, Outcome) else (endpoint, gate, ticket)
+
     def reclaim(self, route: str = "", waiting: int = 1, places: int = 1) -> bool:
         """End the exchange that has waited longest for its own client (`Pools.reclaim`)."""
         return self.pools.reclaim(route, waiting, places)
@@ -347,9 +386,7 @@ class Upstream:
         """Return the refusal of a request for which no endpoint is available."""
         members = self.endpoints.members
         if not members:
-            name = (
-                "none are listed" if self.spec.discover is None else f"{self.spec.discover.dns} could not be looked up"
-            )
+            name = "none are listed" if self.spec.discover is None else f"{self.spec.discover.source} has named none"
             detail = f"The upstream {self.name} has no endpoints: {name}."
         elif self._make_gate is not None and any(endpoint.is_up for endpoint in members):
             detail = f"The circuit breakers of all endpoints of {self.name} are open."
@@ -362,6 +399,9 @@ class Upstream:
         gate = self._gates.get(endpoint)
         if gate is None:
             assert self._make_gate is not None
+            members = self.endpoints.members
+            if len(self._gates) > 2 * len(members):  # those of endpoints that have left
+                self._gates = {each: self._gates[each] for each in members if each in self._gates}
             gate = self._gates[endpoint] = self._make_gate(endpoint)
         return gate
 
@@ -372,6 +412,21 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name}: {self.endpoints!r}>"
+
+
+def _make_source(env: Env, names: NameResolver | None, spec: DiscoverSpec) -> Source:
+    """Return the source of an upstream's endpoints; the modules of the rarer sources are imported when needed."""
+    if spec.kubernetes is not None:
+        from sidecar.upstream.discovery.kubernetes import KubernetesSource
+
+        return KubernetesSource(spec, env, names)
+    if spec.file is not None:
+        from sidecar.upstream.discovery.file import FileSource
+
+        return FileSource(spec)
+    if spec.srv is not None:
+        return ServiceSource(spec, None if names is None else names.ask_services)
+    return AddressSource(spec, ask_loop if names is None else names.ask)
 
 
 def _connect_failure(x: Exchange, outcome: Outcome, pool: Pool, started: float, now: float) -> Outcome:

@@ -11,13 +11,15 @@ Rules:
    excludes it.  `is_up` is updated at each change, so that the request path reads an attribute and no clock.
 3. After an ejection, the endpoint gets one request a second on trial until one succeeds (Linkerd's probe request).  In
    Envoy it gets all its traffic at once.  A trial without a result ends after a second.
+4. Discovery may divide the endpoints into tiers.  The first tier with members is `preferred`; the balancer takes the
+   others only in rare cases, so that the request path reads one tuple.  Weights repeat an endpoint within its tier.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
@@ -35,6 +37,12 @@ FAILING: Final = 3
 """Consecutive faults after which an endpoint is shown as failing."""
 FAILING_LASTS: Final = 60.0
 """Seconds after the last fault for which an endpoint is shown as failing; without traffic nothing else ends it."""
+DRAINING: Final = 1 << 20
+"""Tier of endpoints that are about to end: they get requests only if no other endpoint serves."""
+MOST_SLOTS: Final = 16
+"""Most entries of one endpoint in its tier, which bounds the precision of weights."""
+STATES: Final = ("up", "failing", "unhealthy", "ejected", "on_trial", "not_ready", "draining")
+"""States of an endpoint, as used in metric labels."""
 
 # ----- addresses
 
@@ -136,6 +144,21 @@ def _parse_socket(text: str) -> EndpointAddress:
 # ----- endpoints
 
 
+class Target(NamedTuple):
+    """Endpoint as discovery finds it."""
+
+    url: str
+    """Canonical URL."""
+    tier: int = 0
+    """Tier: endpoints of a higher one get requests if those of the lower ones cannot take them."""
+    weight: int = 1
+    """Share of the tier's requests, relative to those of the other endpoints; 0 for the least share."""
+    is_ready: bool = True
+    """False if the source says that the endpoint cannot serve; it then gets requests in panic only."""
+    zone: str = ""
+    """Zone, for display; empty if it is not known."""
+
+
 class Endpoint:
     """Endpoint: its address and its state.
 
@@ -150,8 +173,10 @@ class Endpoint:
         "failures",
         "host",
         "in_flight",
+        "is_draining",
         "is_healthy",
         "is_on_trial",
+        "is_ready",
         "is_tls",
         "is_up",
         "key",
@@ -164,6 +189,8 @@ class Endpoint:
         "successes",
         "up_since",
         "url",
+        "weight",
+        "zone",
     )
 
     def __init__(self, url: str) -> None:
@@ -186,6 +213,12 @@ class Endpoint:
         """Number of attempts in flight, from the choice of the endpoint to the last byte of the response."""
         self.is_healthy = True
         """Result of the active check; True before the first result."""
+        self.is_ready = True
+        """False if discovery says that the endpoint cannot serve."""
+        self.is_draining = False
+        """True if discovery says that the endpoint is about to end."""
+        self.zone = ""
+        """Zone as discovery says, for display; empty if it is not known."""
         self.failures = 0
         """Number of consecutive faults."""
         self.failed_at = 0.0
@@ -201,9 +234,11 @@ class Endpoint:
         self.is_on_trial = False
         """True from the first request on trial after an ejection until the endpoint is restored."""
         self.is_up = True
-        """True if the endpoint is healthy and not ejected."""
+        """True if the endpoint is ready, healthy and not ejected."""
         self.up_since = 0.0
         """Instant at which the endpoint came up or joined the set, for a slow start; 0 once that no longer matters."""
+        self.weight = 1
+        """Weight of the endpoint, for `balancing.weights`."""
         self.latency = 0.0
         """Average latency in seconds (`balancing.strategies.observe`); 0 until one is known."""
         self.measured_at = 0.0
@@ -211,12 +246,22 @@ class Endpoint:
 
     def is_available(self, now: float) -> bool:
         """True if the endpoint may get a request: it is up, or the next request on trial is due."""
-        return self.is_up or (self.is_healthy and self.ejected_until <= now)
+        return self.is_up or (self.is_ready and self.is_healthy and self.ejected_until <= now)
 
     def set_health(self, is_healthy: bool, now: float = 0.0) -> None:
         """Set the result of the active check; an endpoint that comes up by it at `now` starts slowly."""
-        was_up, self.is_healthy = self.is_up, is_healthy
-        self.is_up = is_healthy and not self.ejected_until
+        self.is_healthy = is_healthy
+        self._update(now)
+
+    def describe_as(self, target: Target, now: float = 0.0) -> None:
+        """Set what discovery says of the endpoint; one that comes up by it at `now` starts slowly."""
+        self.is_ready = target.is_ready
+        self.is_draining = target.tier == DRAINING
+        self.zone = target.zone
+        self._update(now)
+
+    def _update(self, now: float) -> None:
+        was_up, self.is_up = self.is_up, self.is_ready and self.is_healthy and not self.ejected_until
         if self.is_up and not was_up:
             self.up_since = now
 
@@ -236,14 +281,16 @@ class Endpoint:
         """End the ejection; the endpoint starts slowly from `now` on."""
         self.ejected_until = 0.0
         self.is_on_trial = False
-        self.is_up = self.is_healthy
+        self.is_up = self.is_healthy and self.is_ready
         self.up_since = now
 
     @property
     def state(self) -> str:
-        """State of the endpoint, `up`, `unhealthy`, `ejected` or `on_trial`, as of the last request."""
+        """State of the endpoint as of the last request: one of `STATES`, but not `failing`."""
         if self.is_up:
-            return "up"
+            return "draining" if self.is_draining else "up"
+        if not self.is_ready:
+            return "not_ready"
         if not self.is_healthy:
             return "unhealthy"
         return "on_trial" if self.is_on_trial else "ejected"
@@ -268,7 +315,9 @@ class Endpoint:
             "consecutive_failures": self.failures,
             "ejections": self.ejections,
             "ejected_for": round(max(0.0, self.ejected_until - now), 3),
+            **({"weight": self.weight} if self.weight != 1 else {}),
             **({"latency_ms": round(self.latency * 1e3, 1)} if self.latency else {}),
+            **({"zone": self.zone} if self.zone else {}),
         }
 
     def __repr__(self) -> str:
@@ -281,7 +330,10 @@ class EndpointSet:
     The state store has it under `("endpoints", upstream)`.  With `discover` it is empty until discovery fills it.
     """
 
-    __slots__ = ("_env", "_listeners", "_server_name", "members", "trial_begun", "upstream")
+    __slots__ = (
+        "_by_url", "_env", "_listeners", "_server_name", "_targets", "members", "preferred", "spills", "tiers",
+        "trial_begun", "upstream",
+    )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
         self.upstream = upstream
@@ -289,29 +341,100 @@ class EndpointSet:
         """Endpoints in the order of the policy file or of discovery; the tuple is replaced at each change."""
         self.trial_begun: Callable[[Endpoint], None] | None = None
         """Called after a request on trial has begun; None if no other worker is to hear of it."""
+        self.preferred: tuple[Endpoint, ...] = ()
+        """Entries of the first tier, among which first attempts choose; `members` itself without tiers and weights."""
+        self.tiers: tuple[tuple[Endpoint, ...], ...] = ()
+        """Entries of each tier that has ready endpoints, the first one first."""
+        self.spills = False
+        """True if requests of the first tier go on to the second in proportion as endpoints of the first are out."""
+        self._by_url: dict[str, Endpoint] = {}
+        self._targets: dict[str, Target] = {}
+        """Target of each endpoint, by URL."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
-        for state in ("up", "failing", "unhealthy", "ejected", "on_trial"):
+        for state in STATES:
             env.meter.gauge(metrics.ENDPOINT_UP, partial(self.count_seen, state), upstream=upstream, state=state)
         self.retune(spec)
 
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
-        self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.dns if spec.discover else "")
-        self.replace([endpoint.url for endpoint in self.members] if spec.endpoints is None else spec.endpoints)
+        self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.host if spec.discover else "")
+        weights = spec.weights
+        if spec.endpoints is not None:
+            zones = spec.zones
+            self.assign([Target(url, zone=zones.get(url, "")) for url in spec.urls])
+        for endpoint in self.members:
+            endpoint.server_name = self._server_name or endpoint.host
+            endpoint.weight = weights.get(endpoint.url, 1)
 
     def replace(self, urls: Iterable[str]) -> None:
         """Replace the endpoints by those with these canonical URLs; endpoints that stay are the same objects."""
-        known = {endpoint.url: endpoint for endpoint in self.members}
-        before, self.members = self.members, tuple(known.get(url) or Endpoint(url) for url in dict.fromkeys(urls))
-        for endpoint in self.members:
-            endpoint.server_name = self._server_name or endpoint.host
-            if before and endpoint.url not in known:
-                endpoint.up_since = self._env.now()
-        kept = set(self.members)
-        if removed := tuple(endpoint for endpoint in before if endpoint not in kept):
+        self.assign([Target(url) for url in dict.fromkeys(urls)])
+
+    def assign(self, targets: Sequence[Target], *, spills: bool = False) -> tuple[list[str], list[str]]:
+        """Replace the endpoints by these, whose URLs must differ; endpoints that stay are the same objects.
+
+        Return the URLs that were added, and those that were removed.
+        """
+        known, before = self._by_url, self._targets
+        changed = [target for target in targets if before.get(target.url) is not target]  # unchanged ones are the same
+        added = [target.url for target in changed if target.url not in known]
+        if added:
+            known = known.copy()
+            for url in added:
+                known[url] = self._make(url, is_first=not self._by_url)
+        fresh = {target.url: known[target.url] for target in targets}
+        now = self._env.now()
+        for target in changed:
+            endpoint = fresh[target.url]
+            if target.is_ready is not endpoint.is_ready or target.zone != endpoint.zone:
+                endpoint.describe_as(target, now)
+            endpoint.is_draining = target.tier == DRAINING
+            before[target.url] = target
+        removed: list[Endpoint] = []
+        if len(fresh) < len(known):
+            removed = [endpoint for url, endpoint in known.items() if url not in fresh]
+            for endpoint in removed:
+                del before[endpoint.url]
+        self._by_url = fresh
+        self.members = tuple(fresh.values())
+        self._divide(targets)
+        self.spills = spills and len(self.tiers) > 1
+        if removed:
+            gone = tuple(removed)
             for listener in self._listeners:
-                listener(removed)
+                listener(gone)
+        return added, [endpoint.url for endpoint in removed]
+
+    def _make(self, url: str, *, is_first: bool) -> Endpoint:
+        """Return a new endpoint; it starts slowly unless it is one of the first."""
+        endpoint = Endpoint(url)
+        endpoint.server_name = self._server_name or endpoint.host
+        if not is_first:
+            endpoint.up_since = self._env.now()
+        return endpoint
+
+    def _divide(self, targets: Sequence[Target]) -> None:
+        """Divide the members into tiers."""
+        ready = [target for target in targets if target.is_ready]
+        kinds = {(target.tier, target.weight) for target in ready}
+        if len(ready) == len(targets) and len(kinds) <= 1:
+            self.tiers = (self.members,) if self.members else ()
+        else:
+            tiers = sorted({tier for tier, _ in kinds})
+            self.tiers = tuple([self._weigh([each for each in ready if each.tier == tier]) for tier in tiers])
+        self.preferred = self.tiers[0] if self.tiers else ()
+
+    def _weigh(self, targets: list[Target]) -> tuple[Endpoint, ...]:
+        """Return the entries of a tier: each endpoint as often as its weight demands, evenly spread."""
+        heaviest = max([target.weight for target in targets])
+        if heaviest == min([target.weight for target in targets]):
+            return tuple([self._by_url[target.url] for target in targets])
+        scale = heaviest / min(MOST_SLOTS, heaviest)
+        slots = [(max(1, round(target.weight / scale)), self._by_url[target.url]) for target in targets]
+        entries = [((turn + 0.5) / count, endpoint) for count, endpoint in slots for turn in range(count)]
+        entries.sort(key=_position)
+        return tuple([endpoint for _, endpoint in entries])
 
     def on_removal(self, listener: Callable[[tuple[Endpoint, ...]], None]) -> Callable[[], None]:
         """Call `listener(removed)` when endpoints are removed; return a function that ends the subscription."""
@@ -335,3 +458,8 @@ class EndpointSet:
 
     def __repr__(self) -> str:
         return f"<EndpointSet {self.upstream}: {self.count('up')} of {len(self.members)} up>"
+
+
+def _position(entry: tuple[float, Endpoint]) -> float:
+    """Return the place of an entry within its tier, from 0 to 1."""
+    return entry[0]

@@ -9,7 +9,8 @@ Rules:
 3. While requests wait, exchanges that wait for their own clients are ended: the longest first, and only after
    `patience`.  Before a full queue refuses a request, one that has waited for `LEAST_PAUSE` is ended at once.
 4. A connection whose peer may still send a body is set aside for `SILENCE` seconds before it is reused.
-5. A retired pool, whose endpoint a reload has removed, closes idle connections at once, others after their exchange.
+5. A retired pool closes idle connections at once, others after their exchange.  If its endpoint has left, requests
+   that wait for a connection go to another endpoint; so none is sent there any more.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sidecar.core.exchange import IDEMPOTENT_METHODS, Exchange
 from sidecar.core.outcome import (
     CONNECT_FAILURE,
     CONNECT_TIMEOUT,
+    ENDPOINT_LEFT,
     LOOKUP_TIMEOUT,
     OVERLOADED,
     Outcome,
@@ -138,6 +140,8 @@ class Pool:
         """Number of connections being opened."""
         self.opened = 0
         """Number of connections opened since the start."""
+        self.has_left = False
+        """True once discovery or a reload has removed the endpoint."""
         self._where = where
         self._is_name_awaited = is_name_awaited
         self._queue: deque[Waiter] = deque()
@@ -188,6 +192,9 @@ class Pool:
     def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
         """Open a connection, or queue for one, and return its promise; `expires` is the deadline of the request `x`."""
         waiter = Waiter(self, min(expires, self.env.now() + self.connect_timeout))
+        if self.has_left:
+            waiter.promise.resolve(failed(ENDPOINT_LEFT))
+            return waiter.promise
         if self.has_room:
             self._start(waiter)
         elif len(self._queue) >= max(self.max_size, self.min_queue) and not self._reclaim(LEAST_PAUSE, 1):
@@ -225,6 +232,10 @@ class Pool:
         except (OSError, ssl.CertificateError) as error:
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")
         self.opening -= 1
+        if self.has_left:
+            if connection.is_idle():
+                connection.close()
+            outcome = failed(ENDPOINT_LEFT)
         if connection.is_idle():
             self.opened += 1
             self.connections.add(connection)
@@ -359,6 +370,15 @@ class Pool:
         self._is_retired = True
         for connection in list(self.idle):
             connection.close()
+
+    def abandon(self) -> None:
+        """Retire the pool of an endpoint that has left; requests that wait for a connection go to another endpoint."""
+        self.has_left = True
+        self.retire()
+        while self._queue:
+            waiter = self._queue.popleft()
+            self.deadlines.discard(waiter)
+            waiter.promise.resolve(failed(ENDPOINT_LEFT))
 
     def count(self, state: str) -> int:
         """Return the number of connections in one of the `CONNECTION_STATES`."""

@@ -133,14 +133,14 @@ class Pools:
 
     def _tune(self, endpoint: Endpoint, pool: Pool) -> None:
         pool.retune(self._spec)
-        if (discover := self._spec.discover) is not None:
-            pool.host = authority(discover.dns, endpoint).encode()
+        if (discover := self._spec.discover) is not None and discover.host:
+            pool.host = authority(discover.host, endpoint).encode()
 
     def _remove(self, endpoints: tuple[Endpoint, ...]) -> None:
         for endpoint in endpoints:
             pool = self.by_endpoint.pop(endpoint, None)
             if pool is not None:
-                pool.retire()
+                pool.abandon()
             self._stop_following(endpoint)
 
     def _stop_following(self, endpoint: Endpoint) -> None:

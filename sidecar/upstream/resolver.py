@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -70,6 +71,21 @@ class Answer(NamedTuple):
     """Time to live of the records in seconds."""
 
 
+class Service(NamedTuple):
+    """SRV record (RFC 2782)."""
+
+    priority: int
+    """Priority: clients use the lowest that they can reach."""
+    weight: int
+    """Share of the requests among the records of the same priority."""
+    port: int
+    """Port of the service."""
+    target: str
+    """Host name; `.` if there is no such service."""
+
+
+AskServices = Callable[[str], Awaitable[tuple[list[Service], float]]]
+"""Function that queries the SRV records of a name and their time to live in seconds.  Raises `LookupFailedError`."""
 Ask = Callable[[str, str, bool], Awaitable[Iterable[tuple[str, float]]]]
 """Function that queries a name: `ask(name, family, is_fresh)` returns addresses, each with its time to live in seconds.
 With `is_fresh` it bypasses the cache of c-ares.  Raises `LookupFailedError`."""
@@ -111,6 +127,23 @@ class Servers:
 
     async def __call__(self, name: str, family: str, is_fresh: bool) -> list[tuple[str, float]]:
         """Query the name servers, as `Ask` describes."""
+        resolver = await self._find_resolver(is_fresh)
+        with _failures():
+            return await self._ask(resolver, name, family)
+
+    async def ask_services(self, name: str) -> tuple[list[Service], float]:
+        """Query the name servers, as `AskServices` describes; search domains are not tried."""
+        resolver = await self._find_resolver(True)
+        query = resolver.query_dns(name, "SRV")
+        self._queries.track(query, resolver)
+        with _failures():
+            answer: list[Any] = (await query).answer  # aliases (CNAME) are among the records
+        found = [record for record in answer if hasattr(record.data, "target")]
+        services = [Service(r.data.priority, r.data.weight, r.data.port, r.data.target or ".") for r in found]
+        return services, float(min((record.ttl for record in answer), default=0))
+
+    async def _find_resolver(self, is_fresh: bool) -> DNSResolver:
+        """Return a resolver of c-ares, with `is_fresh` one without cached answers."""
         if self._resolver is None:
             await asyncio.to_thread(import_module, "aiodns")  # the import takes long and must not block the loop
         import aiodns
@@ -120,11 +153,7 @@ class Servers:
             resolver = self._resolver = aiodns.DNSResolver(self._servers)
         elif is_fresh:  # each resolver of c-ares has a cache that a query cannot bypass
             resolver = aiodns.DNSResolver(self._servers)
-        try:
-            return await self._ask(resolver, name, family)
-        except aiodns.error.DNSError as error:
-            code, text = error.args
-            raise LookupFailedError(CAUSES.get(code) or str(text).lower(), is_denied=code in DENIALS) from None
+        return resolver
 
     async def _ask(self, resolver: DNSResolver, name: str, family: str) -> list[tuple[str, float]]:
         """Query a name; for both families, start a second query for IPv4 only if the first one takes long."""
@@ -145,6 +174,18 @@ class Servers:
         query = resolver.getaddrinfo(name, family=family, type=socket.SOCK_STREAM)
         self._queries.track(query, resolver)
         return query
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Raise errors of c-ares as `LookupFailedError`."""
+    import aiodns
+
+    try:
+        yield
+    except aiodns.error.DNSError as error:
+        code, text = error.args
+        raise LookupFailedError(CAUSES.get(code) or str(text).lower(), is_denied=code in DENIALS) from None
 
 
 class Entry:
@@ -219,10 +260,18 @@ class Entry:
 class Resolver:
     """Look-ups by the same name servers, with their cache."""
 
-    def __init__(self, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], ask: Ask) -> None:
-        """Take `now` and `spawn` of an `Env`, and the function that queries the name servers."""
+    def __init__(
+        self,
+        now: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, Any]], Any],
+        ask: Ask,
+        ask_services: AskServices | None = None,
+    ) -> None:
+        """Take `now` and `spawn` of an `Env`, and the functions that query the name servers."""
         self.now = now
         self.spawn = spawn
+        self.ask_services = ask_services
+        """Function that queries SRV records; None if there is none."""
         self._ask = ask
         self._entries: dict[tuple[str, str], Entry] = {}
 
@@ -335,6 +384,13 @@ class NameResolver:
             return Answer(found, self._spec.ttl.max)
         return await self._resolver.ask(name, self._spec)
 
+    async def ask_services(self, name: str) -> tuple[list[Service], float]:
+        """Return the SRV records of a name from a new look-up, and their time to live.  Raises `OSError`."""
+        if self._resolver.ask_services is None:
+            raise LookupFailedError("SRV records cannot be looked up in this process")
+        found, ttl = await self._resolver.ask_services(name)
+        return found, within_limits(ttl, self._spec)
+
     async def open_socket(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to one of a host's addresses.  Raises `OSError`."""
         if found := fixed_addresses(host):
@@ -361,7 +417,7 @@ class NameResolver:
         resolver = self._others.get(servers)
         if resolver is None:
             own = self._resolver
-            resolver = self._others[servers] = Resolver(own.now, own.spawn, Servers(self._queries, servers))
+            resolver = self._others[servers] = _make_resolver(own.now, own.spawn, Servers(self._queries, servers))
         return NameResolver(resolver, self._queries, settings, self._others)
 
     def describe(self) -> dict[str, Any]:
@@ -377,7 +433,14 @@ class NameResolver:
 def system_resolver(now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any]) -> NameResolver:
     """Return a resolver with the system's name servers; `now` and `spawn` are those of an `Env`."""
     queries = Queries()
-    return NameResolver(Resolver(now, spawn, Servers(queries)), queries)
+    return NameResolver(_make_resolver(now, spawn, Servers(queries)), queries)
+
+
+def _make_resolver(
+    now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, Any]], Any], servers: Servers
+) -> Resolver:
+    """Return a resolver that queries name servers."""
+    return Resolver(now, spawn, servers, servers.ask_services)
 
 
 def within_limits(ttl: float, spec: ResolveSpec) -> float:

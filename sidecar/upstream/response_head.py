@@ -11,6 +11,7 @@ from typing import Final
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import CHUNKED, LONG_HEAD, Invalid, body_length, has_few_parts
 from sidecar.core.message import (
+    BLOCKS,
     HOP_BY_HOP,
     LINE,
     LINES,
@@ -53,15 +54,28 @@ ResponseHead = tuple[int, int, bytes, int | None, bool]
 states it), and True if the connection is persistent."""
 
 
+HEADS: Final[dict[bytes, ResponseHead]] = {}
+"""Parts of short heads with a Date, cached by head: a resource may have the same head for the second of its Date.
+
+A head is cached once all its lines are, so none is that has a secret or was made for one message.
+"""
+
+
 def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None:
     """Return the parts of a common head: complete, final, HTTP/1.1, valid, and not long.  Return None for any other.
 
-    This is faster than the grammar (`parse_response`, `read_response`), because lines that were seen before are not
-    checked again.  For a common head both give the same result.  `wall` returns the Unix time for a missing Date.
+    This is faster than the grammar (`parse_response`, `read_response`), because heads and lines that were seen before
+    are not checked again.  For a common head both give the same result.  `wall` returns the Unix time for a missing
+    Date.
     """
     head, mark, _ = data.partition(b"\r\n\r\n")
+    if not mark:
+        return None
+    found = HEADS.get(head)
+    if found is not None:
+        return found
     end = len(head)
-    if not mark or end > MAX_HEAD_BYTES:
+    if end > MAX_HEAD_BYTES:
         return None
     lines = head.split(b"\r\n")
     line = lines.pop(0)
@@ -71,6 +85,7 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
     length: int | None = None
     is_kept = True
     has_date = False
+    misses = MEANINGS.misses
     dropped: list[bytes] = []
     for text in lines:
         meaning = MEANINGS[text]
@@ -93,7 +108,12 @@ def take_response(data: bytes, wall: Callable[[], float]) -> ResponseHead | None
     for text in dropped:
         lines.remove(text)
     lines.append(b"" if has_date else b"date: %b\r\n" % write_http_date(wall()))
-    return status, end + 4, b"\r\n".join(lines), length, is_kept
+    found = status, end + 4, b"\r\n".join(lines), length, is_kept
+    if has_date and misses == MEANINGS.misses and end <= LONG_HEAD:
+        if len(HEADS) >= BLOCKS:
+            HEADS.clear()
+        HEADS[head] = found
+    return found
 
 
 def _reader() -> Callable[[bytes, Callable[[], float]], ResponseHead | None]:
@@ -127,8 +147,14 @@ class Meanings(dict[bytes, int | None]):
     """Meanings of field lines, cached by line: a length in bytes, `CHUNKED`, one of the constants above, or None for a
     line that is forwarded without more, as most are."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.misses = 0
+        """Number of lines that were not cached."""
+
     def __missing__(self, text: bytes) -> int | None:
         """Return the meaning of a line that is not cached."""
+        self.misses += 1
         line = CONNECTION_FIELDS.decide(text)
         if line is None:
             return UNUSUAL

@@ -5,7 +5,6 @@ The defaults suit a sidecar, with few endpoints close by.  Docstrings name other
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,21 +14,11 @@ from sidecar.core.conditions import STATUS_CLASSES
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Condition, Duration, DurationOrZero, Share
 from sidecar.grpc.status import SERVICE_NAME
+from sidecar.upstream.discovery.spec import DiscoverSpec, matching
 from sidecar.upstream.endpoint import literal, parse_endpoint
 from sidecar.upstream.tls import ClientTlsSpec
 
 Item = TypeVar("Item")
-
-
-def _matching(pattern: str, remedy: str) -> AfterValidator:
-    """Return a validator of strings with this pattern; `remedy` completes the error text `'x' is not ...`."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"{text!r} is not {remedy}")
-        return text
-
-    return AfterValidator(check)
 
 
 def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -41,16 +30,12 @@ def _filled(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 HostField = Annotated[
     str,
-    _matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080"),
+    matching(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", "a host; write it such as payments.prod.svc:8080"),
 ]
 """Value of a `Host` field (RFC 9110 7.2)."""
-Port = Annotated[int, Field(ge=1, le=65535)]
-HashField = Annotated[str, _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
+HashField = Annotated[str, matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a header's name; write it such as x-user")]
 """Name of a header field (RFC 9110 5.1)."""
-DnsName = Annotated[
-    str, _matching(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?", "a DNS name; write it such as payments.prod.svc")
-]
-ProbePath = Annotated[str, _matching(r"/[!\"$-~]*", "a path; write it with a slash at its start, such as /healthz")]
+ProbePath = Annotated[str, matching(r"/[!\"$-~]*", "a path; write it with a slash at its start, such as /healthz")]
 Filled = AfterValidator(_filled)
 ConditionList = Annotated[tuple[Condition, ...], Field(strict=False), Filled]
 EndpointUrl = Annotated[
@@ -81,23 +66,42 @@ NameServer = Annotated[str, AfterValidator(_name_server)]
 """IP address and port of a name server, converted to canonical form."""
 
 
-class DiscoverSpec(Model):
-    """Endpoints from DNS instead of a list: one for each address of a name."""
+class EndpointSpec(Model):
+    """Endpoint with a weight or a zone."""
 
-    dns: DnsName
-    """Name whose A and AAAA records are the endpoints, such as a headless Kubernetes service."""
-    port: Port
-    """Port of every endpoint."""
-    scheme: Literal["http", "https"] = "http"
-    """Scheme of every endpoint."""
-    interval: Duration = 10.0
-    """Longest time between two look-ups (HAProxy's `hold valid`: 10s, Envoy's `dns_refresh_rate`: 5s).  Records that
-    expire sooner are looked up again when they do, but not before `resolve.ttl.min`."""
-    keep_for: Duration = 3600.0
-    """Time for which the last good addresses are used while look-ups fail.  Envoy and KrakenD keep them forever, but in
-    a cluster addresses are eventually reassigned to other services."""
-    max_endpoints: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Most addresses used; if there are more, the lowest ones are used."""
+    url: EndpointUrl
+    """Address: `http://host:port`, `https://host:port` or `unix:/run/app.sock`."""
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Requests that it gets, in proportion to the weights of the other endpoints."""
+    zone: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    """Zone where it is, for `locality`."""
+
+
+def _endpoint_form(value: Any) -> str:
+    """Return the tag of an endpoint: a `word` or a `mapping`."""
+    return "mapping" if isinstance(value, dict | EndpointSpec) else "word"
+
+
+EndpointEntry = Annotated[
+    Annotated[EndpointUrl, Tag("word")] | Annotated[EndpointSpec, Tag("mapping")], Discriminator(_endpoint_form)
+]
+
+
+class LocalitySpec(Model):
+    """Preference for the endpoints of one zone, that of this sidecar."""
+
+    zone: Annotated[str, Field(min_length=1, max_length=63)]
+    """Zone of this sidecar, such as `${ZONE}`."""
+    spill_below: Share = 0.7
+    """Share of the zone's endpoints that must be up for the zone to get all requests.  With fewer up, others get the
+    rest: at 35 % up and `70%`, half of the requests (Envoy's overprovisioning factor: 1.4, that is 71 %)."""
+
+    @field_validator("spill_below")
+    @classmethod
+    def _is_positive(cls, share: float) -> float:
+        if not share:
+            raise ValueError("is 0%; write a share from 1% to 100%, or leave `locality` out")
+        return share
 
 
 class TtlSpec(Model):
@@ -194,7 +198,8 @@ class HealthCheckSpec(Block):
     whole.  A server without the health service counts as healthy."""
     host: HostField | None = None
     """`Host` field of the request, such as `payments.prod.svc`.  Without it, the endpoint's host and port are sent;
-    with `discover`, whose endpoints are IP addresses, the discovered name and the port (Envoy: the cluster's name)."""
+    with `discover` by `dns` or `kubernetes`, whose endpoints are IP addresses, the discovered name and the port (Envoy:
+    the cluster's name)."""
     interval: Duration = 5.0
     """Time from the end of a round to the start of the next, with a jitter of one tenth (NGINX Plus: 5s; YARP: 15s)."""
     timeout: Duration = 1.0
@@ -259,17 +264,24 @@ class RetryBudgetSpec(Block):
     """Length of the sliding window in which attempts and retries are counted."""
 
 
+def _url_of(entry: str | EndpointSpec) -> str:
+    """Return the URL of an entry of `endpoints`."""
+    return entry if isinstance(entry, str) else entry.url
+
+
 class UpstreamSpec(Model):
     """Address of an upstream and settings of its connections.  Exactly one of `endpoints` and `discover` is needed."""
 
-    endpoints: Annotated[tuple[EndpointUrl, ...], Field(strict=False, max_length=1000), Filled] | None = None
-    """Addresses: `http://host:port`, `https://host:port` or `unix:/run/app.sock`."""
+    endpoints: Annotated[tuple[EndpointEntry, ...], Field(strict=False, max_length=1000), Filled] | None = None
+    """Addresses: `http://host:port`, `https://host:port` or `unix:/run/app.sock`; with a weight or a zone
+    `{url: "http://host:port", weight: 3, zone: eu-1a}`."""
     discover: DiscoverSpec | None = None
     load_balancing: LoadBalancing = "least_request"
     """Choice of an endpoint.  `least_request` takes the less busy of two random ones (Mitzenmacher 2001; Envoy, Linkerd
     and Traefik's `p2c`).  `latency` takes the one of two whose average latency, times its requests in flight, is lower
     (peak EWMA: Finagle, Linkerd); failures and signs of overload count as slow.  `{hash: {header: x-user}}` sends equal
     keys to the same endpoint."""
+    locality: LocalitySpec | None = None
     slow_start: Duration | None = None
     """Time in which an endpoint that has come up, by discovery, a probe or the end of an ejection, gets from a tenth of
     its share of the requests to all of it (Envoy's `slow_start_window`); without it, all of it at once."""
@@ -291,13 +303,13 @@ class UpstreamSpec(Model):
 
     @field_validator("endpoints")
     @classmethod
-    def _are_unique(cls, urls: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _are_unique(cls, given: tuple[str | EndpointSpec, ...] | None) -> tuple[str | EndpointSpec, ...] | None:
         seen: set[str] = set()
-        for url in urls or ():
+        for url in map(_url_of, given or ()):
             if url in seen:
                 raise ValueError(f"names {url} more than once; name it once")
             seen.add(url)
-        return urls
+        return given
 
     @model_validator(mode="after")
     def _is_consistent(self) -> UpstreamSpec:
@@ -305,6 +317,8 @@ class UpstreamSpec(Model):
             raise ValueError("needs either endpoints or discover, such as endpoints: [http://payments:8080]")
         if self.resolve is not None and not self.has_names:
             raise ValueError("has a resolve block, but no endpoint has a name to look up; remove the block")
+        if self.locality is not None and not any(self.zones.values()):
+            raise ValueError("has locality, but no endpoint has a zone; write such as {url: ..., zone: eu-1a}")
         if self.tls is not None and not self.is_tls:
             raise ValueError("has a tls block, but no endpoint is https://; change the scheme or remove the block")
         return self
@@ -314,15 +328,32 @@ class UpstreamSpec(Model):
         return self.protocol == "http2" or (self.protocol == "auto" and is_tls)
 
     @property
+    def urls(self) -> tuple[str, ...]:
+        """Canonical URLs of the listed endpoints; empty with `discover`."""
+        return tuple(map(_url_of, self.endpoints or ()))
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Weights by URL; empty if all are equal."""
+        found = {each.url: each.weight for each in self.endpoints or () if isinstance(each, EndpointSpec)}
+        every = [found.get(url, 1) for url in self.urls]
+        return found if len(set(every)) > 1 else {}
+
+    @property
+    def zones(self) -> dict[str, str]:
+        """Zones by URL; an endpoint without one is in the zone that has no name."""
+        return {each.url: each.zone or "" for each in self.endpoints or () if isinstance(each, EndpointSpec)}
+
+    @property
     def has_names(self) -> bool:
         """True if any endpoint has a name that must be looked up."""
-        return self.discover is not None or any(
-            address.host and literal(address.host) is None for address in map(parse_endpoint, self.endpoints or ())
-        )
+        if self.discover is not None:
+            return self.discover.kubernetes is None
+        return any(address.host and literal(address.host) is None for address in map(parse_endpoint, self.urls))
 
     @property
     def is_tls(self) -> bool:
         """True if any endpoint uses TLS."""
         if self.discover is not None:
             return self.discover.scheme == "https"
-        return any(parse_endpoint(url).is_tls for url in self.endpoints or ())
+        return any(parse_endpoint(url).is_tls for url in self.urls)

@@ -187,6 +187,12 @@ def calm(scene: Scene) -> Scene:
             redis={"up": True},
             lookups={"order": {"hit": 9210, "miss": 812, "stale": 44}},
         ),
+        ("key_set", "corporate", "5c1f"): Thing(
+            identity="corporate", keys=[{"id": "one"}, {"id": "two"}], age=131.0, failures=0, problem=""
+        ),
+        ("credentials", "payments", "9a02"): Thing(
+            upstream="payments", kind="oauth2", has_token=True, age=600.0, left=3000.0, failures=0, problem=""
+        ),
     }
     return scene
 
@@ -228,6 +234,21 @@ def broken(scene: Scene) -> Scene:
             max_bytes=67_108_864,
             redis={"up": False},
             lookups={"order": {"hit": 9210, "miss": 812, "stale": 44}},
+        ),
+        ("key_set", "corporate", "5c1f"): Thing(
+            identity="corporate",
+            keys=[{"id": "one"}, {"id": "two"}],
+            age=3720.0,
+            failures=12,
+            problem="https://id.example/keys: could not be reached",
+        ),
+        ("credentials", "payments", "9a02"): Thing(
+            upstream="payments",
+            kind="oauth2",
+            has_token=False,
+            left=0.0,
+            failures=3,
+            problem="https://id.example/token: answered with the status 401 (invalid_client)",
         ),
     }
     scene.reloads.append(

@@ -43,15 +43,18 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
     assert [row.split()[0] for row in rows] == ["order", "payment", "offer"]
     assert "91.9 %" in await text(page, "#caches"), "stale answers are hits of a sort: 9254 of 10066"
     assert "Nothing has been refused." in await text(page, "#refusals")
+    own = await text(page, "#keys")
+    assert "2 keys" in own
+    assert "50 min" in own, "the end of the token"
     assert window.noise == [], "no errors, and nothing that its content security policy refused"
 
 
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(9)
+    await expect(page.locator("#problems li")).to_have_count(11)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 3 + ["warning"] * 6
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 7
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -62,10 +65,12 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "budget of payments is spent",
         "at its limit of 100 in flight, 21 wait",
         "cannot reach its Redis",
+        "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",
+        "no token for it: https://id.example/token: answered with the status 401 (invalid_client)",
         "policies on disk are not in force",
     ):
         assert words in everything, words
-    assert (await page.title()).startswith("(3) ")
+    assert (await page.title()).startswith("(4) ")
     first = await page.locator(".breaker .name").first.inner_text()
     assert first == "upstream:payments", "open ones come first"
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
@@ -253,3 +258,43 @@ async def test_answers_that_broke_off_are_errors(scene: Scene, window: Window) -
     for _ in range(6000):
         metrics.record(b"GET", 200, "timeout", 0.01)
     await expect(page.locator("#problems")).to_contain_text(re.compile(r"Route order: \d+.* failed in the last minute"))
+
+
+def rollout(returned: dict[str, object] | None = None, share: float = 0.05) -> Thing:
+    """Return a rollout with the description of a real one."""
+    test = {"pairs": 400, "worse": 21, "better": 2, "evidence": 2.55, "threshold": 5.1}
+    candidate = {
+        "name": "offer@v2",
+        "share": share,
+        "returned": returned,
+        "stable": {"requests": 8000, "errors": 40},
+        "candidate": {"requests": 400, "errors": 22},
+        "errors": test,
+        "p99": test | {"worse": 4, "evidence": -1.0},
+    }
+    return Thing(route="offer", stable="offer", candidates=[candidate])
+
+
+async def test_both_arms_of_a_rollout_stand_beside_each_other(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    assert not await page.is_visible("#rollouts"), "no rollout is configured"
+    scene.states["rollout", "offer"] = rollout()
+    scene.requests("offer@v2", [0.2] * 50)
+    await expect(page.locator("#rollouts tbody tr")).to_have_count(2)
+    stable, candidate = [re.sub(r"\s+", " ", row) for row in await page.locator("#rollouts tbody tr").all_inner_texts()]
+    assert "offer 95 % 8,000 0.5 %" in stable
+    assert "offer@v2 5 % 400 5.5 %" in candidate
+    assert "no worse so far" in candidate
+    assert "errors: worse in 21 and better in 2 of 400 pairs, 50 % of the evidence that takes it back" in candidate
+    assert "p99: worse in 4 and better in 2 of 400 pairs, 0 % of" in candidate
+    await expect(page.locator("#rollouts tbody tr").nth(1).locator("td").nth(5)).to_contain_text("ms")
+    await expect(page.locator("#verdict-text")).to_have_text("Nothing is wrong")
+    why = "21 of 400 pairs failed only at the candidate, 2 only at the stable arm"
+    scene.states["rollout", "offer"] = rollout({"reason": why, "at": WALL}, 0.0)
+    await expect(page.locator("#rollouts tbody tr").nth(1)).to_contain_text("taken back")
+    assert why in await text(page, "#problems")
+    assert await text(page, "#rollouts-sum") == "1 candidate taken back"
+    if PICTURES:
+        await page.screenshot(path=f"{PICTURES}/rollouts.png", full_page=True)
+    assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []

@@ -39,7 +39,11 @@ from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service, Stage, Wait
 from sidecar.engine.pipeline import Pipeline
 from sidecar.identity.verdict import Unavailable
+from sidecar.routing.match_spec import MatchSpec
+from sidecar.routing.rule import Rule
 from sidecar.stages import STAGES, StageKind
+from sidecar.store.shared_quotas import InProcessLedger, SharedQuotas
+from sidecar.store.spec import StoreSpec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, Store, after, context, exchange, response
@@ -76,6 +80,7 @@ class Case(NamedTuple):
             ("upstream", "other"): Pipeline([], ScriptedService(200)),
             ("upstream", "app"): Pipeline([], ScriptedService(after(0.02, 200), env=env)),
             ("cache", "default"): Cache("default", CacheSpec(), env),
+            ("quota_store", "disk"): SharedQuotas("disk", StoreSpec(file="/disk"), env, lambda _: InProcessLedger()),
             ("identity", "corporate"): Undecided(env),
             ("identity", "partners"): Header(),
             ("route", "order:user"): InnerRoute(env),
@@ -91,8 +96,9 @@ class InnerRoute:
     """Route of a part, which takes a moment."""
 
     criticality = DEFAULT
-    rule = None
+    rule: Any = Rule(MatchSpec(), None)
     route = None
+    pick = None
 
     def __init__(self, env: FakeEnv) -> None:
         answers = [after(0.02, response(200, b'{"id": 7}')), response(200, b"{}"), failed(RESET), response(404)]
@@ -471,6 +477,8 @@ def test_examples_are_what_a_policy_file_may_say(kind: StageKind) -> None:
     routes.append({"name": "other", "match": {"path": "/other"}, "upstream": "other"})
     listeners = {"inbound": {"address": "127.0.0.1:0"}}
     document = {"version": 1, "listeners": listeners, "upstreams": upstreams, "routes": routes}
+    if kind.name == "quota":
+        document["stores"] = {"disk": {"file": "/var/lib/sidecar/quotas.db"}}
     if kind.name == "authenticate":
         routes[-1]["authenticate"] = "off"
         jwt = {"issuer": "https://id.example", "audiences": ["orders"]}

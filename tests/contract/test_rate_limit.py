@@ -1,4 +1,4 @@
-"""Tests of rate limits in a whole proxy: the refusal on the wire, its place, and no blame for the upstream."""
+"""Tests of rate limits and quotas in a whole proxy: the refusal on the wire, its place, no blame for the upstream."""
 
 from __future__ import annotations
 
@@ -54,3 +54,36 @@ async def test_a_limit_of_an_upstream_holds_in_addition() -> None:
     assert [(await tested.get()).status for _ in range(3)] == [200, 429, 429]
     assert behind.requests == 1
     assert list(tested.state("rate_limit")) == ["upstream:u:all"]
+
+
+@virtual
+async def test_a_quota_says_when_it_ends_and_blames_nobody() -> None:
+    tested, behind = proxy("quota: [{name: hour, max: 2, per: hour}]")
+    assert [(await tested.get()).status for _ in range(2)] == [200, 200]
+    refused = await tested.get()
+    assert (refused.status, refused.get("x-sidecar-reason")) == (429, "rate_limited")
+    assert 0 < int(refused.get("retry-after") or 0) <= 3600
+    assert (refused.get("ratelimit") or "").startswith('"hour";r=0;t=')
+    problem = json.loads(refused.body)
+    assert (problem["policy"], problem["limit"], problem["value"]) == ("quota", 2, 3)
+    assert problem["where"].endswith(":11")
+    assert set(tested.breakers().values()) <= {"closed"}
+    assert behind.requests == 2
+    assert list(tested.state("quota")) == ["route:r:hour:in this process"]
+
+
+@virtual
+async def test_a_rate_limit_that_refuses_uses_up_no_quota() -> None:
+    tested, _ = proxy("""rate_limit: [{name: slow, rate: 1/m, burst: 0}]
+    quota: [{name: hour, max: 2, per: hour}]""")
+    assert [(await tested.get()).status for _ in range(3)] == [200, 429, 429]
+    assert (await tested.get()).get("ratelimit") == '"slow";r=0;t=60'
+    (facts,) = tested.state("quota").values()
+    assert facts["refused"] == 0
+
+
+@virtual
+async def test_a_quota_of_an_upstream_counts_all_its_routes() -> None:
+    tested, behind = proxy("rate_limit: off", ", quota: [{name: all, max: 1, per: hour}]")
+    assert [(await tested.get()).status for _ in range(2)] == [200, 429]
+    assert behind.requests == 1

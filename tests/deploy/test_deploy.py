@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -252,7 +253,10 @@ def test_the_alerts_that_matter_are_there() -> None:
 # ----- Kubernetes
 
 MANIFESTS = sorted(
-    path for path in (DEPLOY / "kubernetes" / "base").glob("*.yaml") if path.name != "kustomization.yaml"
+    path
+    for directory in ("base", "components/discovery")
+    for path in (DEPLOY / "kubernetes" / directory).glob("*.yaml")
+    if path.name not in ("kustomization.yaml", "account.yaml")
 )
 
 
@@ -317,3 +321,74 @@ def test_the_overlay_builds() -> None:
     assert policy["ingress"][0]["from"][0]["podSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "shop"}}
     labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/part-of"] == "shop", "by which the network policies know them"
+
+
+# ----- pipelines
+
+CI = DEPLOY / "ci"
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("vendor.github-actions", "github/action.yml"),
+        ("vendor.github-workflows", "github/policies.yml"),
+        ("vendor.gitlab-ci", "gitlab/policies.gitlab-ci.yml"),
+    ],
+)
+def test_files_of_pipelines_are_valid(schema: str, file: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(CI / file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_pipelines_say_what_a_change_of_policies_means(tmp_path: Path) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+
+    program = tmp_path / "sidecar"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sidecar "$@"\n')
+    program.chmod(0o755)
+    policy = tmp_path / "policies" / "orders.yaml"
+    policy.parent.mkdir()
+    text = (ROOT / "policies" / "cors.yaml").read_text()
+    policy.write_text(text)
+    author = ("-c", "user.name=x", "-c", "user.email=x@x.example")
+    run("git", "init", "-q", "-b", "main")
+    run("git", "add", "policies")
+    assert run("git", *author, "commit", "-qm", "policies").returncode == 0
+    policy.write_text(
+        text.replace("request: 2s", "request: 9s").replace("defaults:", "defaults:\n  retry: {methods: [POST]}")
+    )
+    done = run(str(CI / "judge-policies.sh"), "policies", "main")
+    assert done.returncode == 1, done.stderr  # lint finds the retried POST
+    change = (tmp_path / "build" / "policies" / "change.md").read_text()
+    assert "| ⚠️ | route prices | worst latency 800ms to 9s |" in change
+    assert "| ⚠️ | route prices | POST now retried |" in change
+    log = json.loads((tmp_path / "build" / "policies" / "lint.sarif").read_text())
+    assert "R020" in {each["ruleId"] for each in log["runs"][0]["results"]}
+    policy.write_text(text)
+    assert run(str(CI / "judge-policies.sh"), "policies", "main").returncode == 0
+    assert "nothing changes in behaviour" in (tmp_path / "build" / "policies" / "change.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_the_component_of_discovery_gives_the_pod_its_account(tmp_path: Path) -> None:
+    base, component = (
+        os.path.relpath(DEPLOY / "kubernetes" / name, tmp_path) for name in ("base", "components/discovery")
+    )
+    kustomization = {"kind": "Kustomization", "resources": [base], "components": [component]}
+    (tmp_path / "kustomization.yaml").write_text(
+        yaml.safe_dump({"apiVersion": "kustomize.config.k8s.io/v1beta1", **kustomization})
+    )
+    built = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True, check=True).stdout
+    found = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)}
+    for document in found.values():
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    pod = found["Deployment", "orders"]["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("orders", True)
+    assert "NODE_NAME" in {each["name"] for each in pod["initContainers"][0]["env"]}
+    rules = found["Role", "sidecar-discovery"]["rules"]
+    assert {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]} in rules
+    assert found["ServiceAccount", "orders"]["metadata"]["namespace"] == "shop"

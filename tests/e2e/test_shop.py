@@ -42,6 +42,7 @@ async def test_an_order_goes_through_all_of_them() -> None:
     text = output.decode()
     assert "through six sidecars: 200" in text
     assert "of the gRPC service, as JSON: 200" in text
+    assert "made of three services: 200" in text
     assert ("without Redis" in text) is (shutil.which("redis-server") is None)
     if obstacle():
         assert f"without a collector: {obstacle()}" in text

@@ -41,12 +41,14 @@ def is_fuzzing() -> bool:
 def fuzz(name: str, check: Callable[[bytes], object]) -> None:
     """Fuzz for the seconds of the command line (10), or for a number of inputs (`runs=1000`), and exit.
 
+    Another seed of the fuzzer (`seed=2`) leads to other inputs from the same corpus.
     The exit code is 0, or that of libFuzzer, which prints the input that failed and writes it to a temporary file.
     """
     if atheris is None:
         raise SystemExit("atheris is not installed; it has wheels for some versions of CPython on Linux alone")
     said = sys.argv[1] if len(sys.argv) > 1 else "10"
     is_counted = said.startswith("runs=")
+    seed = next((int(word[5:]) for word in sys.argv[2:] if word.startswith("seed=")), SEED)
     kept = CORPUS / name
     kept.mkdir(parents=True, exist_ok=True)
     if "keep" in sys.argv:
@@ -59,7 +61,7 @@ def fuzz(name: str, check: Callable[[bytes], object]) -> None:
         "max_len": MAX_BYTES,
         "timeout": MAX_SECONDS,
         "rss_limit_mb": 0,  # would include the peak of the imports and of the parent process; `bound_memory` bounds it
-        "seed": SEED,
+        "seed": seed,
         "print_final_stats": 1,
         "verbosity": 1,
         "artifact_prefix": f"{tempfile.gettempdir()}/fuzz-{name}-",

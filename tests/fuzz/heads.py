@@ -80,8 +80,9 @@ def check(data: bytes) -> None:
         taken = take_request(data)
         assert taken is None or taken == expected, (name, taken, expected)
     for name, take_response in RESPONSE_READERS.items():
-        read = take_response(data, wall)
-        assert read is None or read == answered, (name, read, answered)
+        for _ in range(3):  # the readers cache a head once they have seen it
+            read = take_response(data, wall)
+            assert read is None or read == answered, (name, read, answered)
 
 
 def make(chance: random.Random) -> bytes:

@@ -111,23 +111,24 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def neighbour(name: str, following: int, directory: Path, patience: int) -> AsyncIterator[str]:
     """Run a proxy in front of the port `following`, with a timeout of `patience` seconds; yield its address."""
+    facts = {"port": free_port(), "next": following, "patience": patience}
+    async with running(name, CONFIGURATIONS[name], facts, directory):
+        yield f"127.0.0.1:{facts['port']}"
+
+
+@contextlib.asynccontextmanager
+async def running(name: str, configuration: str, facts: dict[str, int], directory: Path) -> AsyncIterator[None]:
+    """Run a proxy with a configuration, in which the facts stand; one of them is its `port`."""
     program = find(name)
     assert program is not None
-    port = free_port()
-    facts = {
-        "port": port,
-        "next": following,
-        "secret": SECRET,
-        "directory": directory,
-        "file": directory / f"{name}.yaml",
-        "patience": patience,
-    }
-    (directory / f"{name}.yaml").write_text(Template(CONFIGURATIONS[name]).substitute(facts))
-    argv = [program, *(Template(word).substitute(facts) for word in ARGUMENTS[name])]
+    file = directory / f"{name}.yaml"
+    known = {**facts, "secret": SECRET, "directory": directory, "file": file}
+    file.write_text(Template(configuration).substitute(known))
+    argv = [program, *(Template(word).substitute(known) for word in ARGUMENTS[name])]
     process = start(argv, directory / "output")
     try:
-        await until_it_listens(port, process, directory)
-        yield f"127.0.0.1:{port}"
+        await until_it_listens(facts["port"], process, directory)
+        yield
     finally:
         stop(process, 3.0)
 

@@ -191,8 +191,8 @@ class H2Server:
     async def __aenter__(self) -> H2Server:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), "127.0.0.1", 0, ssl=self._tls)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}" if self._tls is None else f"https://localhost:{port}"
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}" if self._tls is None else f"https://localhost:{self.port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

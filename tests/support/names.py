@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
+from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, SRV, A, DNSRecord
 
 Send = Callable[[bytes], Any]
 
@@ -26,6 +26,10 @@ class NameServer:
         """Addresses of names; a name that is not here does not exist."""
         self.aliases: dict[str, str] = {}
         """Names that are aliases of other names (CNAME)."""
+        self.services: dict[str, list[tuple[int, int, int, str]]] = {}
+        """SRV records of names: priority, weight, port and target."""
+        self.has_strays = False
+        """True to send an answer with another ID, and other records, before each answer."""
         self.ttl = ttl
         """Time to live of every record, in seconds."""
         self.hangs: set[str] = set()
@@ -91,6 +95,11 @@ class NameServer:
         self.asked.append(f"{name} {kind}")
         if not {name, f"{name} {kind}"} & self.hangs:
             answer = self.garbage or self._answer(request, name, kind, limit)
+            if self.has_strays:
+                stray = request.reply()
+                stray.header.id ^= 0x5555
+                stray.add_answer(RR(name, QTYPE.A, rdata=A("192.0.2.66"), ttl=3600))
+                asyncio.get_running_loop().call_later(self.delay, send, stray.pack())
             asyncio.get_running_loop().call_later(self.delay, send, answer)
 
     def _answer(self, request: DNSRecord, name: str, kind: str, limit: int) -> bytes:
@@ -102,12 +111,14 @@ class NameServer:
         if (target := self.aliases.get(name)) is not None:
             reply.add_answer(RR(name, QTYPE.CNAME, rdata=CNAME(target), ttl=self.ttl))
             owner = target
-        if owner not in self.records:
+        if owner not in self.records and owner not in self.services:
             reply.header.rcode = RCODE.NXDOMAIN
         for address in self.records.get(owner, []):
             if (":" in address) is (kind == "AAAA"):
                 data = AAAA(address) if ":" in address else A(address)
                 reply.add_answer(RR(owner, getattr(QTYPE, kind), rdata=data, ttl=self.ttl))
+        for service in self.services.get(owner, []) if kind == "SRV" else []:
+            reply.add_answer(RR(owner, QTYPE.SRV, rdata=SRV(*service), ttl=self.ttl))
         whole: bytes = reply.pack()
         if len(whole) <= limit:
             return whole

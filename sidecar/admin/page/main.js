@@ -67,12 +67,14 @@ function render() {
   scopes();
   plots?.show(model.history.columns(model.route), model.history.keep);
   panels.routes(model, pick);
+  panels.rollouts(model);
   panels.breakers(model, force);
   panels.endpoints(model);
   panels.refusals(model);
   panels.limits(model);
   panels.budgets(model);
   panels.caches(model, purge);
+  panels.keys(model);
   panels.reloads(model);
   panels.events(model);
 }

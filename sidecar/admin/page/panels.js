@@ -18,6 +18,9 @@ const SORTS = {
 };
 let sort = { by: "", down: true };
 
+// Upstream of a route, or the names of the parts of its answer.
+const target = (route) => route?.upstream || Object.keys(route?.parts ?? {}).join(" + ");
+
 export function routes(model, pick) {
   const recent = model.history.recent(SPAN);
   const names = new Set([...Object.keys(model.parts.routes ?? {}), ...model.history.routes()]);
@@ -25,7 +28,7 @@ export function routes(model, pick) {
   const rows = [...names].map((name) => {
     const sum = recent.get(name) ?? model.history.empty();
     const at = (share) => model.history.percentile(sum, share);
-    return { name, sum, p50: at(0.5), p90: at(0.9), p99: at(0.99), upstream: model.parts.routes?.[name]?.upstream ?? "" };
+    return { name, sum, p50: at(0.5), p90: at(0.9), p99: at(0.99), upstream: target(model.parts.routes?.[name]) };
   });
   if (sort.by) {
     const of = SORTS[sort.by];
@@ -89,6 +92,48 @@ function spark(td, { calls, errors }) {
   setAttribute(picture.children[0], "d", "M" + calls.map(point).join("L"));
   const touched = (i) => errors[i] || errors[i - 1] || errors[i + 1]; // no red line along the bottom where there are no errors
   setAttribute(picture.children[1], "d", errors.map((v, i) => (touched(i) ? (touched(i - 1) ? "L" : "M") + point(v, i) : "")).join("") || null);
+}
+
+// ----- rollouts
+
+/* One row for each arm, the stable one first; p99 is that of the last minute, the counts are since the rollout began. */
+export function rollouts(model) {
+  const all = list(model.parts["state.rollout"]);
+  $("#rollouts").hidden = !all.length;
+  const recent = model.history.recent(SPAN);
+  const p99 = (name) => (recent.has(name) ? model.history.percentile(recent.get(name), 0.99) : null);
+  const rows = all.flatMap(({ route, stable, candidates }) => {
+    const rest = Math.max(0, 1 - candidates.reduce((sum, each) => sum + each.share, 0));
+    const first = { route, arm: stable, share: rest, ...candidates[0].stable, p99: p99(stable), said: "stable", tone: "idle", why: "" };
+    return [first, ...candidates.map((each) => ({
+      route, arm: each.name, share: each.share, ...each.candidate, p99: p99(each.name), ...judged(each, model.now),
+    }))];
+  });
+  const returned = rows.filter((row) => row.tone === "bad").length;
+  setText($("#rollouts-sum"), returned ? `${plural(returned, "candidate")} taken back` : "none taken back");
+  fill($("#rollouts"), [
+    { title: "Route", value: (r) => r.route, kind: "name" },
+    { title: "Arm", value: (r) => r.arm, kind: "mono" },
+    { title: "Share", value: (r) => percent(r.share), kind: "n" },
+    { title: "Requests", value: (r) => number(r.requests), kind: "n" },
+    { title: "Errors", value: (r) => percent(r.requests ? r.errors / r.requests : null), kind: "n", tone: (r) => (r.tone === "bad" ? "bad" : null) },
+    { title: "p99", value: (r) => duration(r.p99), kind: "n" },
+    { title: "Verdict", value: (r, td) => badge(td, r.said, r.tone), kind: "fit" },
+    { title: "Evidence", value: (r) => r.why || "–", kind: "words" },
+  ], rows, (r) => `${r.route} ${r.arm}`, "No rollouts.");
+}
+
+/* Verdict on a candidate, and its evidence as a share of what takes it back. */
+function judged(candidate, now) {
+  if (candidate.returned) return { said: "taken back", tone: "bad", why: `${candidate.returned.reason} (${ago(candidate.returned.at, now)})` };
+  const tests = ["errors", "p99"].filter((name) => candidate[name]);
+  if (!tests.length) return { said: "not judged", tone: "idle", why: "" };
+  const why = tests.map((name) => {
+    const test = candidate[name];
+    const part = percent(Math.min(1, Math.max(0, test.evidence / test.threshold)));
+    return `${name}: worse in ${number(test.worse)} and better in ${number(test.better)} of ${plural(test.pairs, "pair")}, ${part} of the evidence that takes it back`;
+  });
+  return { said: "no worse so far", tone: "ok", why: why.join("; ") };
 }
 
 // ----- breakers
@@ -230,6 +275,33 @@ export function caches(model, purge) {
   ], rows, (c) => c.name, "No caches.");
 }
 
+/* Rows of key sets of issuers and of the sidecar's own credentials; none of them has a secret. */
+export function keyRows(parts) {
+  const sets = list(parts["state.key_set"]).map((k) => ({
+    id: `key_set ${k.name}`, name: k.identity, what: plural((k.keys ?? []).length, "key"), age: k.age, problem: k.problem,
+    failures: k.failures, is_missing: !(k.keys ?? []).length,
+  }));
+  const own = list(parts["state.credentials"]).map((c) => ({
+    id: `credentials ${c.name}`, name: c.upstream, what: c.kind === "oauth2" ? "token for the upstream" : `field ${c.field}`,
+    age: c.age, left: c.left, problem: c.problem, failures: c.failures, is_missing: c.has_token === false,
+  }));
+  return [...sets, ...own];
+}
+
+export function keys(model) {
+  const rows = keyRows(model.parts);
+  $("#keys").hidden = !rows.length;
+  const tone = (r) => (r.is_missing ? "bad" : r.problem ? "warn" : null);
+  fill($("#keys"), [
+    { title: "Of", value: (r) => r.name, kind: "name" },
+    { title: "What", value: (r) => r.what, kind: "fit", tone },
+    { title: "Renewed", value: (r) => (r.age == null ? "–" : `${duration(r.age)} ago`), kind: "n" },
+    { title: "Ends in", value: (r) => (r.left ? duration(r.left) : "–"), kind: "n" },
+    { title: "Failures", value: (r) => (r.failures == null ? "–" : number(r.failures)), kind: "n", tone: (r) => (r.failures ? "warn" : null) },
+    { title: "Problem", value: (r) => r.problem || "–", kind: "words" },
+  ], rows, (r) => r.id, "No keys.");
+}
+
 const FROM_CACHE = new Set(["hit", "stale", "revalidated", "coalesced"]);
 
 /* Share of look-ups that the cache answered, without those that bypassed it. */
@@ -251,6 +323,7 @@ export function reloads(model) {
   const rows = [...(model.parts.reloads ?? [])].reverse().slice(0, 20);
   const what = (r) => [
     ...(r.problems ?? []), ...["added", "changed", "removed"].filter((k) => r[k]).map((k) => `${k}: ${r[k].join(", ")}`),
+    ...(r.meaning ?? []),
     ...(r.warnings ?? []).map((w) => `warning: ${w}`),
   ].join("; ");
   fill($("#reloads"), [

@@ -31,6 +31,11 @@ export function problems({ parts, history, now }) {
     if (!all.length) say("bad", "endpoints", `Upstream ${name} has no endpoints`);
     else if (out.length) say(out.length === all.length && out.some((e) => e.state !== "on_trial") ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${out.map((e) => `${e.url} ${e.state}`).join(", ")})`);
   }
+  for (const [name, rollout] of entries(parts["state.rollout"])) {
+    for (const { name: arm, returned } of rollout.candidates) {
+      if (returned) say("warn", "rollouts", `Rollout of ${name}: the candidate ${arm} was taken back at ${clock(returned.at)}: ${returned.reason}`);
+    }
+  }
   for (const [name, sum] of history.recent(RECENT)) {
     const share = sum.errors / (sum.calls || 1);
     if (sum.fallbacks) say("warn", "traffic", `Route ${name || "(none)"}: a fallback answered ${percent(sum.fallbacks / (sum.calls || 1))} of ${plural(sum.calls, "request")} in the last minute`);
@@ -46,15 +51,31 @@ export function problems({ parts, history, now }) {
   for (const [name, limit] of entries(parts["state.rate_limit"])) {
     if (limit.keys >= limit.max_keys) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
+  for (const [name, quota] of entries(parts["state.quota"])) {
+    if (quota.keys >= quota.max_keys) say("warn", "refusals", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
+  }
   for (const [name, throttle] of entries(parts["state.throttle"])) {
     const most = Math.max(...Object.values(throttle.by_criticality).map((each) => each.refusal_probability));
     if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts are refused`);
+  }
+  for (const [name, pacing] of entries(parts["state.pacing"])) {
+    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${number(pacing.rate)} attempts per second are sent`);
   }
   for (const [name, store] of entries(parts["state.store"])) {
     if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
   }
   for (const [name, cache] of entries(parts["state.cache"])) {
     if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);
+  }
+  for (const [, set] of entries(parts["state.key_set"])) {
+    if (!set.problem || set.failures === 0) continue;
+    if (!set.keys?.length) say("bad", "keys", `Identity ${set.identity} has no keys, its tokens cannot be verified: ${set.problem}`);
+    else say("warn", "keys", `Identity ${set.identity} uses its last good keys: ${set.problem}`);
+  }
+  for (const [, own] of entries(parts["state.credentials"])) {
+    if (!own.problem || own.failures === 0) continue;
+    if (own.has_token === false) say("bad", "keys", `Upstream ${own.upstream} gets no requests, there is no token for it: ${own.problem}`);
+    else say("warn", "keys", `Upstream ${own.upstream} gets the last good credential: ${own.problem}`);
   }
   for (const kind of ["state.tls", "state.discovery"]) {
     for (const [name, thing] of entries(parts[kind])) if (thing.problem) say("warn", "events", `${name}: ${thing.problem}`);

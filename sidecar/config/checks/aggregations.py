@@ -6,13 +6,13 @@ worst case in calls is a product of numbers in the files, and an error beyond `m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isinf
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config.node import Node
 from sidecar.config.report import Report
-from sidecar.config.spec import AGGREGATE, NO_LISTENER, PolicySpec, RouteSpec
+from sidecar.config.spec import AGGREGATE, AUTHENTICATE, NO_LISTENER, PolicySpec, RouteSpec
 from sidecar.core.exchange import NEVER
 from sidecar.core.uri import canonical
 from sidecar.routing.rule import MatchError, Rule
@@ -20,26 +20,34 @@ from sidecar.routing.rule import MatchError, Rule
 if TYPE_CHECKING:
     from sidecar.stages.aggregate.plan import Cost
     from sidecar.stages.aggregate.spec import PartSpec, Spec
+    from sidecar.stages.authorize.spec import Spec as AuthorizeSpec
 
+CACHE: Final = "cache"
+AUTHORIZE: Final = "authorize"
+WITH_BODY: Final = frozenset(("POST", "PUT", "PATCH"))
+"""Methods of requests with a body."""
 MANY_CALLS: Final = 100
 """Calls in the worst case of one request, retries included, above which there is a warning."""
 
 
 def check_aggregations(spec: PolicySpec, report: Report) -> None:
     """Report errors and warnings about the `aggregate` blocks of all routes, and routes that nothing uses."""
-    used = {name for route in spec.routes for name in route.parts.values()}
+    used = {name for route in spec.all_routes for name in route.parts.values()}
     for route in spec.routes:
         if route.listener == NO_LISTENER and route.name not in used:
             message = "serves nothing: it has no listener, and no part of an `aggregate` block names it"
             report.warn(route.node.nearest("listener"), f"{message}; use it or take it out")
-    blocks = {route.name: route for route in spec.routes if AGGREGATE in route.blocks}
+    blocks = {route.name: route for route in spec.all_routes if AGGREGATE in route.blocks}
     if not blocks:
         return
     from sidecar.stages.aggregate.plan import MOST_DEPTH, find_cycle
 
-    routes = {route.name: route for route in spec.routes}
+    routes = {route.name: route for route in spec.all_routes}
     is_sound = False not in {name: _check_block(route, routes, report) for name, route in blocks.items()}.values()
-    needs = {name: [each for each in route.parts.values() if each in blocks] for name, route in blocks.items()}
+    needs = {
+        name: [each for part in route.parts.values() for each in _arms(part, routes) if each in blocks]
+        for name, route in blocks.items()
+    }
     if cycle := find_cycle(needs):
         circle = " > ".join([*cycle, cycle[0]])
         report.error_in(_node(blocks[cycle[0]]), f"asks itself by its parts: {circle}; break this circle")
@@ -51,6 +59,12 @@ def check_aggregations(spec: PolicySpec, report: Report) -> None:
     if is_sound:
         for route in blocks.values():
             _check_worst(route, routes, report)
+            _check_cache(route, routes, report)
+
+
+def _arms(name: str, routes: Mapping[str, RouteSpec]) -> list[str]:
+    """Return the names of a route and of its candidates, any of which a part may get."""
+    return [name, *(arm.name for arm in routes[name].arms)] if name in routes else []
 
 
 def _node(route: RouteSpec, *path: str) -> Node:
@@ -68,6 +82,13 @@ def _check_block(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Repo
 
     block: Spec = route.blocks[AGGREGATE]  # type: ignore[assignment]
     is_sound = True
+    if route.match.grpc is not None:
+        message = "cannot answer calls of gRPC, which the route takes; match paths, and name routes with `translate`"
+        report.error_in(_node(route), message)
+        is_sound = False
+    if with_body := WITH_BODY & set(route.match.methods or ()):
+        message = f"passes no body of a request to its parts, but the route takes {', '.join(sorted(with_body))}"
+        report.warn(_node(route), f"{message}; leave these methods out, or write the body of a part as json")
     for place, message in find_problems(block):
         report.error_in(_node(route, *place), message)
         is_sound = False
@@ -112,6 +133,41 @@ def _check_match(route: RouteSpec, name: str, part: PartSpec, target: RouteSpec,
         report.error_in(node, f"{message}; write one of {', '.join(sorted(target.match.methods or ()))}")
         return False
     return True
+
+
+# ----- answers that are stored
+
+
+def _check_cache(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Report) -> None:
+    """Report a cache in front of parts that would refuse some of the clients who get the stored answer."""
+    if CACHE not in route.blocks:
+        return
+    node = route.node.nearest(CACHE)
+    for name, part in _parts_of(route, routes):
+        if AUTHENTICATE in part.blocks and AUTHENTICATE not in route.blocks:
+            message = f"stores answers for everyone, but the route `{part.name}` of the part {name} authenticates"
+            report.error_in(node, f"{message}; add such an `authenticate` here too, or leave the cache out")
+        elif AUTHORIZE in part.blocks and AUTHORIZE not in route.blocks and not _is_by_caller(route, part):
+            message = f"stores answers that `authorize` of the route `{part.name}` of the part {name} may refuse"
+            report.error_in(node, f"{message} to the next client; repeat `authorize` here, or leave the cache out")
+
+
+def _parts_of(route: RouteSpec, routes: Mapping[str, RouteSpec]) -> Iterator[tuple[str, RouteSpec]]:
+    """Yield the parts of a route and those of its parts, by the name of the part."""
+    for name, target in route.parts.items():
+        for arm in _arms(target, routes):
+            yield name, routes[arm]
+            yield from ((f"{name}.{inner}", each) for inner, each in _parts_of(routes[arm], routes))
+
+
+def _is_by_caller(route: RouteSpec, part: RouteSpec) -> bool:
+    """True if all clients that share a stored answer of a route are alike for the `authorize` block of a part."""
+    cache: Any = route.blocks[CACHE]
+    if AUTHENTICATE not in route.blocks or cache.shared:
+        return False
+    block: AuthorizeSpec = part.blocks[AUTHORIZE]  # type: ignore[assignment]
+    allowed = [rule.allow for rule in block.rules]
+    return not any(each is None or each.networks or each.headers or each.when for each in allowed)
 
 
 # ----- the worst case

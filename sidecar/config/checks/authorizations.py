@@ -20,8 +20,11 @@ AUTHENTICATE: Final = "authenticate"
 RULES: Final = "rules"
 
 
-def check_authorization(route: RouteSpec, report: Report) -> None:
-    """Report captures that do not exist, and warn of rules without a use."""
+def check_authorization(route: RouteSpec, report: Report, *, has_callers: bool) -> None:
+    """Report captures that do not exist, and warn of rules without a use.
+
+    `has_callers` is True if the requests of the route may have callers.
+    """
     block: Spec | None = route.blocks.get(AUTHORIZE)  # type: ignore[assignment]
     if block is None:
         return
@@ -42,7 +45,7 @@ def check_authorization(route: RouteSpec, report: Report) -> None:
         needs_caller.append(allow.needs_caller or (condition is not None and "caller" in condition.needs))
         if opened:
             report.warn(node, "has no effect: a rule above allows every request; put that one last, or take it out")
-        elif needs_caller[-1] and authenticate is None:
+        elif needs_caller[-1] and not has_callers:
             report.warn(node, "needs to know the caller, and the route has no authenticate; add it")
         else:
             for why in _why_never(route, allow, denied):

@@ -12,7 +12,7 @@ from sidecar.core.conditions import GRPC_WORDS
 def check_calls(spec: PolicySpec, report: Report) -> None:
     """Warn of routes of gRPC whose upstream speaks HTTP/1.1, or whose retry never repeats an answer."""
     shared = spec.node.find(("defaults", "retry"))
-    for route in spec.routes:
+    for route in spec.all_routes:
         if route.match.grpc is None:
             continue
         upstream = spec.upstreams.get(route.upstream)

@@ -16,7 +16,7 @@ from sidecar.config.spec import AGGREGATE, RouteSpec
 from sidecar.core.template import names
 from sidecar.routing.rule import MatchError, Rule
 
-TEMPLATED = ("transform", "fallback", "rate_limit", "aggregate")
+TEMPLATED = ("transform", "fallback", "rate_limit", "quota", "aggregate")
 """Blocks that may contain templates."""
 _CAPTURE: Final = re.compile(r"(?<!\{)\{path\.([A-Za-z0-9_.-]+)\}")
 """Matches a capture in a text with names that only `aggregate` has."""

@@ -24,13 +24,13 @@ def check_identities(spec: PolicySpec, report: Report) -> None:
     """Warn of routes that everyone may call beside others, of missing audiences, plain http, and keys in URLs."""
     for name, identity in spec.identities.items():
         _identity(spec, name, identity, report)
-    blocks = {route.name: route.blocks.get(AUTHENTICATE) for route in spec.routes}
+    blocks = {route.name: route.blocks.get(AUTHENTICATE) for route in spec.all_routes}
     if any(blocks.values()):
-        for route in spec.routes:
+        for route in spec.all_routes:
             if blocks[route.name] is None and not route.is_open and route.listener != NO_LISTENER:
                 message = "may be called by everyone, while other routes authenticate; write `authenticate: off` if so"
                 report.warn(route.node.nearest("name"), message)
-    for route in spec.routes:
+    for route in spec.all_routes:
         if route.by_caller and blocks[route.name] is None:
             report.warn(route.node.nearest("criticality", "by_caller"), "has no effect without authenticate; add it")
         _certificates(spec, route, blocks[route.name], report)

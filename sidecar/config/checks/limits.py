@@ -1,72 +1,97 @@
-"""Check of rate limits: warnings for limits that refuse nothing, refuse too much, or can be evaded."""
+"""Check of rate limits and quotas: warnings for those that refuse nothing, refuse too much, or can be evaded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY
 from sidecar.routing.rule import MatchError, Rule
-from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, NO_KEY, LimitSpec, Spec
+from sidecar.stages.quota.spec import QuotaSpec
+from sidecar.stages.quota.spec import Spec as Quotas
+from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 AUTHENTICATE: Final = "authenticate"
 RATE_LIMIT: Final = "rate_limit"
+QUOTA: Final = "quota"
 HEADER: Final = "header."
 PATH: Final = "path."
+Limits = Sequence[LimitSpec | QuotaSpec]
+"""Limits of one block."""
 
 
 def check_limits(spec: PolicySpec, report: Report) -> None:
-    """Report captures that are missing, and warn of rate limits that do not limit what they seem to."""
+    """Report captures that are missing, and warn of rate limits and quotas that do not limit what they seem to."""
     seen: set[int] = set()
+    known = spec.routes_with_callers()
     for name, upstream in spec.upstreams.items():
-        node = spec.node.find(("upstreams", name, RATE_LIMIT))
-        if upstream.rate_limit is not None and node is not None:
-            routes = [route for route in spec.routes if route.upstream == name]
-            _check_block(upstream.rate_limit, node, report)
-            _check_shared(upstream.rate_limit, node, len(routes), report)
-            if any(_is_open(spec, route) for route in routes):
-                _check_evasion(upstream.rate_limit, node, report)
-            for route in routes:
-                _check_captures(upstream.rate_limit, node, route, report)
-            if not any(AUTHENTICATE in route.blocks for route in routes):
-                _check_callers(upstream.rate_limit, node, f"no route of the upstream `{name}` has", report)
-    for route in spec.routes:
-        block, node = route.blocks.get(RATE_LIMIT), route.node.child(RATE_LIMIT)
-        if not isinstance(block, Spec) or node is None:
-            continue
-        _check_captures(block, node, route, report)
-        _check_route(block, node, route, report)
-        if AUTHENTICATE not in route.blocks:
-            _check_callers(block, node, f"the route `{route.name}` does not have", report)
-        if id(node) not in seen:
-            seen.add(id(node))
+        routes = [route for route in spec.all_routes if route.upstream == name]
+        for block, node in (
+            (upstream.rate_limit, spec.node.find(("upstreams", name, RATE_LIMIT))),
+            (upstream.quota, spec.node.find(("upstreams", name, QUOTA))),
+        ):
+            if block is None or node is None:
+                continue
+            limits = _limits_of(block)
             _check_block(block, node, report)
-            if _is_open(spec, route):
-                _check_evasion(block, node, report)
+            _check_shared(limits, node, len({route.name.partition("@")[0] for route in routes}), report)
+            if any(_is_open(spec, route) for route in routes):
+                _check_evasion(limits, node, report)
+            for route in routes:
+                _check_captures(limits, node, route, report)
+            if not any(route.name in known for route in routes):
+                _check_callers(limits, node, f"no route of the upstream `{name}` has", report)
+    for route in spec.all_routes:
+        for key in (RATE_LIMIT, QUOTA):
+            own: Any = route.blocks.get(key)
+            node = route.node.child(key)
+            if own is None or node is None:
+                continue
+            limits = _limits_of(own)
+            _check_captures(limits, node, route, report)
+            _check_route(limits, node, route, report)
+            if route.name not in known:
+                _check_callers(limits, node, f"the route `{route.name}` does not have", report)
+            if id(node) not in seen:
+                seen.add(id(node))
+                _check_block(own, node, report)
+                if _is_open(spec, route):
+                    _check_evasion(limits, node, report)
+
+
+def _limits_of(block: Spec | Quotas) -> Limits:
+    """Return the limits of a block."""
+    return block.limits if isinstance(block, Spec) else block.quotas
 
 
 def _node_of(node: Node, number: int, *path: str) -> Node:
     """Return the node of a key of a limit, or the last existing node on the way to it."""
-    limits = node if isinstance(node.value, list) else node.child("limits") or node
+    limits = node if isinstance(node.value, list) else node.child("limits") or node.child("quotas") or node
     return limits.nearest(number, *path)
 
 
-def _check_block(block: Spec, node: Node, report: Report) -> None:
-    """Warn of keys of limits without effect, and of limits that are never reached."""
-    for number, limit in enumerate(block.limits):
-        if limit.burst == 0 and limit.delay is None:
-            gap = f"{1000 / limit.rate:.3g}ms" if limit.rate >= 1 else f"{1 / limit.rate:.3g}s"
-            message = f"refuses the second of two requests that come within {gap}; write such as burst: 10"
-            report.warn(_node_of(node, number, "burst"), message)
+def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
+    """Warn of keys of limits without effect, of limits that are never reached, and of counts that are lost."""
+    for number, limit in enumerate(_limits_of(block)):
         given = _node_of(node, number)
         if given.child("otherwise") is not None and limit.key in (NO_KEY, ADDRESS):
             message = f"has no effect: with the key {limit.key} no request is without a key; leave it out"
             report.warn(_node_of(node, number, "otherwise"), message)
         if given.child("ipv6_prefix") is not None and ADDRESS not in (limit.key, limit.otherwise):
             report.warn(_node_of(node, number, "ipv6_prefix"), f"has no effect without the key {ADDRESS}; leave it out")
-        if (lower := _lower_limit(block, number)) is not None:
+        if isinstance(limit, QuotaSpec) and limit.store is None and limit.per != "hour":
+            message = f"begins anew whenever the process starts, so a {limit.per} may have several quotas; name a store"
+            report.warn(given, message)
+    for number, limit in enumerate(block.limits if isinstance(block, Spec) else ()):
+        if limit.burst == 0 and limit.delay is None:
+            gap = f"{1000 / limit.rate:.3g}ms" if limit.rate >= 1 else f"{1 / limit.rate:.3g}s"
+            message = f"refuses the second of two requests that come within {gap}; write such as burst: 10"
+            report.warn(_node_of(node, number, "burst"), message)
+        if isinstance(block, Spec) and (lower := _lower_limit(block, number)) is not None:
             message = f"is never reached: `{lower.name}` refuses earlier; lower it, or leave it out"
             report.warn(_node_of(node, number, "rate"), message)
 
@@ -90,29 +115,27 @@ def _lower_limit(block: Spec, number: int) -> LimitSpec | None:
     return None
 
 
-def _check_shared(block: Spec, node: Node, routes: int, report: Report) -> None:
+def _check_shared(limits: Limits, node: Node, routes: int, report: Report) -> None:
     """Warn of limits under an upstream of several routes that one client can use up for all others."""
-    if routes > 1 and not any(limit.is_keyed for limit in block.limits):
+    if routes > 1 and not any(limit.is_keyed for limit in limits):
         message = f"counts all clients of {routes} routes together, so that one can use it up for the others; "
         report.warn(_node_of(node, 0), f"{message}add a limit with a key, such as key: {ADDRESS}")
 
 
-def _check_evasion(block: Spec, node: Node, report: Report) -> None:
+def _check_evasion(limits: Limits, node: Node, report: Report) -> None:
     """Warn of limits whose key clients choose, if no other limit of the block counts such clients."""
-    if any(
-        limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce" for limit in block.limits
-    ):
+    if any(limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce" for limit in limits):
         return
-    for number, limit in enumerate(block.limits):
+    for number, limit in enumerate(limits):
         if limit.key.startswith(HEADER):
             field = limit.key.removeprefix(HEADER)
             message = f"is evaded by clients that send another {field} each time; add a limit with key: {ADDRESS}"
             report.warn(_node_of(node, number, "key"), message)
 
 
-def _check_callers(block: Spec, node: Node, who: str, report: Report) -> None:
+def _check_callers(limits: Limits, node: Node, who: str, report: Report) -> None:
     """Report each key of authenticated callers where there are none; `who` says what lacks the block."""
-    for number, limit in enumerate(block.limits):
+    for number, limit in enumerate(limits):
         for key in ("key", "otherwise"):
             given, value = _node_of(node, number, key), getattr(limit, key)
             if value.partition(".")[0] == CALLER and not report.has_error(given):
@@ -132,15 +155,17 @@ def _is_open(spec: PolicySpec, route: RouteSpec) -> bool:
     return False
 
 
-def _check_route(block: Spec, node: Node, route: RouteSpec, report: Report) -> None:
+def _check_route(limits: Limits, node: Node, route: RouteSpec, report: Report) -> None:
     """Warn of limits that other blocks of the route leave without effect."""
     timeout: Any = route.blocks.get("timeout")
     request = getattr(timeout, "request", None)
     is_optional = getattr(route.blocks.get(AUTHENTICATE), "optional", False)
-    for number, limit in enumerate(block.limits):
+    for number, limit in enumerate(limits):
         if is_optional and limit.needs_callers and limit.otherwise == NO_KEY:
             message = f"counts all anonymous requests together; add otherwise: {ADDRESS}"
             report.warn(_node_of(node, number, "key"), message)
+        if not isinstance(limit, LimitSpec):
+            continue
         if limit.count == "misses" and "cache" not in route.blocks:
             message = f"has no effect: the route `{route.name}` has no cache; leave it out"
             report.warn(_node_of(node, number, "count"), message)
@@ -149,9 +174,9 @@ def _check_route(block: Spec, node: Node, route: RouteSpec, report: Report) -> N
             report.warn(_node_of(node, number, "delay", "max"), message)
 
 
-def _check_captures(block: Spec, node: Node, route: RouteSpec, report: Report) -> None:
+def _check_captures(limits: Limits, node: Node, route: RouteSpec, report: Report) -> None:
     """Report each key `path.NAME` that the match of a route does not capture."""
-    for number, limit in enumerate(block.limits):
+    for number, limit in enumerate(limits):
         for key in ("key", "otherwise"):
             value: str = getattr(limit, key)
             if not value.startswith(PATH):

@@ -110,18 +110,29 @@ class References:
         for name in names.value if names is not None and isinstance(names.value, list) else ():
             self._refer("identity", name, self._identities)
 
-    def check_limits(self, node: Node | None) -> None:
-        """Check that the stores of the limits of a route or upstream are declared."""
-        limits = (node.child("limits") or node) if node is not None else None
-        for limit in limits.value if limits is not None and isinstance(limits.value, list) else ():
-            self._refer("store", limit.child("store"), self._shared)
+    def check_limits(self, owner: Node | None, blocks: Mapping[str, Node]) -> None:
+        """Check that the stores of the rate limits and quotas of a route or upstream are declared."""
+        for block, members in (("rate_limit", "limits"), ("quota", "quotas")):
+            node = blocks.get(block) if owner is None else owner.child(block)
+            limits = (node.child(members) or node) if node is not None else None
+            for limit in limits.value if limits is not None and isinstance(limits.value, list) else ():
+                named = limit.child("store")
+                store = self._refer("store", named, self._shared)
+                if named is not None and block == "rate_limit":
+                    self._needs_redis(named, store, "a rate limit")
+
+    def _needs_redis(self, named: Node, store: Node | None, what: str) -> None:
+        """Report the name of a store that is a file, where only a Redis will do."""
+        if store is not None and store.child("file") is not None and not self._report.has_error(named):
+            message = f"names a store that is a file, which {what} cannot use; name one with `redis`"
+            self._report.error_in(named, message)
 
     def check_use(self) -> None:
         """Warn of upstreams, stores, caches, identities, bundles and listeners that no route uses."""
         for upstream in self._upstreams.values():
-            self.check_limits(upstream.child("rate_limit"))
+            self.check_limits(upstream, {})
         for node in self._named_by_caches:
-            self._refer("store", node, self._shared)
+            self._needs_redis(node, self._refer("store", node, self._shared), "a cache")
         sections = {
             "upstream": self._upstreams,
             "store": self._shared,

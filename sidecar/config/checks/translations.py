@@ -23,7 +23,7 @@ MOST_NAMES: Final = 5
 
 def check_translations(spec: PolicySpec, report: Report) -> None:
     """Report errors and warnings about the `translate` blocks of all routes."""
-    loaded = [(route, bindings) for route in spec.routes if (bindings := _load(spec, route, report)) is not None]
+    loaded = [(route, bindings) for route in spec.all_routes if (bindings := _load(spec, route, report)) is not None]
     for route, bindings in loaded:
         services = route.node.nearest(BLOCK, "grpc", "services")
         if not bindings.all:

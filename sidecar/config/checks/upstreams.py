@@ -1,4 +1,4 @@
-"""Check of upstreams: enough endpoints for an ejection, no endpoint that is this sidecar itself."""
+"""Check of upstreams: enough endpoints for an ejection, no endpoint that is this sidecar itself, a name for TLS."""
 
 from __future__ import annotations
 
@@ -28,13 +28,20 @@ def check_upstreams(spec: PolicySpec, report: Report) -> None:
 
 def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
     """Warn of an ejection without enough endpoints, and of endpoints that are own listeners."""
-    endpoints = upstream.endpoints or ()
+    endpoints = upstream.urls
     if upstream.ejection is not None and endpoints and upstream.ejection.min_healthy >= len(endpoints):
         least, count = upstream.ejection.min_healthy, len(endpoints)
         message = (
             f"never ejects: min_healthy is {least} of {count} endpoint{'s' * (count > 1)}; lower it, or add endpoints"
         )
         report.warn(node.nearest("ejection", "min_healthy"), message)
+    kubernetes = upstream.discover.kubernetes if upstream.discover is not None else None
+    if kubernetes is not None and upstream.is_tls and not kubernetes.namespace and not _server_name(upstream):
+        message = (
+            f"checks certificates for the name `{kubernetes.service}` alone; write kubernetes.namespace for "
+            f"`{kubernetes.service}.NAMESPACE.svc`, or tls.server_name"
+        )
+        report.warn(node.nearest("discover", "scheme"), message)
     for place, host, port, path in _destinations(upstream, node):
         for name, listener in spec.listeners.items():
             if _is_reached(listener.address, host, port, path):
@@ -42,17 +49,22 @@ def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report
                 break
 
 
+def _server_name(upstream: UpstreamSpec) -> str:
+    """Return the name that the policy writes for TLS; empty without one."""
+    return (upstream.tls.server_name or "") if upstream.tls is not None else ""
+
+
 def _destinations(upstream: UpstreamSpec, node: Node) -> Iterator[tuple[Node, str, int, str]]:
     """Yield each destination of an upstream: the node that names it, host, port, and path of a Unix socket.
 
     A destination is an endpoint, or the name that `discover` looks up.
     """
-    for index, url in enumerate(upstream.endpoints or ()):
+    for index, url in enumerate(upstream.urls):
         address = parse_endpoint(url)
         if (place := node.find(("endpoints", index))) is not None:
             yield place, address.host, address.port, address.path
-    if upstream.discover is not None:
-        yield node.nearest("discover", "dns"), upstream.discover.dns, upstream.discover.port, ""
+    if (discover := upstream.discover) is not None and discover.dns is not None:
+        yield node.nearest("discover", "dns"), discover.dns, discover.port or 0, ""
 
 
 def _is_reached(listener: ListenAddress, host: str, port: int, path: str) -> bool:

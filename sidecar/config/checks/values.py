@@ -84,7 +84,7 @@ class Values:
     def _check_quantities(self, model: Model, node: Node) -> None:
         """Warn of implausible durations, sizes and shares, at any depth of a model."""
         for path, value, given in _values(model, node):
-            kind = _kind(type(value[0]), value[1])
+            kind = kind_of(type(value[0]), value[1])
             number = value[2]
             if kind == "duration" and isinstance(number, float):
                 is_kept = KEPT.intersection(path.split(".")) and not path.startswith("resolve.")
@@ -138,7 +138,7 @@ class Values:
         budget = upstream.retry_budget
         if budget.ratio == 0 and budget.min_per_second == 0:
             self._report.warn(node.nearest("retry_budget"), "allows no retry at all; give a ratio or min_per_second")
-        for key in ("circuit_breaker", "concurrency", "rate_limit"):
+        for key in ("circuit_breaker", "concurrency", "rate_limit", "quota", "pacing"):
             block = getattr(upstream, key)
             if block is not None:
                 self.check_block(key, block, node.child(key))
@@ -146,7 +146,7 @@ class Values:
 
 def check_stored(spec: PolicySpec, report: Report) -> None:
     """Warn of each `cache` block whose largest allowed response is larger than its whole store."""
-    for route in spec.routes:
+    for route in spec.all_routes:
         block: Any = route.blocks.get("cache")
         store = spec.caches.get(block.store) if block is not None else None
         if store is not None and block.max_body > store.memory.max_size:
@@ -170,7 +170,7 @@ def _values(model: Model, node: Node, path: str = "") -> Iterator[tuple[str, tup
 
 
 @cache
-def _kind(model: type[Model], name: str) -> str:
+def kind_of(model: type[Model], name: str) -> str:
     """Return the kind of a field by its schema: `duration`, `size`, `share`, or empty for any other."""
     text = repr(_schemas(model.model_fields[name]))
     kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share"}

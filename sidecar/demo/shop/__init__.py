@@ -25,3 +25,13 @@ CALLS: Final[dict[str, tuple[str, ...]]] = {
     "prices": (),
 }
 """Services that a service calls to answer a request, one after the other."""
+
+TOKEN: Final = (
+    "eyJhbGciOiJFUzI1NiIsImtpZCI6ImRlbW8iLCJ0eXAiOiJKV1QifQ.eyJpc3MiOiJodHRwczovL2lkLnNob3AuZXhhbXBsZSIsI"
+    "mF1ZCI6InNob3AiLCJzdWIiOiJhZGEiLCJleHAiOjQxMDI0NDQ4MDB9.z3aDtL7iIfyrqu3QGS7B6KpLDsqrWFOkXvO_Gf-WoP-K"
+    "SO-Xv4Hjz_pAsIbvrAcubspsiAFwdaoc-E4-A3PXSA"
+)
+"""Token of a customer, `ada`, for `GET /profile` of the demonstration (`policies/shop/web.yaml`).
+
+Nobody has the key that has signed it, so there are no other tokens.
+"""

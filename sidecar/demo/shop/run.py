@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sidecar.demo import examples
-from sidecar.demo.shop import collector
+from sidecar.demo.shop import TOKEN, collector
 from sidecar.process import children as processes
 
 HOST: Final = "127.0.0.1"
@@ -163,6 +163,8 @@ class Shop:
         print("the shop is open; once a minute one of its services fails or is slow for 20 s\n")
         print(f"  curl -i {self.url('web')}/orders/7")
         print(f"  curl -i {self.url('web')}/v1/prices/tea   the same gRPC service that orders call, as JSON")
+        print(f"  curl -i -H 'Authorization: Bearer {TOKEN}' \\")
+        print(f"    {self.url('web')}/profile   one answer of three services")
         for place in self.places:
             print(f"  http://{HOST}:{place.admin}/   the live page of the sidecar beside {place.name}")
         print("the pages ask for the token: shop-demo-token; in a terminal:")
@@ -218,7 +220,9 @@ def main() -> int:
         print(f"GET /orders/7 through six sidecars: {status}")
         price = get(shop.places[0].inbound, "/v1/prices/tea", SAMPLED)
         print(f"GET /v1/prices/tea of the gRPC service, as JSON: {price}")
-        code = 0 if status == price == 200 else 1
+        profile = get(shop.places[0].inbound, "/profile", {**SAMPLED, "Authorization": f"Bearer {TOKEN}"})
+        print(f"GET /profile of a customer, made of three services: {profile}")
+        code = 0 if status == price == profile == 200 else 1
         if os.environ.get("SHOP_ONCE") != "1":
             shop.serve()
     except KeyboardInterrupt:

@@ -304,6 +304,8 @@ class Http2Connection(asyncio.Protocol):
     def on_trailers(self, stream: Stream, head: Head) -> None:
         user = stream.user
         if isinstance(user, StreamExchange):
+            if head.sensitive:
+                user.mark(head.sensitive)
             user.feed(b"", True, parse_fields(head.lines))
         elif isinstance(user, StreamTransport):
             user.feed(b"", True)

@@ -20,7 +20,7 @@ from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, OPEN, Body, add_piece
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import NO_FIELDS, Exchange
 from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
 from sidecar.core.outcome import (
@@ -262,6 +262,11 @@ class StreamExchange:
             call.start()
         except Exception as error:
             self.break_down(error)
+
+    def mark(self, names: frozenset[bytes]) -> None:
+        """Note the names of trailers that came as never indexed."""
+        if self.x is not None:
+            self.x.sensitive |= names
 
     def feed(self, data: bytes, is_end: bool, trailers: Headers) -> None:
         """Take the next bytes of the request's body."""
@@ -550,7 +555,8 @@ class StreamExchange:
             lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
         else:
             lines = b""
-        self._session.send_trailers(self._stream, lines)
+        x = self.x
+        self._session.send_trailers(self._stream, lines, NO_FIELDS if x is None else x.sensitive)
         self._finish(None)
         self._connection.flush()
 

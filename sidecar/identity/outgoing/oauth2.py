@@ -68,6 +68,8 @@ class ClientCredentials(Credentials):
         self._value = b""
         self._ends = 0.0
         """Instant from which the token is no longer sent."""
+        self._renewed_at = 0.0
+        """Instant of the last token; 0 before the first."""
         self._failures = 0
         """Failed attempts since the last token."""
         self._failed_at = -NEVER
@@ -206,7 +208,8 @@ class ClientCredentials(Credentials):
         failures, self._failures = self._failures, 0
         self.problem = ""
         self._value = value
-        self._ends = self._now() + lifetime - min(MOST_MARGIN, lifetime * MARGIN)
+        self._renewed_at = self._now()
+        self._ends = self._renewed_at + lifetime - min(MOST_MARGIN, lifetime * MARGIN)
         if failures:
             self._env.emit(events.CREDENTIALS_RESTORED, upstream=self._upstream, failures=failures)
         return lifetime * RENEWED_AT
@@ -227,10 +230,13 @@ class ClientCredentials(Credentials):
         return max(0.0, self._ends - self._now()) if self._value else 0.0
 
     def describe(self) -> dict[str, Any]:
+        renewed = {"age": round(self._now() - self._renewed_at, 3)} if self._value else {}
         return {
+            "upstream": self._upstream,
             "kind": "oauth2",
             "url": self._source.url,
             "has_token": self._left() > 0,
+            **renewed,
             "left": round(self._left(), 3),
             "failures": self._failures,
             "problem": self.problem,

@@ -77,6 +77,7 @@ class HeaderCredentials(Credentials):
         self._env = env
         self._timer: TimerHandle | None = None
         self._value = self._read()
+        self._changed_at = env.now()
 
     def start(self) -> None:
         if self._timer is None and isinstance(self._secret, SecretFile):
@@ -115,6 +116,7 @@ class HeaderCredentials(Credentials):
         self.problem = ""
         if value != self._value:
             self._value = value
+            self._changed_at = self._env.now()
             self._env.emit(events.CREDENTIALS_CHANGED, upstream=self._upstream)
 
     def _read(self) -> bytes:
@@ -122,7 +124,14 @@ class HeaderCredentials(Credentials):
 
     def describe(self) -> dict[str, Any]:
         file = {"file": self._secret.file} if isinstance(self._secret, SecretFile) else {}
-        return {"kind": "header", "field": self.field.decode(), **file, "problem": self.problem}
+        return {
+            "upstream": self._upstream,
+            "kind": "header",
+            "field": self.field.decode(),
+            **file,
+            "age": round(self._env.now() - self._changed_at, 3),
+            "problem": self.problem,
+        }
 
 
 def read_secret(secret: Secret) -> str:

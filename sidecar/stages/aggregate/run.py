@@ -18,13 +18,15 @@ import json
 import re
 from typing import Final
 
+from sidecar.cache.rfc.lines import without
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Exchange, Part
-from sidecar.core.outcome import PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.outcome import ANSWER_TOO_LARGE, PART_FAILED, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.engine.inner import Allowance, InnerExchange
 from sidecar.stages.aggregate.answer import Answer
+from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.targets import PartPlan, key_of
 from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
 from sidecar.transform.buffering import read_body
@@ -52,6 +54,7 @@ TOO_MANY: Final = "too_many"
 """Reason of a part whose list is too long."""
 
 
+CHALLENGE: Final = b"www-authenticate"
 PARTIAL: Final = b"x-sidecar-partial"
 """Field of a partial answer, with the names of what is missing."""
 _WORDS: Final = re.compile(rb"[A-Za-z0-9_.\[\]-]{1,200}")
@@ -247,7 +250,10 @@ class Gathering:
         order = [plan.name for plan in self._plans]
         missing = [each for name in order for each in self.missing.get(name, ())]
         outcomes = [self.outcomes[name] for name in order if name in self.outcomes]
-        self._resolve(self._answer.make(self.scope(), outcomes, missing, self.parts, self._env.wall()))
+        made = self._answer.make(self.scope(), outcomes, missing, self.parts, self._env.wall())
+        if not missing and any(is_of_another(part.x, self.x) for part in self.parts):
+            made.lines = NO_STORE + without(made.lines, frozenset((b"cache-control",)))
+        self._resolve(made)
 
     def _fail(self, plan: PartPlan, result: Result) -> None:
         """Fail as a whole, since a required part has failed."""
@@ -262,12 +268,11 @@ class Gathering:
         if failure is not None and outcome is not None:
             status = outcome.status
             refusal = refusal._replace(retry_after=outcome.refusal.retry_after)
+            lines = fields_of(outcome, (CHALLENGE,))
         elif result.reason == NO_TIME:
             status = 504
         elif outcome is not None and result.reason.isdigit():
-            for name in (b"retry-after", b"www-authenticate"):
-                if (value := outcome.header(name)) is not None:
-                    lines += b"%b: %b\r\n" % (name, value)
+            lines = fields_of(outcome, (b"retry-after", CHALLENGE))
             status = outcome.status if outcome.status >= 400 and outcome.status not in (500, 501, 505) else status
             if status < 500:
                 self._resolve(refused(status, detail, plan.name, lines))
@@ -285,6 +290,21 @@ class Gathering:
 
     def __repr__(self) -> str:
         return f"<Gathering {self._unfinished} of {len(self._plans)} parts left>"
+
+
+def is_of_another(part: Exchange | None, x: Exchange) -> bool:
+    """True if the route of a part has found another caller by its own `authenticate` than the outer route.
+
+    A cache keeps callers apart only by those that its own route knows.
+    """
+    if part is None or part.caller is None or part.caller is x.caller:
+        return False
+    return x.caller is None or part.caller.digest() != x.caller.digest()
+
+
+def fields_of(outcome: Outcome, names: tuple[bytes, ...]) -> bytes:
+    """Return the lines of some fields of an outcome."""
+    return b"".join([b"%b: %b\r\n" % field for field in outcome.headers if field[0] in names])
 
 
 def refused(status: int, detail: str, part: str, lines: bytes) -> Outcome:
@@ -433,7 +453,13 @@ class PartRun:
         if x is None or x.stale is None:
             return None
         outcome = x.stale()
-        return None if outcome.stream is not None else evaluate(outcome, self.plan.max_body, is_merged).value
+        if outcome.stream is not None:
+            return None
+        allowance = self._gathering.allowance
+        found = evaluate(outcome, min(self.plan.max_body, max(0, allowance.left)), is_merged).value
+        if found is not None:
+            allowance.left -= len(found.text)
+        return found
 
     def cancel(self) -> None:
         """Cancel all requests in flight."""
@@ -489,7 +515,7 @@ class Ask:
         x.deadline = x.caller_deadline = min(x.deadline, run.deadline)
         self.x = record.x = x
         inner = self._inner = InnerExchange(x, plan.max_body, self._took, gathering.allowance)
-        inner.start(plan.pipeline)
+        inner.start(plan.pipeline_of(x))
 
     def _took(self, inner: InnerExchange) -> None:
         """Take the answer."""
@@ -502,7 +528,12 @@ class Ask:
         record = self.record
         if record is not None:
             record.outcome = outcome
-        self._end(evaluate(outcome, self._run.plan.max_body, gathering.is_merged), "failed")
+        allowance, size = gathering.allowance, len(outcome.body)
+        limit = min(self._run.plan.max_body, size + max(0, allowance.left))
+        result = evaluate(outcome, limit, gathering.is_merged)
+        if result.value is not None:
+            allowance.left -= max(0, len(result.value.text) - size)  # decoded, it is in memory as a whole
+        self._end(result, "failed")
 
     def _end(self, result: Result, word: str) -> None:
         """End with a result; `word` is the one of a failure, or of a request that was not made."""
@@ -540,7 +571,8 @@ def evaluate(outcome: Outcome, limit: int, is_merged: bool) -> Result:
         return Result(None, str(status), f"the answer has the status {status}", outcome)
     body = read_body(outcome, limit)
     if body.problem is not None:
-        return Result(None, INVALID, f"the body {body.problem.detail}", outcome)
+        reason = ANSWER_TOO_LARGE.code if body.problem.kind == "too_large" else INVALID
+        return Result(None, reason, f"the body {body.problem.detail}", outcome)
     document = body.document
     if document is None:
         return Result(Value(NULL), "", "", outcome)

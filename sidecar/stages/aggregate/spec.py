@@ -185,7 +185,7 @@ class PartSpec(Model):
     each: EachSpec | None = None
     """List for each item of which the part is asked: `"{parts.orders./ids}"`.  The value of the part is a list."""
     max_body: Size = 2**20
-    """Longest body of one answer."""
+    """Longest body of one answer, also once it is decoded, and of one request."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> PartSpec:
@@ -259,6 +259,9 @@ class Spec(Block):
         is_object = not isinstance(self.answer, AnswerSpec) or isinstance(self.answer.json_, dict)
         if self.partial.member is not None and not is_object:
             raise ValueError("has partial.member, but an answer that is no object; make it one, or leave that out")
+        members = self.answer.json_ if isinstance(self.answer, AnswerSpec) else self.parts
+        if self.partial.member is not None and self.answer != "merged" and self.partial.member in members:
+            raise ValueError(f"has the member {self.partial.member} twice; give partial.member another name")
         return self
 
 

@@ -15,7 +15,16 @@ from sidecar.core.metrics import Counter, Meter
 from sidecar.core.uri import canonical
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.aggregate.spec import EachSpec, PartSpec
-from sidecar.stages.aggregate.texts import Fields, JsonTemplate, Reference, Scope, Target, Value, references
+from sidecar.stages.aggregate.texts import (
+    Fields,
+    JsonTemplate,
+    Reference,
+    Scope,
+    Target,
+    Value,
+    ValueMissing,
+    references,
+)
 from sidecar.transform.headers import LineRemover
 
 DROPPED: Final = (
@@ -28,17 +37,30 @@ SAFE: Final = frozenset((b"GET", b"OPTIONS"))
 """Methods of requests that are made once for several parts with the same request."""
 
 
+class CoveringRule(CapturingRule, Protocol):
+    """Rule of a route (`sidecar.routing.rule`)."""
+
+    @property
+    def pattern(self) -> Any:
+        """Regular expression for the path; None without one."""
+
+    def covers(self, path: bytes) -> bool:
+        """True if a canonical path meets the condition of the rule."""
+
+
 class InnerRoute(Protocol):
     """Route of a part (`sidecar.control.route`)."""
 
     @property
     def route(self) -> MatchedRoute: ...
     @property
-    def rule(self) -> CapturingRule: ...
+    def rule(self) -> CoveringRule: ...
     @property
     def pipeline(self) -> Pipeline: ...
     @property
     def criticality(self) -> int: ...
+    @property
+    def pick(self) -> Any: ...
 
 
 class PartPlan:
@@ -48,7 +70,9 @@ class PartPlan:
         "_body",
         "_counters",
         "_fields",
+        "_is_matched",
         "_meter",
+        "_pick",
         "_remove",
         "_route_name",
         "_target",
@@ -76,6 +100,8 @@ class PartPlan:
         """Index of the part in its block."""
         self.name = name
         self.route = route
+        self._pick: Any = route.pick
+        """Function that returns the arm for a request; None for a route without candidates."""
         self.pipeline = route.pipeline
         self.method = spec.method.encode()
         self.is_safe = self.method in SAFE
@@ -97,6 +123,8 @@ class PartPlan:
         self.usual = 0.0
         """Average of its latest durations in seconds; 0.0 before the first."""
         self._target = Target(spec.path, constants)
+        self._is_matched = spec.route is not None and route.rule.pattern is not None
+        """True if the match of the route depends on the values in the path, because it is a regular expression."""
         self._fields = Fields(spec.headers, constants) if spec.headers else None
         self._body = None if spec.json_ is None else JsonTemplate(spec.json_, constants)
         self._remove = LineRemover(self._fields.names) if self._fields is not None else None
@@ -117,6 +145,14 @@ class PartPlan:
             self._counters[result] = found
         return found
 
+    def pipeline_of(self, x: Exchange) -> Pipeline:
+        """Return the pipeline of a request of the part: that of the arm which was chosen for it."""
+        if self._pick is None:
+            return self.pipeline
+        chosen: Any = x.route
+        found: Pipeline = chosen.pipeline
+        return found
+
     def make(self, x: Exchange, scope: Scope, lines: bytes, now: float) -> Exchange:
         """Return the request of the part for the client's request `x`.  Raises `ValueMissing`.
 
@@ -131,13 +167,18 @@ class PartPlan:
         body = b""
         if self._body is not None:
             body = self._body.render(scope)
+            if len(body) > self.max_body:
+                raise ValueMissing(f"the body of the request is longer than max_body, {self.max_body} bytes")
             lines += JSON
         route = self.route
+        own_path = canonical(path)
+        if self._is_matched and not route.rule.covers(own_path):
+            raise ValueMissing(f"the path is none of the route {route.route.name}")
         made = x.make_inner(self.method, path, query, lines, now)
         made.body = body
-        made.route = route.route
+        made.route = route.route if self._pick is None else self._pick(made)
         made.captured_by = route.rule
-        made.captured_path = canonical(path)
+        made.captured_path = own_path
         made.criticality = max(x.criticality, route.criticality)  # the highest number is refused first
         return made
 
@@ -151,4 +192,4 @@ def _substitute(value: Any) -> Value:
 
 def key_of(x: Exchange) -> tuple[object, ...]:
     """Return the identity of a request, which is equal for requests with the same answer."""
-    return (x.route, x.method, x.path, x.query, x.lines)
+    return (x.route, x.method, x.path, x.query, x.lines, x.body)

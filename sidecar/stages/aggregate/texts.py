@@ -34,6 +34,10 @@ _TOKEN: Final = re.compile(r"\{(\{(?:parts|items?)\b[^{}]*\})\}|\{((?:parts|item
 _NAMES: Final = re.compile(rf"parts\.({PART_NAME})(?:\.(/.*))?|item(?:\.(/.*))?|items", re.DOTALL)
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
 NULL: Final = b"null"
+LONGEST_TARGET: Final = 2 * uri.MAX_BYTES
+"""Most bytes of path and query of a part."""
+LONGEST_FIELDS: Final = 16 * 1024
+"""Most bytes of the fields of a part's own."""
 
 
 class Reference(NamedTuple):
@@ -218,6 +222,8 @@ class Target:
         except RewriteError as error:
             raise ValueMissing(f"the request {error}") from None
         query = None if self._query is None else self._query.render(scope, written, is_strict=True)
+        if len(path) > uri.MAX_BYTES or len(path) + len(query or "") > LONGEST_TARGET:
+            raise ValueMissing(f"path and query are longer than {uri.MAX_BYTES} and {LONGEST_TARGET} bytes")
         return path.encode(), None if query is None else query.encode()
 
 
@@ -245,11 +251,13 @@ class Fields:
         self._fields = [(name.lower().encode(), Text(text, constants)) for name, text in fields.items()]
 
     def render(self, scope: Scope) -> bytes:
-        """Return the lines; a field whose text is empty is left out."""
+        """Return the lines; a field whose text is empty is left out.  Raises `ValueMissing` if they are too long."""
         found = b""
         for name, text in self._fields:
             if value := text.render(scope, header_safe):
                 found += b"%b: %b\r\n" % (name, value.encode())
+        if len(found) > LONGEST_FIELDS:
+            raise ValueMissing(f"the fields of the part are longer than {LONGEST_FIELDS} bytes")
         return found
 
 

@@ -7,7 +7,8 @@ Rules:
    `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).
 3. If an identity cannot tell and no other accepts, the answer is 503 with Retry-After.
 4. A client learns no more than these words.  The reason is in the access log and in the span.
-5. `mode: observe` lets all requests pass, counts those that would have been refused, and keeps their responses out of
+5. A token that was verified before is judged at the instant at which the head of its request was complete.
+6. `mode: observe` lets all requests pass, counts those that would have been refused, and keeps their responses out of
    caches.
 """
 
@@ -51,8 +52,8 @@ class Authenticator:
     """Stage of one route.  A ticket is always None."""
 
     __slots__ = (
-        "_caches", "_challenges", "_find", "_first", "_forwarding", "_found", "_identities", "_keep", "_now",
-        "_observed", "_optional", "_ranks", "_where",
+        "_caches", "_challenges", "_find", "_first", "_forwarding", "_found", "_has_ranks", "_identities", "_keep",
+        "_now", "_observed", "_optional", "_ranks", "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -74,6 +75,7 @@ class Authenticator:
         self._now: Callable[[], float] = ctx.env.now
         self._ranks: Mapping[str, str] = ctx.resources("criticality", ctx.route)
         """Criticality of callers by their ID."""
+        self._has_ranks = bool(self._ranks)
         forward, token = spec.forward, None
         if forward.token is not None:
             from sidecar.stages.authenticate.caller_token import CallerToken  # loads cryptography
@@ -99,30 +101,36 @@ class Authenticator:
 
     def admit(self, x: Exchange) -> Outcome | Wait | None:
         lines = x.lines
-        if self._caches and self._is_known(x, lines):
-            return None
+        if self._caches:
+            rest = len(x.request_id)
+            if rest:
+                rest += IN_LINE
+            forwarded: bytes | None = self._find(lines, rest)
+            if forwarded is not None:
+                known: Entry = self._found[0]
+                if (x.arrived or self._now()) < known.until and known.validity.is_current:
+                    self._pass(x, known, forwarded)
+                    return None
+            if self._is_known(x, lines, rest):
+                return None
         lower = b"\n" + lines.lower()
-        if x.is_inner and x.caller is not None and self._vouches_for(x.caller):
-            self._forwarding.apply(x, x.caller, lines, lower)
-            return None
+        if x.is_inner and x.caller is not None:
+            if self._vouches_for(x.caller):
+                self._accept(x, x.caller, lines, lower)
+                return None
+            x.caller = None  # known to the outer route only: a name means nothing under other identities
         found = self._first(x, lines, lower, self._now())
         if found.__class__ is Caller:
             self._accept(x, found, lines, lower)
             return None
         return self._go_on(x, 0, found, None, lines, lower)
 
-    def _is_known(self, x: Exchange, lines: bytes) -> bool:
+    def _is_known(self, x: Exchange, lines: bytes, rest: int) -> bool:
         """True if the request has one token, in the usual spelling, that is cached as accepted; the request then has
-        its caller.  False leaves the request as it was."""
-        rest = len(x.request_id)
-        if rest:
-            rest += IN_LINE
-        forwarded: bytes | None = self._find(lines, rest)
-        if forwarded is not None:
-            entry = self._found[0]
-            if holds(entry, self._now()):
-                self._pass(x, entry, forwarded)
-                return True
+        its caller.  False leaves the request as it was.
+
+        `rest` is the length of the line X-Request-Id, 0 without it.
+        """
         tail = token_tail(lines)
         if tail is None:
             return False
@@ -143,7 +151,9 @@ class Authenticator:
         x.raw = forwarded
         if x.stream is not None:
             self._forwarding.bar_trailers(x)
-        self._name(x, entry.caller)
+        x.caller = entry.caller
+        if self._has_ranks:
+            self._name(x, entry.caller)
 
     def _forward(self, entry: Entry, lines: bytes, rest: int) -> bytes | None:
         """Return the field lines that go on for a cached token, and keep them but for X-Request-Id; None if the token
@@ -208,6 +218,8 @@ class Authenticator:
         x.caller = caller
         if self._ranks and (rank := self._ranks.get(caller.id)) is not None:
             own = CRITICALITIES[rank]
+            if x.is_inner:  # no more important than the request it is made for
+                own = max(own, x.criticality)
             x.criticality = own if x.stated_criticality < 0 else max(own, x.stated_criticality)
 
     def _refuse(

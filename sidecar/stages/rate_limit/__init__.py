@@ -2,10 +2,8 @@
 
 - `spec.py`: the block in a policy file.
 - `gcra.py`: the algorithm, and the bounded table of keys, without HTTP.
-- `keys.py`: readers of keys and costs.
-- `fields.py`: the fields `RateLimit` and `RateLimit-Policy` of responses.
 - `fleet.py`: limits whose counts are in a store that several processes share.
 - `stage.py`: the limits of a route, and the state that survives a reload.
 
-`docs/rate-limits.md` has the rules for users.
+Keys, costs and fields of responses are those of `sidecar.limits`.  `docs/rate-limits.md` has the rules for users.
 """

@@ -23,8 +23,8 @@ from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.rate import ADMITTED, UNKNOWN
-from sidecar.stages.rate_limit.fields import FieldLines
-from sidecar.stages.rate_limit.keys import cost_reader, key_reader
+from sidecar.limits.fields import FieldLines
+from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 from sidecar.stages.rate_limit.stage import is_counted_together
 from sidecar.store.shared_limits import SharedLimit, SharedLimits
@@ -98,11 +98,11 @@ class FleetLimit:
         self.observed = observed
         """Counts requests that would have been refused; None to refuse them."""
         self.read = key_reader(spec)
-        self.read_cost = cost_reader(spec)
+        self.read_cost = cost_reader(spec.cost, float(spec.capacity))
         self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
         self.debit = self.cost / spec.rate
         """Seconds by which a request moves the TAT."""
-        self.lines = FieldLines(spec, form)
+        self.lines = FieldLines(spec.name, spec.capacity, spec.window, form)
 
     def take(self, key: str, cost: float, now: float) -> float:
         """Return 0 to admit a request, `UNKNOWN` if the store has to be asked, or the seconds until it may pass."""

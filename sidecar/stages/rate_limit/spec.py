@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, StringConstraints, WithJsonSchema, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from sidecar.core import template
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, Rate
-
-NO_KEY: Final = "none"
-ADDRESS: Final = "client.address"
-CALLER: Final = "caller"
-CLAIMS: Final = "caller.claims."
-_NAMED: Final = r"header\.[!#$%&'*+.^_`|~0-9A-Za-z-]+|path\.[A-Za-z_][A-Za-z0-9_]*|caller\.claims\.[^\s{}]+"
-KEYS: Final = rf"{NO_KEY}|client\.address|{CALLER}|{_NAMED}"
-"""Pattern of the keys that a limit may have."""
-MOST_LIMITS: Final = 10
-"""Most limits of one block."""
-
-
-def _key(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if not re.fullmatch(KEYS, value):
-        raise ValueError(
-            "is not a key; write client.address, caller, caller.claims.NAME, header.NAME, path.NAME or none"
-        )
-    return value.lower() if value.startswith("header.") else value
-
-
-def _cost(value: Any) -> Any:
-    if isinstance(value, str):
-        if not template.names(value):
-            raise ValueError("is a text without a name in braces; write a number such as 5, or such as {query.limit}")
-    elif not isinstance(value, bool) and isinstance(value, int | float) and not 0 < value <= 1_000_000:
-        raise ValueError("must be more than zero, and a million at most")
-    return value
-
-
-Key = Annotated[str, BeforeValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^({KEYS})$"})]
-"""Part of a request by which a limit tells requests apart."""
+from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName
 
 
 class DelaySpec(Model):
@@ -58,7 +24,7 @@ class DelaySpec(Model):
 class LimitSpec(Model):
     """Limit on the rate of requests, by the generic cell rate algorithm (ITU-T I.371)."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+    name: LimitName
     """Name of the limit, unique in its block, as metrics and the field RateLimit contain it."""
     rate: Rate
     """Requests per unit of time, in the long run."""
@@ -73,11 +39,7 @@ class LimitSpec(Model):
     """Key of requests that have none, such as `client.address` for those without the field that `key` names."""
     ipv6_prefix: Annotated[int, Field(ge=16, le=128)] = 64
     """Length of the prefix by which IPv6 addresses are counted: a client usually has a whole network of 64 bits."""
-    cost: Annotated[
-        int | float | str,
-        BeforeValidator(_cost),
-        WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
-    ] = 1
+    cost: Cost = 1
     """Number of requests that one counts as; or a template of it, such as `{query.limit}`.  A value below 1, or that is
     no number, counts as 1, and one above the burst as the whole burst."""
     count: Literal["all", "misses"] = "all"
@@ -85,7 +47,7 @@ class LimitSpec(Model):
     delay: DelaySpec | None = None
     """Delay that requests over the limit get in place of a refusal; by default none.  Such a limit is divided among
     several workers in even parts."""
-    store: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = None
+    store: StoreName | None = None
     """Name of a store of `stores` that has the count, one for all processes that use it.  Each process leases a part of
     the rate.  Without a store the count is of this sidecar alone, with all its workers."""
     lease: Annotated[Duration, Field(ge=0.05, le=0.2)] = 0.1
@@ -102,6 +64,11 @@ class LimitSpec(Model):
     def capacity(self) -> int:
         """Number of requests that may come at once after a pause."""
         return 1 + (max(1, round(self.rate)) if self.burst == "auto" else self.burst)
+
+    @property
+    def window(self) -> float:
+        """Seconds in which an empty bucket fills."""
+        return self.capacity / self.rate
 
     @property
     def is_keyed(self) -> bool:

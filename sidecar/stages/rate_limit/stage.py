@@ -24,9 +24,9 @@ from sidecar.core.message import parse_fields, without
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
-from sidecar.stages.rate_limit.fields import SEPARATE, SEPARATE_NAMES, FieldLines
+from sidecar.limits.fields import SEPARATE, SEPARATE_NAMES, FieldLines
+from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.stages.rate_limit.gcra import OVERFLOW, Gcra
-from sidecar.stages.rate_limit.keys import cost_reader, key_reader
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 WARN_EVERY: Final = 60.0
@@ -108,13 +108,13 @@ class RouteLimit:
         self.observed = observed
         """Counts requests that would have been refused; None to refuse them."""
         self.read = key_reader(spec)
-        self.read_cost = cost_reader(spec)
+        self.read_cost = cost_reader(spec.cost, float(spec.capacity))
         self.debit = 0.0 if isinstance(spec.cost, str) else spec.cost * limiter.parts / spec.rate
         """Seconds by which a request moves the TAT, if all cost the same."""
         self.max_delay = 0.0 if spec.delay is None else spec.delay.max
         """Longest delay in seconds; 0 to refuse at once."""
         self.max_waiting = 0 if spec.delay is None else spec.delay.waiting
-        self.lines = FieldLines(spec, form)
+        self.lines = FieldLines(spec.name, spec.capacity, spec.window, form)
 
     def report(self, tat: float, now: float) -> bytes:
         """Return the field lines after a request has moved the TAT to `tat`."""

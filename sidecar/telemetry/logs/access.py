@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from sidecar.core.env import Env
-from sidecar.core.exchange import HTTP_VERSIONS, Exchange
+from sidecar.core.exchange import HTTP_VERSIONS, Exchange, Part
 from sidecar.core.metrics import LOG_SUPPRESSED
 from sidecar.core.outcome import CLIENT_CLOSED, Outcome, grpc_code
 from sidecar.telemetry.logs.lines import Lines
@@ -34,6 +34,8 @@ FLUSH_SECONDS: Final = 0.1
 """Longest time that a line waits in its batch."""
 OK: Final = 200
 """Verdict on a gRPC answer with the status OK."""
+MOST_PARTS: Final = 50
+"""Most parts of an aggregated answer in one line; a list may have a thousand."""
 BATCH_BYTES: Final = 64 * 1024
 """Size from which on a batch is written without waiting."""
 
@@ -210,7 +212,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     if reason or x.refused_by or x.replaced is not None:
         line += _failure(x, outcome, reason, shown)
     if not x.attempts:
-        return line + b"}\n"
+        return line + (b"}\n" if x.parts is None else _parts(x.parts, shown) + b"}\n")
     line += b',"attempts":['
     comma = b""
     for a in x.attempts:
@@ -229,6 +231,25 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
             line += b',"span_id":"%016x"' % a.span_id
         comma = b"},"
     return line + b"}]}\n"
+
+
+def _parts(parts: list[Part], shown: Shown) -> bytes:
+    """Return the member with the parts of an aggregated answer; beyond `MOST_PARTS` only their number."""
+    members = []
+    for part in parts[:MOST_PARTS]:
+        member = b'{"name":"%b","result":"%b","duration_ms":%.3f' % (
+            word(part.name),
+            word(part.result),
+            max(0.0, part.ended - part.started) * 1000,
+        )
+        if part.reason:
+            member += b',"reason":"%b"' % word(part.reason)
+        if part.x is not None and part.x.attempts:
+            last = part.x.attempts[-1]
+            member += b',"endpoint":"%b","attempts":%d' % (shown(last.endpoint), len(part.x.attempts))
+        members.append(member + b"}")
+    more = len(parts) - MOST_PARTS
+    return b',"parts":[%b]' % b",".join(members) + (b',"more_parts":%d' % more if more > 0 else b"")
 
 
 def _grpc_status(verdict: int) -> bytes:
@@ -286,6 +307,10 @@ def as_text(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
     for a in x.attempts:
         how = word(a.reason) if a.reason else b"%d" % a.status
         words.append(b"%b=%b/%.1fms" % (shown(a.endpoint), how, (a.ended - a.started) * 1000))
+    if x.parts is not None:
+        for part in x.parts[:MOST_PARTS]:
+            how = word(part.reason or part.result)
+            words.append(b"%b=%b/%.1fms" % (word(part.name), how, max(0.0, part.ended - part.started) * 1000))
     if x.trace is not None:
         words.append(b"trace=%b" % x.trace.trace_id)
     return b" ".join(words) + b"\n"

@@ -32,6 +32,8 @@ LEVELS: Final[dict[str, Level]] = {
     events.BREAKER_TRANSITION: "warning",
     events.BUDGET_EXHAUSTED: "warning",
     events.RATE_LIMIT_FULL: "warning",
+    events.QUOTA_FULL: "warning",
+    events.PACING_BEGAN: "warning",
     events.STORE_DOWN: "warning",
     events.ROLLOUT_RETURNED: "warning",
     events.ENDPOINT_EJECTED: "warning",

@@ -7,7 +7,8 @@ Rules:
 2. The span of an attempt is a child of the server span.  It has the attempt's number, its reason, the remaining retry
    budget and the state of the breaker.  A hedge links to the first attempt.  A request that was answered by the fetch
    of another request links to that request.  Notes of stages become events.
-3. Spans have no secrets: secret query values are redacted, and User-Agent is the only header field.
+3. A part of an aggregated answer has a span of its own between the server span and its attempts.
+4. Spans have no secrets: secret query values are redacted, and User-Agent is the only header field.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from opentelemetry.semconv.attributes.user_agent_attributes import USER_AGENT_OR
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from sidecar.core import events
-from sidecar.core.exchange import HTTP_VERSIONS, Attempt, Exchange
+from sidecar.core.exchange import HTTP_VERSIONS, Attempt, Exchange, Part
 from sidecar.core.outcome import GRPC_STATUSES, Outcome, grpc_code
 from sidecar.grpc.status import split_path
 from sidecar.telemetry.export.scrub import scrub_query, split_authority
@@ -89,7 +90,7 @@ class SpanMaker:
 
     def put(self, x: Exchange, trace: Trace, outcome: Outcome, reason: str, seconds: float) -> None:
         """Make and queue the spans of a request, unless the queue has no room for all of them."""
-        if not self._outbox.admit(len(x.attempts) + 1):
+        if not self._outbox.admit(len(x.attempts) + 1 + (0 if x.parts is None else count_spans(x.parts))):
             return
         offset = self._wall() - self._now()
         started = x.arrived or self._now() - seconds
@@ -117,11 +118,31 @@ class SpanMaker:
         return ReadableSpan(resource=self._resource, instrumentation_scope=self._scope, **parts)
 
 
-class _Request:
-    """Conversion of one request to spans."""
+def count_spans(parts: list[Part]) -> int:
+    """Return the number of spans of parts, with their attempts and the parts of their parts."""
+    count = len(parts)
+    for part in parts:
+        if part.x is not None:
+            count += len(part.x.attempts) + (0 if part.x.parts is None else count_spans(part.x.parts))
+    return count
 
-    def __init__(self, maker: SpanMaker, x: Exchange, trace: Trace, ended: float, offset: float) -> None:
-        """`ended` is an instant of `Env.now`; adding `offset` to such an instant gives Unix time."""
+
+class _Request:
+    """Conversion of one request, or of one part of an aggregated answer, to spans."""
+
+    def __init__(
+        self,
+        maker: SpanMaker,
+        x: Exchange,
+        trace: Trace,
+        ended: float,
+        offset: float,
+        context: SpanContext | None = None,
+    ) -> None:
+        """`ended` is an instant of `Env.now`; adding `offset` to such an instant gives Unix time.
+
+        `context` is that of the part's span; None for that of the server span.
+        """
         self.maker = maker
         self.x = x
         self.trace = trace
@@ -133,7 +154,7 @@ class _Request:
         parts = split_path(x.path) if x.is_grpc else None
         self.call = "" if parts is None else "/".join(parts)
         """Service and method of a gRPC call, such as `shop.Orders/Place`; else empty."""
-        self.context = self.span_context(trace.span_id)
+        self.context = context or self.span_context(trace.span_id)
 
     def span_context(self, span_id: int, *, is_remote: bool = False) -> SpanContext:
         """Return the context of a span of this trace."""
@@ -144,11 +165,10 @@ class _Request:
         return int((instant + self.offset) * NANO)
 
     def spans(self, outcome: Outcome, reason: str, started: float) -> Iterator[ReadableSpan]:
-        """Yield the spans of all attempts, then the server span."""
-        x, trace = self.x, self.trace
+        """Yield the spans of all attempts and parts, then the server span."""
+        trace = self.trace
         parent = self.span_context(int(trace.parent_id, 16), is_remote=True) if trace.parent_id else None
-        for attempt in x.attempts:
-            yield self.attempt_span(attempt)
+        yield from self.inner_spans()
         attributes = self.request_attributes(outcome, reason)
         route = attributes.get(HTTP_ROUTE)
         name = "HTTP" if self.method == "_OTHER" else self.method
@@ -165,6 +185,17 @@ class _Request:
             start_time=self.nanoseconds(started),
             end_time=self.nanoseconds(self.ended),
         )
+
+    def inner_spans(self) -> Iterator[ReadableSpan]:
+        """Yield the spans of the attempts, and those of parts, at any depth."""
+        for attempt in self.x.attempts:
+            yield self.attempt_span(attempt)
+        for part in self.x.parts or ():
+            context = self.span_context(self.trace.draw())
+            ended = part.ended or self.ended
+            if part.x is not None:
+                yield from _Request(self.maker, part.x, self.trace, ended, self.offset, context).inner_spans()
+            yield self.part_span(part, context, ended)
 
     # ----- the request
 
@@ -231,6 +262,34 @@ class _Request:
         if outcome.refusal.policy:
             facts = {name: value for name, value in outcome.refusal._asdict().items() if value not in ("", None)}
             yield Event(events.REFUSED, _facts({**facts, "reason": reason}), self.nanoseconds(self.ended))
+
+    # ----- its parts
+
+    def part_span(self, part: Part, context: SpanContext, ended: float) -> ReadableSpan:
+        """Return the span of a part, with this request's span as its parent."""
+        found: Attributes = {"sidecar.part": part.name, "sidecar.part.result": part.result}
+        x, outcome = part.x, part.outcome
+        if x is not None:
+            found[URL_PATH] = x.path.decode("latin-1")
+            if x.route is not None:
+                found["sidecar.route"], found["sidecar.upstream"] = x.route.name, x.route.upstream
+            if x.cache:
+                found["sidecar.cache"] = x.cache
+        if outcome is not None and outcome.status:
+            found[HTTP_RESPONSE_STATUS_CODE] = outcome.status
+        if part.reason:
+            found[ERROR_TYPE] = part.reason
+        detail = None if outcome is None else outcome.refusal.detail or outcome.whole_cause or None
+        return self.maker.span(
+            name=f"part {part.name.partition('[')[0]}",
+            context=context,
+            parent=self.context,
+            kind=SpanKind.INTERNAL,
+            attributes=found,
+            status=Status(StatusCode.ERROR, detail) if part.reason else UNSET,
+            start_time=self.nanoseconds(part.started),
+            end_time=self.nanoseconds(ended),
+        )
 
     # ----- its attempts
 

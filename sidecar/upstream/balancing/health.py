@@ -83,7 +83,7 @@ def http_probe(
             connector = aiohttp.UnixConnector(endpoint.path, force_close=True)
             url = f"http://localhost{spec.path}"
         else:
-            resolver = aiohttp.ThreadedResolver() if names is None else _resolver(names)
+            resolver = aiohttp.ThreadedResolver() if names is None else aiohttp_resolver(names)
             connector = aiohttp.TCPConnector(ssl=context, force_close=True, use_dns_cache=False, resolver=resolver)
             url = f"{endpoint.url}{spec.path}"
         headers = {"user-agent": "sidecar-health-check"}
@@ -116,7 +116,7 @@ def http_probe(
     return probe
 
 
-def _resolver(names: NameResolver) -> Any:
+def aiohttp_resolver(names: NameResolver) -> Any:
     """Return an aiohttp resolver that uses `names`; aiohttp itself does Happy Eyeballs."""
     from aiohttp.abc import AbstractResolver, ResolveResult
 

@@ -20,7 +20,7 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.upstream.balancing.pressure import is_pressure
-from sidecar.upstream.endpoint import Endpoint
+from sidecar.upstream.endpoint import Endpoint, EndpointSet
 from sidecar.upstream.spec import HashBalancingSpec, UpstreamSpec
 
 LOW_64_BITS: Final = 2**64 - 1
@@ -52,9 +52,15 @@ class Strategy:
         raise NotImplementedError
 
 
-def make_strategy(spec: UpstreamSpec, env: Env) -> Strategy:
-    """Return a new strategy of the kind in the spec."""
-    strategy = _make_kind(spec, env)
+def make_strategy(spec: UpstreamSpec, env: Env, endpoints: EndpointSet) -> Strategy:
+    """Return a new strategy of the kind in the spec, for the endpoints of a set."""
+    strategy: Strategy
+    if spec.locality is not None or spec.weights:
+        from sidecar.upstream.balancing import weights  # only if they are configured
+
+        strategy = weights.make(spec, env, endpoints, _make_kind)
+    else:
+        strategy = _make_kind(spec, env)
     return SlowStart(strategy, spec.slow_start, env) if spec.slow_start else strategy
 
 
@@ -124,14 +130,16 @@ class Rendezvous(Strategy):
         """Take the name of the field whose value is the key; None for the client's address, or the caller's ID."""
         self._by_caller = by_caller
         self._header = None if header is None else header.lower().encode()
-        self._keyless = LeastRequest(env)
+        self._keyless: Strategy = LeastRequest(env)
+
+    def _key(self, x: Exchange) -> bytes | None:
+        """Return the key of a request; None or empty without one."""
+        if self._by_caller:
+            return None if x.caller is None else f"{x.caller.identity} {x.caller.id}".encode()
+        return x.client_address.encode() if self._header is None else x.header(self._header)
 
     def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
-        key: bytes | None
-        if self._by_caller:
-            key = None if x.caller is None else f"{x.caller.identity} {x.caller.id}".encode()
-        else:
-            key = x.client_address.encode() if self._header is None else x.header(self._header)
+        key = self._key(x)
         if not key:
             return self._keyless.choose(candidates, x)
         hashed = crc32(key)

@@ -4,7 +4,8 @@ Rules:
 
 1. The status is `grpc-status` in the head of an answer of trailers only, else in the trailers, however late.  A status
    in the head of an answer with content moves to its trailers, and counts if they have none.
-2. An answer that is not gRPC's counts as the status that a gRPC client takes it for (`sidecar.grpc.status`).
+2. An answer that is not gRPC's counts as the status that a gRPC client takes it for (`sidecar.grpc.status`).  One of
+   trailers only without a content type gets that of gRPC: grpclib answers unknown methods like this.
 3. A complete answer without a status counts as UNKNOWN, and gets this status in its trailers: no client mistakes it for
    a success.
 4. An answer with more than one status counts as UNKNOWN, and gets this status alone: clients would differ in what they
@@ -28,7 +29,7 @@ from sidecar.core.outcome import (
     Outcome,
     grpc_verdict,
 )
-from sidecar.grpc.status import is_grpc, parse_status, status_fields, status_from_http
+from sidecar.grpc.status import CONTENT_TYPE, is_grpc, parse_status, status_fields, status_from_http
 
 NO_STATUS: Final = "the upstream's answer ended without a status"
 """Message of an answer that had no status."""
@@ -48,7 +49,10 @@ def read_status(outcome: Outcome, had_little_time: Callable[[], bool]) -> None:
     has_call_head = outcome.has_call_head
     if not has_call_head and outcome.header(b"grpc-status") is not None:
         if stream is None and not outcome.body:
-            outcome.headers, code = _one_status(outcome.headers)
+            fields, code = _one_status(outcome.headers)
+            if outcome.status == 200 and outcome.header(b"content-type") is None:
+                fields = [(b"content-type", CONTENT_TYPE), *fields]
+            outcome.headers = fields
             outcome.verdict = _verdict(code, had_little_time)
             return
         early = [field for field in outcome.headers if field[0] in STATUS_FIELDS]

@@ -105,6 +105,8 @@ class StreamPool(Pool):
         """Open a connection, or wait for a stream, and return its promise; `expires` is the deadline of the request."""
         if x is not None and x.upgrade is not None:
             return self._open_socket(expires) if self._connect_plain is None else self._open_plain(expires, x)
+        if self.has_left:
+            return super().open(expires, x)
         now = self.env.now()
         if x is not None and (found := self.take(x, now)) is not None:  # to repeat what another connection has refused
             taken: Promise[Acquired] = Promise()
@@ -213,7 +215,7 @@ class StreamPool(Pool):
             self.release(carrier)
         else:
             opening.abort()
-            for each in list(self._queue)[: max(1, self._streams)]:
+            for each in list(self._queue)[: max(1, self._streams)]:  # none if the endpoint has left
                 self.forget(each)
                 each.promise.resolve(outcome)
         self._advance()
@@ -304,6 +306,11 @@ class StreamPool(Pool):
         for carrier in list(self.carriers):
             if not carrier.active:
                 carrier.close()
+
+    def abandon(self) -> None:
+        super().abandon()
+        if self._plain is not None:
+            self._plain.abandon()
 
     def count(self, state: str) -> int:
         found = super().count(state) + (0 if self._plain is None else self._plain.count(state))

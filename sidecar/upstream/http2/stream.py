@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, Body
-from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, Exchange
+from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, NO_FIELDS, Exchange
 from sidecar.core.message import Headers, parse_fields
 from sidecar.core.outcome import (
     CLIENT_TIMEOUT,
@@ -291,9 +291,10 @@ class UpstreamStream:
 
     def send_end(self, lines: bytes) -> None:
         """Send the end of the body, with trailers as field lines."""
-        stream = self._stream
+        stream, x = self._stream, self._exchange
         if stream is not None:
-            self._connection.session.send_trailers(stream, lines)
+            marks = NO_FIELDS if x is None else x.sensitive
+            self._connection.session.send_trailers(stream, lines, marks)
             self._connection.flush_later()
 
     def on_writable(self) -> None:
@@ -351,6 +352,9 @@ class UpstreamStream:
         known = head.derived
         if known is None:
             known = head.derived = parse_fields(head.lines)
+        x = self._exchange
+        if head.sensitive and x is not None:
+            x.sensitive |= head.sensitive
         self._trailers = list(cast("Headers", known))
         self._is_whole = True
         self._touch()

@@ -32,6 +32,7 @@ CLOSE_WITHIN: Final = 2.0
 """Seconds in which the peer has to end a stream that was closed here."""
 KEY: Final = b"sec-websocket-key:"
 ACCEPT: Final = b"sec-websocket-accept:"
+LENGTH: Final = b"content-length:"
 
 
 class WebSocketStream(UpstreamStream):
@@ -91,7 +92,7 @@ class WebSocketStream(UpstreamStream):
         elif is_end:
             self._break(PROTOCOL, "the stream of a WebSocket ends with its head")
         else:
-            lines = without(ACCEPT, read_stream_response(head.lines)[0])
+            lines = without(LENGTH, without(ACCEPT, read_stream_response(head.lines)[0]))
             key = x.header(b"sec-websocket-key") or b""
             lines += b"sec-websocket-accept: %b\r\n" % accept_value(key)
             self._outcome = outcome = Outcome(101, lines=lines, stream=Body())  # the body keeps permits

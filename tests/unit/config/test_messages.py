@@ -270,3 +270,29 @@ def test_what_can_hardly_be_meant(old: str, new: str, warning: str) -> None:
 def test_an_example_says_no_more_than_the_value() -> None:
     (problem,), _ = messages(f"{HEAD}admin: yes\nroutes: []\n")
     assert problem == "admin: must be a mapping of keys and values"
+
+
+EMPTY = "is empty; give it a value, or leave the key out"
+
+
+@pytest.mark.parametrize(
+    ("keys", "path"),
+    [
+        ("upstream: ", "routes.r.upstream"),
+        ("upstream: null", "routes.r.upstream"),
+        ("upstream: app, listener: ", "routes.r.listener"),
+        ("upstream: app, candidate: ", "routes.r.candidate"),
+        ("upstream: app, match: {host: }", "routes.r.match.host"),
+        ("upstream: app, authorize: [{allow: {methods: }}]", "routes.r.authorize[0].allow.methods"),
+        ("upstream: app, cache: {key: {ignore_query: }}", "routes.r.cache.key.ignore_query"),
+    ],
+)
+def test_a_key_without_a_value_is_not_taken_as_one_that_is_left_out(keys: str, path: str) -> None:
+    problems, _ = messages(f"{HEAD}routes: [{{name: r, {keys}}}]\n")
+    assert problems == [f"{path}: {EMPTY}"]
+
+
+def test_nor_is_one_outside_of_routes() -> None:
+    assert messages(HEAD + "service: \nadmin: {token: }\nroutes: [{name: r, upstream: app}]\n")[0] == [
+        f"service: {EMPTY}", f"admin.token: {EMPTY}",
+    ]  # fmt: skip

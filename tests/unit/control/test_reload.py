@@ -163,9 +163,11 @@ async def test_new_policies_keep_the_state_and_old_requests_their_route() -> Non
     assert before.routes["b"].name == "b"
     assert setup.control.snapshot is not before
     assert [reload.trigger for reload in setup.control.history] == ["start", "signal"]
+    assert [line.split(":")[0] for line in done.meaning][-1:] == ["route b"]
+    assert setup.control.history[0].meaning == ()
     assert done.describe() == {
         "at": done.at, "trigger": "signal", "result": "applied", "digest": done.digest[:12],
-        "added": ["c"], "changed": ["a"], "removed": ["b"],
+        "added": ["c"], "changed": ["a"], "removed": ["b"], "meaning": list(done.meaning),
     }  # fmt: skip
 
 

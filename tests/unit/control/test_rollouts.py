@@ -137,3 +137,155 @@ def test_explain_shows_the_shares_and_the_stable_arm() -> None:
         assert "takes the route shop (" in text
     assert "20% of the requests meet shop@v2, to upstream v2" in text
     assert "taken back if errors are more by 1 points" in text
+
+
+def test_a_candidate_of_a_route_with_parts_has_parts_of_its_own() -> None:
+    snapshot = compiled(
+        UPSTREAMS,
+        "routes: [{name: shop, aggregate: {parts: {a: {upstream: v1, path: /a}}},",
+        " candidate: {share: 50%, aggregate: {parts: {a: {upstream: v2}}}}}]",
+    )
+    assert snapshot.routes["shop:a"].spec.upstream == "v1"
+    assert snapshot.routes["shop@candidate:a"].spec.upstream == "v2"
+    assert snapshot.routes["shop@candidate"].spec.parts == {"a": "shop@candidate:a"}
+
+
+WARNED = [
+    ("timeout: {request: 1s, attempt: 2s}", "timeout.attempt", "has no effect: timeout.request (1s) ends first"),
+    ("hedge: {after: 3s}, timeout: {request: 1s}", "hedge.after", "never hedges"),
+    ("rate_limit: [{name: a, rate: 5/s, burst: 0}]", "rate_limit.a.burst", "refuses the second of two requests"),
+    ("cache: {max_body: 900MiB}", "cache.max_body", "is more than the whole cache `default` holds"),
+    ("criticality: {by_caller: {x: critical}}", "criticality.by_caller", "has no effect without authenticate"),
+    ("mirror: {upstream: v1}", "mirror.upstream", "copies requests to `v1`, which gets them already"),
+    ("fallback: [stale]", "fallback[0]", "never finds a response"),
+    ("aggregate: off", "", ""),
+]
+REFUSED = [
+    ("transform: {request: {path: '/x/{path.id}'}}", "{path.id}, which the route `shop@candidate` does not capture"),
+    ("rate_limit: [{name: a, rate: 5/s, key: path.id}]", "path.id"),
+    ("mirror: {upstream: v9}", "names no upstream: there is no `v9`"),
+    ("cache: {store: c9}", "names no cache: there is no `c9`"),
+    ("authenticate: {any_of: [someone]}", "names no identity: there is no `someone`"),
+    ("fallback: [{upstream: v9}]", "names no upstream: there is no `v9`"),
+    ("authorize: [{allow: {when: 'path.id == caller.id'}}]", "names the capture id"),
+]
+
+
+@pytest.mark.parametrize(("blocks", "path", "says"), WARNED)
+def test_the_policies_of_a_candidate_are_warned_of_as_those_of_a_route(blocks: str, path: str, says: str) -> None:
+    route = f"routes: [{{name: shop, upstream: v1, candidate: {{share: 5%, {blocks}}}}}]\n"
+    found = [str(each) for each in loading(UPSTREAMS, route).warnings if "upstreams.v2" not in str(each)]
+    assert len(found) == (1 if says else 0), found
+    if says:
+        assert f"routes.shop.candidate.{path}: {says}" in found[0]
+
+
+@pytest.mark.parametrize(("blocks", "says"), REFUSED)
+def test_the_policies_of_a_candidate_are_refused_as_those_of_a_route(blocks: str, says: str) -> None:
+    route = f"routes: [{{name: shop, upstream: v1, candidate: {{share: 5%, {blocks}}}}}]\n"
+    found = [str(each) for each in loading(UPSTREAMS, route).problems]
+    assert found
+    assert all("routes.shop.candidate." in each for each in found)
+    assert says in found[0]
+
+
+def test_what_both_arms_inherit_is_warned_of_once() -> None:
+    route = "routes: [{name: shop, upstream: v1, hedge: {after: 3s}, timeout: {request: 1s}, candidate: {share: 5%}}]\n"
+    assert len([each for each in loading(UPSTREAMS, route).warnings if "never hedges" in each.message]) == 1
+
+
+APART = """\
+routes:
+  - name: shop
+    upstream: v1
+    circuit_breaker: {consecutive_failures: 5}
+    retry: {max_attempts: 3}
+    concurrency: {max: 5}
+    cache: {ttl: 30s}
+    rate_limit: [{name: a, rate: 5/s}]
+    mirror: {upstream: v2}
+    candidate: {share: 50%, retry: {max_attempts: 5}}
+"""
+
+
+def test_the_state_of_the_arms_is_apart() -> None:
+    store = StateStore()
+    compiled(UPSTREAMS, APART, store=store)
+    keys = set(store.objects())
+    for stable, candidate in (
+        (("breaker", "route", "shop"), ("breaker", "route", "shop@candidate")),
+        (("concurrency", "route", "shop"), ("concurrency", "route", "shop@candidate")),
+        (("retry_budget", "v1"), ("retry_budget", "v1", "shop@candidate")),
+        (("mirror", "shop"), ("mirror", "shop@candidate")),
+    ):
+        assert {stable, candidate} <= keys, keys
+    for kind in ("rate_limit", "cache"):
+        assert len([key for key in keys if key[0] == kind and key[-1] != "default"]) % 2 == 0, keys
+
+
+def test_a_candidate_that_retries_spends_a_budget_of_its_own() -> None:
+    env, store = make_env(seed=1), StateStore()
+    snapshot = compiled(UPSTREAMS, APART, env=env, store=store)
+    budgets = {key: each for key, each in store.objects().items() if key[0] == "retry_budget"}
+    mine, other = budgets["retry_budget", "v1", "shop@candidate"], budgets["retry_budget", "v1"]
+    full = other.tokens
+    while mine.withdraw():
+        pass
+    assert other.tokens == full
+    assert snapshot.routes["shop@candidate"].spec.upstream == "v1"
+
+
+def test_the_cache_of_an_arm_serves_the_other_arm_nothing() -> None:
+    snapshot = compiled(UPSTREAMS, APART)
+    rules = {name: next(link.stage for link in snapshot.routes[name].chain if link.policy == "cache")
+             for name in ("shop", "shop@candidate")}  # fmt: skip
+    for name in rules:
+        x: Exchange = exchange("GET", "/")
+        done: list[Run[Outcome]] = []
+        Run(snapshot.routes[name].pipeline(x), done.append)
+    assert script(snapshot, "v1").calls == 2, "the second arm has fetched for itself"
+
+
+def test_a_write_through_one_arm_invalidates_the_cache_of_the_other() -> None:
+    route = "routes: [{name: shop, upstream: v1, cache: {ttl: 30s}, candidate: {share: 50%, concurrency: {max: 9}}}]\n"
+    snapshot = compiled(UPSTREAMS, route)
+
+    def ask(arm: str, method: str) -> int:
+        before = script(snapshot, "v1").calls
+        done: list[Run[Outcome]] = []
+        Run(snapshot.routes[arm].pipeline(exchange(method, "/a")), done.append)
+        return script(snapshot, "v1").calls - before
+
+    assert [ask("shop", "GET"), ask("shop", "GET")] == [1, 0]
+    ask("shop@candidate", "POST")
+    assert ask("shop", "GET") == 1
+
+
+def test_arms_that_a_reload_replaces_have_no_share_and_new_ones_are_measured() -> None:
+    env, store = make_env(seed=1), StateStore()
+    third = UPSTREAMS + '  v3: {endpoints: ["http://127.0.0.1:9002"]}\n'
+
+    def split(shares: str) -> str:
+        return f"routes:\n  - {{name: shop, upstream: {{split: {{{shares}}}}}}}\n"
+
+    compiled(third, split("v1: 70%, v2: 20%, v3: 10%"), env=env, store=store)
+    compiled(third, split("v1: 60%, v3: 40%"), env=env, store=store)
+    arms = store.objects()["rollout", "shop"]
+    names = ("shop", "shop@v2", "shop@v3")
+    assert [arms.share_of(name) for name in names] == [0.6, 0.0, 0.4]
+    compiled(third, split("v1: 90%, v2: 10%"), env=env, store=store)
+    assert [arms.share_of(name) for name in names] == [0.9, 0.1, 0.0]
+
+
+def test_a_ramp_goes_on_through_a_reload_of_something_else() -> None:
+    env, store = make_env(seed=1), StateStore()
+    ramp = "routes:\n  - {name: shop, upstream: {split: {v1: 100%, v2: 0%}, ramp: {to: 100%, over: 10m}}}\n"
+    compiled(UPSTREAMS, ramp, env=env, store=store)
+    arms = store.objects()["rollout", "shop"]
+    env.advance(300)
+    other = "  - {name: other, upstream: v1, match: {path: /other}}\n"
+    compiled(UPSTREAMS, ramp + other, env=env, store=store)
+    assert store.objects()["rollout", "shop"] is arms
+    assert arms.share(1) == pytest.approx(0.5)
+    env.advance(300)
+    assert arms.share(1) == 1

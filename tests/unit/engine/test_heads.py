@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.core.http1 import LONG_HEAD
-from sidecar.core.message import BLOCKS, LINE, LINES, SECRETS
+from sidecar.core.message import BLOCKS, HOP_BY_HOP, LINE, LINES, SECRETS
 from sidecar.downstream import request_head
 from sidecar.upstream import response_head
 from tests.support import heads
@@ -157,10 +157,35 @@ def test_what_is_remembered_is_bounded_and_no_secret() -> None:
         take(b"HTTP/1.1 200 %d\r\nDate: now\r\nX: %d\r\n\r\n" % (number, number), wall)
     secrets = b"".join(b"%b: y\r\n" % name for name in SECRETS)
     take(b"HTTP/1.1 200 OK\r\nDate: now\r\n%bX: %b\r\n\r\n" % (secrets, b"x" * LINE), wall)
+    assert len(response_head.HEADS) <= BLOCKS
     for memory in (response_head.STATUSES, response_head.MEANINGS):
         assert len(memory) <= LINES
         assert max(map(len, memory)) <= LINE
     assert not [text for text in response_head.MEANINGS if text.partition(b":")[0] in SECRETS]
+
+
+@pytest.mark.parametrize("take", RESPONSE_READERS.values(), ids=RESPONSE_READERS)
+def test_a_response_head_is_cached_by_its_octets_unless_it_is_long_or_has_a_secret_or_no_date(
+    take: ResponseReader,
+) -> None:
+    def repeat(head: bytes, body: bytes = b"") -> bool:
+        """Return True if the lines of a head are the object of its last time; its parts are always right."""
+        several = [take(head + body, wall) or pytest.fail("not common") for _ in range(4)]
+        assert several == [heads.response(head)] * 4
+        return several[-1][2] is several[-2][2]
+
+    start = b"HTTP/1.1 200 OK\r\nDate: now\r\nServer: a server with a name\r\nX-Name: here\r\n"
+    assert repeat(start + b"Content-Length: 0\r\n\r\n")
+    assert repeat(start + b"Content-Length: 5\r\n\r\n", b"HTTP/")
+    assert repeat(start + b"Content-Length: 6\r\nConnection: close\r\n\r\n", b"HTTP/1")
+    assert not repeat(start.replace(b"Date: now\r\n", b"") + b"\r\n")
+    assert not repeat(start + b"X: %b\r\n\r\n" % (b"x" * LONG_HEAD))
+    for name in sorted(SECRETS - HOP_BY_HOP):
+        assert not repeat(start + b"%b: y\r\n\r\n" % name)
+    known = start + b"Content-Length: 0\r\n"
+    assert repeat(known + b"\r\n")
+    for cut in range(len(known) + 2):
+        assert take((known + b"\r\n")[:cut], wall) is None
 
 
 def test_a_block_is_cached_once_its_lines_are_unless_it_is_long_or_has_a_secret() -> None:
@@ -211,3 +236,19 @@ def test_where_a_response_is_cut_changes_nothing(data: bytes) -> None:
 def test_connections_read_with_the_compiled_readers_where_there_are_any() -> None:
     assert request_head.read_ordinary is not request_head.take_request
     assert response_head.read_ordinary is heads.RESPONSE_READERS["compiled"]
+
+
+@each(REQUEST_READERS)
+def test_no_octet_of_a_long_value_goes_unseen(name: str) -> None:
+    reader, size = REQUEST_READERS[name], 300
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %b\r\nX: y\r\n\r\n"
+    for length in (*range(60, 140), size):
+        assert reader(head % (b"x" * length)) == heads.request(head % (b"x" * length)) is not None
+    for at in range(size):
+        for octet in b"\0\x1f\n\r\x7f\t\x80\xff ~":
+            value = bytearray(b"x" * size)
+            value[at] = octet
+            data = head % bytes(value)
+            assert reader(data) in (None, heads.request(data)), (at, octet)
+            if octet in b"\0\x1f\n\r\x7f":
+                assert reader(data) is None

@@ -143,6 +143,7 @@ PARAMETERS: list[tuple[str, str, str, Any]] = [
     ("Known", "an_int64", "7", {"value": 7}),
     ("Known", "span", "1.5s", {"seconds": 1, "nanos": 500_000_000}),
     ("Known", "mask", "a,bC", {"paths": ["a", "b_c"]}),
+    ("Known", "mask", "V1,1.D", {"paths": ["_v1", "1._d"]}),
 ]
 
 

@@ -82,7 +82,11 @@ def fill_known(draw: Any, message: Any, name: str, depth: int) -> None:
         values = draw(TIMES if name == "Timestamp" else SPANS)
         message.seconds, message.nanos = values["seconds"], values["nanos"]
     elif name == "FieldMask":
-        message.paths.extend(draw(st.lists(st.from_regex(r"\A[a-z]{1,3}(_[a-z]{1,3})?(\.[a-z]{1,3})?\Z"), max_size=3)))
+        message.paths.extend(
+            draw(
+                st.lists(st.from_regex(r"\A(_?[a-z]|[0-9])[a-z0-9]{0,2}(_[a-z]{1,3})?(\._?[a-z]{1,3})?\Z"), max_size=3)
+            )
+        )
     elif name in ("Struct", "Value", "ListValue"):
         value = draw(JSON)
         if name == "Struct":

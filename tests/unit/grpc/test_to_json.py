@@ -42,6 +42,7 @@ ODD: list[tuple[str, bytes, str]] = [
     ("Scalars", b"\x15\xcd\xcc\xcc\x3d", '{"aFloat":0.1}'),
     ("Scalars", b"\x72\x03\xe2\x80\xa8", '{"aString":"\u2028"}'),
     ("Scalars", b'\x72\x02"\x00', '{"aString":"\\"\\u0000"}'),
+    ("Known", delimited(3, delimited(1, b"_a_b._c")), '{"mask":"AB.C"}'),
     ("Known", delimited(5, b""), '{"value":null}'),
     ("Known", delimited(8, b""), '{"any":{}}'),
     ("Known", delimited(11, b""), '{"anInt64":"0"}'),

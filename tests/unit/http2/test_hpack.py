@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,6 +254,32 @@ def test_names_of_credentials_in_a_policy_are_never_indexed() -> None:
         assert encoder.encode([], b"X-Partner-Key: k\r\n")[0] & 0xF0 == 0x10
         assert encoder.encode([], b"X-Partner-Key: k\r\n")[0] & 0xF0 == 0x10
         assert encoder.table_size == 0
+    finally:
+        UNINDEXED.discard(b"x-partner-key")
+
+
+LINES = b"x-partner-key: k\r\n"
+
+
+@each(
+    [
+        lambda encoder: encoder.encode([], LINES),
+        lambda encoder: encoder.encode_request(b"GET", b"http", b"a.test", b"/", LINES),
+        lambda encoder: encoder.encode_request(b"GET", b"http", b"a.test", b"/", b"", b"", (LINES, b"")),
+        lambda encoder: encoder.encode_response(200, LINES),
+        lambda encoder: encoder.encode_trailers(LINES),
+    ]
+)
+def test_names_that_are_added_hold_for_encoders_that_are_in_use(encode: Callable[[Encoder], bytes]) -> None:
+    encoder, reader = Encoder(), decoder()
+    for _ in range(3):  # the second is remembered, the third comes from memory
+        reader.decode(encode(encoder))
+    assert b"k" not in encode(encoder), "the field is in the table"
+    try:
+        never_index([b"x-partner-key"])
+        coded = encode(encoder)
+        assert coded.endswith(b"\x01k")
+        assert reader.decode(coded).fields[-1].value == b"k"
     finally:
         UNINDEXED.discard(b"x-partner-key")
 

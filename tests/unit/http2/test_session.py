@@ -237,6 +237,19 @@ def test_trailers_wait_behind_the_content_and_are_encoded_when_they_are_sent() -
     assert blocks == [b":status", b"x-early", b"x-late"]
 
 
+def test_trailers_that_wait_keep_their_marks() -> None:
+    peer = Peer(settings=setting(f.INITIAL_WINDOW_SIZE, 2))
+    peer.feed(headers(1, GET), headers(3, GET))
+    for number, content in ((1, b"abc"), (3, b"")):
+        stream = peer.handler.streams[number]
+        peer.session.respond(stream, 200, b"", False)
+        peer.session.send(stream, content, False)
+        peer.session.send_trailers(stream, b"x-late: 1\r\n", frozenset((b"x-late",)))
+    sent = peer.sent() + peer.feed(f.window_update(1, 9))
+    blocks = [frame.payload for frame in sent if frame.kind == f.HEADERS and frame.flags & f.END_STREAM]
+    assert blocks == [b"\x10\x06x-late\x011"] * 2
+
+
 def test_the_owner_is_told_when_all_is_sent() -> None:
     peer = Peer(settings=setting(f.INITIAL_WINDOW_SIZE, 2))
     request(peer)
@@ -510,3 +523,16 @@ def test_small_frames_come_before_the_frame_that_is_too_much() -> None:
     session.receive(headers(5, [*POST, (b"content-length", b"2")], False), 0.0)
     events = small(session, recorder, data(5, b"a"), data(5, b"b"), data(5, b"c"), data(1, b"d"))
     assert [event[:3] for event in events] == [("data", 5, b"ab"), ("reset", 5, e.PROTOCOL_ERROR), ("data", 1, b"d")]
+
+
+def test_a_stream_that_its_owner_resets_delivers_nothing_more() -> None:
+    session, recorder = with_two_streams()
+
+    class Resetting(Recorder):
+        def on_data(self, stream: object, data: bytes, is_end: bool) -> None:
+            super().on_data(stream, data, is_end)
+            session.reset(session.streams[3], e.CANCEL)
+
+    session.handler = handler = Resetting()
+    assert small(session, handler, data(1, b"a"), data(3, b"b")) == [("data", 1, b"a", False)]
+    assert recorder.kinds() == ["head", "head"]

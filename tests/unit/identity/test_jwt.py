@@ -11,7 +11,8 @@ from sidecar.core.exchange import Caller
 from sidecar.core.outcome import Failure
 from sidecar.core.stage import Wait
 from sidecar.identity.jwt import JwtIdentity
-from sidecar.identity.key_source import InlineKeys
+from sidecar.identity.key_source import InlineKeys, KeySet
+from sidecar.identity.keys import read_key
 from sidecar.identity.spec import JwtSpec
 from sidecar.identity.verdict import Rejection, Unavailable, Verdict
 from sidecar.identity.verification import VerificationBudget, VerificationSpec
@@ -36,7 +37,8 @@ def identity(
     keys = keys or (jwk(key()),)
     spec = JwtSpec.model_validate({"issuer": ISSUER, "audiences": ["orders"], **settings, "keys": {"inline": keys}})
     env = env or make_env()
-    source = InlineKeys("corporate", keys)
+    source = InlineKeys("corporate", keys[:1])
+    source.keys = KeySet(read_key(each, has_secrets=True) for each in keys)  # also sets that policies cannot have
     return JwtIdentity("corporate", spec, source, VerificationBudget(limits or VerificationSpec(), env), env)
 
 

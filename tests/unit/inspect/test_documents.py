@@ -15,10 +15,18 @@ import pytest
 from click.testing import CliRunner
 
 from sidecar.commands import main
-from sidecar.inspect.documents import SHAPES, ExplainDocument, ProblemsDocument, RoutesDocument
+from sidecar.inspect.documents import (
+    SHAPES,
+    DiffDocument,
+    ExplainDocument,
+    LintDocument,
+    ProblemsDocument,
+    RoutesDocument,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
+AGGREGATION = str(Path(__file__).parents[3] / "policies" / "aggregation.yaml")
 TRANSCODING = str(Path(__file__).parents[3] / "policies" / "transcoding.yaml")
 OUT = ("--listener", "outbound")
 
@@ -125,7 +133,7 @@ def test_a_discovered_upstream_has_no_endpoints(policies: Path) -> None:
     assert document["routes"][1]["upstream"] == {
         "name": "found",
         "endpoints": [],
-        "discover": {"dns": "app.example", "port": 80},
+        "discover": {"dns": "app.example", "port": 80, "source": "dns:app.example:80"},
         "place": {"file": str(policies), "line": 5},
     }
     assert document["routes"][1]["match"]["path_regex"] == "/v[0-9]+"
@@ -168,6 +176,7 @@ def test_a_path_that_cannot_be_read_is_a_problem(arguments: tuple[str, ...], tmp
             "column": 1,
             "path": "",
             "message": "No such file or directory; name a policy file, or a directory with *.yaml files",
+            "rule": None,
         }
     ]
 
@@ -214,6 +223,13 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     check_shape(run("routes", str(policies)), RoutesDocument, seen)
     check_shape(run("routes", TRANSCODING), RoutesDocument, seen)
     check_shape(run("check", str(policies.with_name("nowhere")), code=1), ProblemsDocument, seen)
+    check_shape(run("explain", AGGREGATION, "GET", "/profile/7"), ExplainDocument, seen)
+    check_shape(run("lint", str(policies)), LintDocument, seen)
+    shop = Path(TRANSCODING).parent / "shop"
+    check_shape(run("lint", "--chain", str(shop / "orders.yaml"), str(shop / "payments.yaml")), LintDocument, seen)
+    other = policies.with_name("other.yaml")
+    other.write_text(policies.read_text().replace("max: 9", "max: 10"))
+    check_shape(run("diff", str(policies), str(other)), DiffDocument, seen)
     monkeypatch.chdir(GOLDEN)
     check_shape(run("explain", POLICIES, "GET", "/orders/17"), ExplainDocument, seen)
     check_shape(run("explain", POLICIES, "GET", "/orders/a%2Fb"), ExplainDocument, seen)

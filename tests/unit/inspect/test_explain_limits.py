@@ -57,3 +57,17 @@ def test_explain_tells_what_holds_for_a_limit_in_a_store() -> None:
     text = CliRunner().invoke(main, ["explain", policies, "GET", "/search", "-H", "x-tenant: acme"]).output
     assert "for the route search in all processes that share the store fleet; the key is acme (header.x-tenant)" in text
     assert "while the store is away: a fair share in each process" in text
+
+
+def test_explain_tells_the_quotas_of_a_request() -> None:
+    policies = str(Path(POLICIES).with_name("quotas.yaml"))
+    arguments = ["explain", policies, "GET", "/search?rows=7"]
+    found = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).output)["route"]["quota"]
+    text = CliRunner().invoke(main, arguments).output
+    assert "\n".join(["", "quota", *(f"    {each}" for each in found), ""]) in text
+    assert found == [
+        "day: 3 per day, from 06:00 in UTC, for the route search, counted in the store disk; the key is the address of "
+        "the client (client.address); while the store is away: a share of what was left in each process",
+        "rows: 1000 per hour, for the route search, in this process until it ends; the key is the address of the "
+        "client (client.address); the request counts as 7",
+    ]

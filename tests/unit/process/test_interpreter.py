@@ -16,10 +16,12 @@ def test_what_startup_made_is_out_of_the_collectors_sight(monkeypatch: pytest.Mo
     before, thresholds = gc.get_freeze_count(), gc.get_threshold()
     try:
         prepare_imports()
+        made: list[list[object]] = [[] for _ in range(2000)]
         assert not gc.isenabled(), "nothing is collected while modules are imported"
         freeze_startup()
         assert gc.isenabled()
-        assert gc.get_freeze_count() > before + 1000
+        assert gc.get_freeze_count() >= before + len(made)
+        assert not any(each is made for each in gc.get_objects())
         assert gc.get_threshold() == (*thresholds[:2], OLD)
     finally:
         gc.enable()

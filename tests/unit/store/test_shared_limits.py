@@ -14,8 +14,9 @@ from sidecar.core.outcome import RATE_LIMITED
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.rate_limit import stage as rate_limit
 from sidecar.stages.rate_limit.spec import Spec
+from sidecar.store.exchanges import FIRST_PROBE
 from sidecar.store.in_process import InProcessScript
-from sidecar.store.shared_limits import FIRST_PROBE, SharedLimits
+from sidecar.store.shared_limits import SharedLimits
 from sidecar.store.spec import StoreSpec
 from tests.support.loop import virtual, virtual_env
 from tests.support.service import ScriptedService, Store, context, exchange

@@ -42,7 +42,7 @@ def test_the_example_of_the_format() -> None:
         ({"discover": {"dns": "a", "port": 80}}, "needs either endpoints or discover"),
         ({"endpoints": []}, "endpoints: Value error, is empty"),
         ({"endpoints": ["http://a:80", "http://A/"]}, "names http://a:80 more than once"),
-        ({"endpoints": ["http://a:80/x"]}, "endpoints.0: Value error, is not an endpoint"),
+        ({"endpoints": ["http://a:80/x"]}, "endpoints.0.word: Value error, is not an endpoint"),
         ({"load_balancing": "rr"}, "'round_robin', 'least_request', 'latency' or 'random'"),
         ({"load_balancing": {"hash": {"heder": "x"}}}, "hash.heder: Extra inputs"),
         ({"load_balancing": {"hash": {"header": "x user"}}}, "is not a header's name"),

@@ -169,3 +169,70 @@ def test_a_cache_has_the_redis_of_the_store_that_it_names() -> None:
     ]
     unknown = with_stores("off", more="caches: {default: {store: flet}}\n")
     assert "names no store" in unknown.problems[0].message
+
+
+QUOTAS = """version: 1
+listeners: {{inbound: {{address: "0.0.0.0:0"}}}}
+stores: {{disk: {{file: /var/lib/quotas.db}}}}
+upstreams: {{app: {{endpoints: ["http://app:80"], {upstream}}}}}
+routes:
+  - {{name: order, match: {{path: "/orders/{{id}}"}}, upstream: app, {more}quota: {quotas}}}
+"""
+DAY = "name: day, max: 5, per: day"
+
+
+@pytest.mark.parametrize(
+    ("quotas", "found"),
+    [
+        (f"[{{{DAY}, key: client.address, store: disk}}]", ""),
+        ("[{name: hour, max: 5, per: hour}]", ""),
+        (
+            f"[{{{DAY}}}]",
+            "day: begins anew whenever the process starts, so a day may have several quotas; name a store",
+        ),
+        (
+            f"[{{{DAY}, store: disk, key: header.x-tenant}}]",
+            "day.key: is evaded by clients that send another x-tenant each time; add a limit with key: client.address",
+        ),
+        (
+            f"[{{{DAY}, store: disk, key: caller}}]",
+            "day.key: needs the callers of a block `authenticate`, which the route `order` does not have; add it, or "
+            "write client.address",
+        ),
+        (
+            f"[{{{DAY}, store: disk, key: path.order}}]",
+            "day.key: names path.order, which the route `order` does not capture; known are id",
+        ),
+        (
+            f"[{{{DAY}, store: dusk}}]",
+            "day.store: names no store: there is no `dusk`; did you mean `disk`?",
+        ),
+        (
+            f"[{{{DAY}, store: disk, cost: '{{path.count}}'}}]",
+            "day.cost: names {path.count}, which the route `order` does not capture; known are id",
+        ),
+    ],
+)
+def test_quotas_that_do_not_do_what_they_seem_to(quotas: str, found: str) -> None:
+    text = QUOTAS.format(quotas=quotas, upstream="", more="")
+    loaded = load([Source("p.yaml", text.encode())], {})
+    said = [
+        f"{each.path.removeprefix('routes.order.quota.')}: {each.message}"
+        for each in (*loaded.problems, *loaded.warnings)
+        if "quota" in each.path
+    ]
+    assert said == ([found] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "upstream", "where"),
+    [
+        ("rate_limit: [{name: all, rate: 1/s, store: disk}], ", "", "routes.order.rate_limit.all.store"),
+        ("", "rate_limit: [{name: all, rate: 1/s, store: disk}]", "upstreams.app.rate_limit.all.store"),
+    ],
+)
+def test_a_rate_limit_cannot_be_counted_in_a_file(more: str, upstream: str, where: str) -> None:
+    text = QUOTAS.format(quotas="off", upstream=upstream, more=more)
+    loaded = load([Source("p.yaml", text.encode())], {})
+    message = "names a store that is a file, which a rate limit cannot use; name one with `redis`"
+    assert [(each.path, each.message) for each in loaded.problems] == [(where, message)]

@@ -98,3 +98,47 @@ def test_names_that_are_looked_up() -> None:
     assert warned("0.0.0.0:80", "discover: {dns: pod-1, port: 80}")
     assert not warned("0.0.0.0:80", "discover: {dns: localhost, port: 81}")
     assert not warned("0.0.0.0:80", "discover: {dns: orders, port: 80}")
+
+
+@pytest.mark.parametrize(
+    ("where", "is_warned"),
+    [
+        ("discover: {scheme: https, kubernetes: {service: app}}", True),
+        ("discover: {scheme: https, kubernetes: {service: app, namespace: shop}}", False),
+        ("discover: {scheme: https, kubernetes: {service: app}}, tls: {server_name: app.example}", False),
+        ("discover: {kubernetes: {service: app}}", False),
+    ],
+)
+def test_certificates_of_a_short_name_are_warned_of(where: str, is_warned: bool) -> None:
+    loaded = load([Source("a.yaml", POLICY.format(listener="127.0.0.1:8080", where=where).encode())], {})
+    assert loaded.problems == []
+    assert any("write kubernetes.namespace" in warning for warning in map(str, loaded.warnings)) is is_warned
+
+
+@pytest.mark.parametrize(
+    ("discover", "problem"),
+    [
+        ("{}", "has no source; write dns with a port, srv, file or kubernetes"),
+        ("{dns: a, port: 1, file: /x}", "has dns and file; keep one of them"),
+        ("{dns: a}", "needs the port of the endpoints beside dns"),
+        ("{file: /x, port: 1}", "has a port, which file tells for each endpoint; remove it"),
+        ("{kubernetes: {service: a}, port: 1}", "write it within kubernetes"),
+        ("{srv: payments.svc}", "is not the name of SRV records"),
+        ("{kubernetes: {service: A}}", "is not a name in Kubernetes"),
+        ("{kubernetes: {service: a, port: 0}}", "port"),
+        ("{kubernetes: {service: a, zone: b}}", "without zone_aware: true"),
+        ("{kubernetes: {service: a, zone_aware: true, zone: b, node: c}}", "has zone and node"),
+        ('{kubernetes: {service: a, api: {url: "http://10.0.0.1"}}}', "sends the token in clear"),
+        ('{kubernetes: {service: a, api: {url: "ftp://x"}}}', "is not the address of an API server"),
+        ("{kubernetes: {service: a}, max_endpoints: 0}", "max_endpoints"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused_with_the_remedy(discover: str, problem: str) -> None:
+    loaded = load([Source("a.yaml", POLICY.format(listener=":8080", where=f"discover: {discover}").encode())], {})
+    assert any(problem in text for text in map(str, loaded.problems)), loaded.problems
+
+
+def test_a_resolver_without_names_to_look_up_is_refused() -> None:
+    where = "discover: {kubernetes: {service: a}}, resolve: {family: ipv4}"
+    loaded = load([Source("a.yaml", POLICY.format(listener=":8080", where=where).encode())], {})
+    assert any("no endpoint has a name to look up" in text for text in map(str, loaded.problems))

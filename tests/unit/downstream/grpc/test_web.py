@@ -325,6 +325,40 @@ async def test_a_status_never_stands_within_a_message() -> None:
 
 
 @virtual
+async def test_a_head_that_is_too_large_has_its_status_too() -> None:
+    """Also if only its beginning was read, as far as that tells what it is."""
+    long = "x: " + 33_000 * "v"
+    query = post(b"", BINARY).replace(b"/Place", b"/Place?" + b"aaa&" * 1200)
+    for request in (post(b"", BINARY, long), post(b"", TEXT, long)[:-9], query):
+        front = Front(always(lambda x: Outcome(200)), listener={"grpc_web": True})
+        translate(front)
+        message = await ask(front, request)
+        is_text = TEXT.encode() in request
+        ((flags, fields),) = frames(unpadded(message.body) if is_text else message.body)
+        assert (message.status, flags, b"grpc-status: 8\r\n" in fields) == (200, 0x80, True)
+        assert [record.status for record in front.records] == [200]
+    for request in (post(b"", BINARY, long), query):
+        assert (await ask(Front(always(Outcome(200))), request)).status in (414, 431), "without `grpc_web`"
+    front = Front(always(lambda x: Outcome(200)), listener={"grpc_web": True})
+    assert (await ask(front, post(b"", BINARY, "broken"))).status == 400, "what is malformed is no call"
+    assert (await ask(front, post(b"", "text/plain", long))).status == 431
+
+
+@virtual
+async def test_a_body_that_becomes_too_large_has_its_status_too() -> None:
+    front = Front(always(lambda x: Outcome(200)), {"max_body": "10B"}, listener={"grpc_web": True})
+    translate(front)
+    client = front.connect()
+    client.write(post(b"", BINARY, chunked=True) + b"6\r\nabcdef\r\n")
+    await settle()
+    client.write(b"6\r\nabcdef\r\n")
+    await settle()
+    message = await client.answer("POST")
+    ((flags, fields),) = frames(message.body)
+    assert (message.status, flags, b"grpc-status: 8\r\n" in fields) == (200, 0x80, True)
+
+
+@virtual
 async def test_what_is_refused_before_it_has_a_route_has_its_status_too() -> None:
     front = Front(always(lambda x: Outcome(200)), {"max_body": "10B"}, listener={"grpc_web": True})
     translate(front)

@@ -18,7 +18,7 @@ from tests.support.loop import settle, virtual
 from tests.unit.downstream.front import GET, Front, Source, always
 from tests.unit.downstream.http2.talk import ECHO, Frames, Talk
 from tests.unit.http2.peer import GET as FIELDS
-from tests.unit.http2.peer import POST, headers
+from tests.unit.http2.peer import POST, data, headers
 
 
 @virtual
@@ -123,6 +123,27 @@ async def test_trailers_pass_both_ways() -> None:
     await talk.exchange()
     assert talk.body(stream) == b"body"
     assert talk.of(stream, "trailers") == [("trailers", stream.id, b"x-sum: 1\r\ngrpc-status: 0\r\n")]
+
+
+@virtual
+async def test_marks_of_trailers_pass_both_ways() -> None:
+    async def service(x: Exchange) -> Outcome:
+        assert x.stream is not None
+        x.stream.attach(sink := Taken())
+        assert sink.is_whole
+        assert x.sensitive == {b"x-sum"}
+        x.sensitive |= {b"x-late"}  # as the upstream does
+        answer = Body(Source())
+        answer.feed(b"body")
+        answer.finish([(b"x-late", b"1"), (b"x-open", b"2")])
+        return Outcome(200, [], stream=answer)
+
+    talk = Frames(service)
+    marked = f.frame(f.HEADERS, f.END_HEADERS | f.END_STREAM, 1, b"\x10\x05x-sum\x011")
+    await talk.feed(headers(1, POST, False), data(1, b"x"), marked)
+    *_, trailers = [frame for frame in talk.got if frame.kind == f.HEADERS]
+    assert trailers.payload[:8] == b"\x10\x06x-late"
+    assert trailers.payload[10:11] == b"\x40", "the other is not marked"
 
 
 @virtual

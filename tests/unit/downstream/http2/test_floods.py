@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from chaos.parts.floods import FLOODS, Flood, frame, get, opened
+from chaos.parts.floods import FLOODS, Flood, frame, get, opened, post
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import Outcome
+from sidecar.core.message import Headers
+from sidecar.core.outcome import Failure, Outcome
 from sidecar.downstream.http2.connection import Http2Connection
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
@@ -112,3 +113,57 @@ async def test_rates_and_not_totals_are_bounded() -> None:
         talk.got.clear()
     assert talk.codes(f.GOAWAY) == []
     assert talk.front.server.open_connections == 1
+
+
+DRIBBLE = frame(f.DATA, 0, 1, b"x") * 5000
+"""Content of one read, a byte in each frame: ten times as many bytes as arrive."""
+
+
+class Pieces:
+    """Sink that takes a body, and counts its pieces."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        self.sizes.append(len(data))
+
+    def finish(self, trailers: Headers) -> None: ...
+
+    def fail(self, failure: Failure) -> None: ...
+
+
+@virtual
+async def test_content_of_a_byte_a_frame_is_joined_and_is_no_flood() -> None:
+    sink = Pieces()
+
+    async def serve(x: Exchange) -> Outcome:
+        assert x.stream is not None
+        x.stream.attach(sink)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    talk = Frames(serve)
+    await talk.feed(post(0))
+    for _ in range(20):
+        await talk.feed(DRIBBLE)
+    assert sink.sizes == [5000] * 20, "one piece a read"
+    assert len(talk.got) < 10, "and few window updates"
+    assert talk.codes(f.GOAWAY) == []
+
+
+@virtual
+async def test_content_of_a_byte_a_frame_that_nobody_takes_ends_with_the_window() -> None:
+    counted = Counted()
+    await counted.send(post(0))
+    for _ in range(40):
+        await counted.send(DRIBBLE)
+        if counted.is_over:
+            break
+    assert counted.sent <= MOST_BYTES
+    assert counted.talk.codes(f.RST_STREAM) == [e.FLOW_CONTROL_ERROR]
+    assert counted.talk.codes(f.GOAWAY) == [e.ENHANCE_YOUR_CALM]
+    await settle()
+    assert counted.active == 0
+    await asyncio.sleep(5)
+    assert counted.talk.front.is_empty

@@ -62,6 +62,10 @@ class Page:
         assert found.status == 200, found.body
         return json.loads(found.body)
 
+    async def json_orders(self) -> Any:
+        """Return the value of the part `orders`."""
+        return json.loads((await self.get()).body.replace(b"1e400", b"1"))["orders"]
+
     def results(self) -> dict[str, str]:
         """Return the results of the parts of the last request."""
         parts = self.proxy.records[-1][0].parts
@@ -327,6 +331,28 @@ async def test_captures_of_the_parts_route_are_those_of_its_own_path() -> None:
     page = Page(text, {"orders/x/a%20b": ORDERS, "users/users/a%20b": USER})
     await page.json(path="/profile/a%20b")
     assert page.services.of("orders") == ["orders/x/a%20b"]
+
+
+@virtual
+async def test_a_part_whose_route_has_a_candidate_gets_one_of_both() -> None:
+    text = policies().replace("upstream: orders,\n", "upstream: {split: {orders: 50%, credit: 50%}},\n")
+    page = Page(text, {"credit/orders": answer(b'{"items": "new"}')})
+    for _ in range(20):
+        await page.json_orders()
+    old, new = len(page.services.of("orders")), sum("credit/orders" in each for each in page.services.seen)
+    assert old + new == 20
+    assert min(old, new) > 2
+
+
+@virtual
+async def test_the_body_of_a_request_goes_to_no_part() -> None:
+    page = Page(policies())
+    client = page.proxy.send({"content-length": "5"}, "POST", b"hello", "/profile/7")
+    assert (await client.answer()).status == 200
+    assert all(b"hello" not in head and b"content-length" not in head.lower() for head in page.services.heads)
+    late = page.proxy.send({"content-length": "500000"}, "POST", b"hello", "/profile/7")
+    assert (await late.answer()).status == 200
+    assert page.proxy.bugs == []
 
 
 @virtual

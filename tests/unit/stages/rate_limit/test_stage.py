@@ -13,8 +13,8 @@ from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.outcome import RATE_LIMITED, Outcome
 from sidecar.core.stage import Service
 from sidecar.engine.pipeline import Pipeline
+from sidecar.limits.keys import LONGEST, key_reader, network, shortened
 from sidecar.stages.rate_limit import stage as rate_limit
-from sidecar.stages.rate_limit.keys import LONGEST, key_reader, network, shortened
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env

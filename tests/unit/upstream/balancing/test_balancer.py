@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidecar.core import events, metrics
 from sidecar.core.exchange import Caller
 from sidecar.upstream.balancing.balancer import Balancer
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import DRAINING, Endpoint, EndpointSet, Target
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import exchange
@@ -294,3 +294,91 @@ def test_a_further_attempt_goes_to_another_endpoint(load_balancing: Any) -> None
         again = bench.pick(headers=user, attempt=2, avoid=frozenset([first.key]))
         assert again is not None
         assert again is not first
+
+
+# ----- tiers
+
+
+def tiered(*sizes: int, spills: bool = False, **more: object) -> Bench:
+    """Return a bench whose tiers have these numbers of endpoints; the last one is draining."""
+    bench = Bench(1, **more)  # type: ignore[arg-type]
+    tiers = [*range(len(sizes) - 1), DRAINING]
+    found = [
+        Target(f"http://10.{level}.0.{n}:80", tier)
+        for level, (tier, size) in enumerate(zip(tiers, sizes, strict=True))
+        for n in range(size)
+    ]
+    bench.set.assign(found, spills=spills)
+    return bench
+
+
+def level(endpoint: Endpoint | None) -> int:
+    assert endpoint is not None
+    return int(endpoint.host.split(".")[1])
+
+
+def levels(bench: Bench, number: int = 400, **facts: object) -> Counter[int]:
+    """Return how often each tier is picked."""
+    return Counter(level(bench.pick(**facts)) for _ in range(number))
+
+
+def out(bench: Bench, tier: int, number: int) -> None:
+    """Make endpoints of a tier unhealthy."""
+    for endpoint in [each for each in bench.endpoints if level(each) == tier][:number]:
+        endpoint.set_health(False)
+
+
+@pytest.mark.parametrize("load_balancing", ALL)
+def test_the_first_tier_takes_all_requests_while_it_can(load_balancing: object) -> None:
+    bench = tiered(4, 4, 4, load_balancing=load_balancing)
+    assert levels(bench) == {0: 400}
+    out(bench, 0, 3)
+    assert levels(bench) == {0: 400}, "priorities do not spill"
+    out(bench, 0, 4)
+    assert levels(bench) == {1: 400}
+    out(bench, 1, 4)
+    assert levels(bench) == {2: 400}, "terminating endpoints, since nothing else serves"
+
+
+@pytest.mark.parametrize(("failed", "expected"), [(0, 0.0), (1, 0.0), (5, 0.3), (8, 0.72), (10, 1.0)])
+def test_a_zone_spills_over_in_proportion(failed: int, expected: float) -> None:
+    bench = tiered(10, 10, 2, spills=True, load_balancing="random")
+    out(bench, 0, failed)
+    found = levels(bench, 4000)
+    assert found[1] / 4000 == pytest.approx(expected, abs=0.04)
+    assert found[2] == 0
+
+
+def test_a_zone_does_not_spill_over_to_endpoints_that_terminate() -> None:
+    bench = tiered(10, 0, 10, spills=True, load_balancing="random")
+    out(bench, 0, 9)
+    assert levels(bench) == {0: 400}
+
+
+def test_a_retry_goes_on_to_the_next_tier_before_it_repeats_an_endpoint() -> None:
+    bench = tiered(2, 1, 1)
+    tried = {each.key for each in bench.endpoints if level(each) == 0}
+    assert levels(bench, avoid=tried) == {1: 400}
+    assert 2 not in levels(bench, avoid={each.key for each in bench.endpoints if level(each) < 2})
+
+
+def test_a_tier_whose_breakers_are_open_is_passed_over() -> None:
+    bench = tiered(2, 2, 1, accepts=lambda endpoint: level(endpoint) == 1)
+    assert levels(bench) == {1: 400}
+
+
+@pytest.mark.parametrize(("panic", "is_refused"), [("spray", False), ("fail_fast", True)])
+def test_endpoints_that_are_not_ready_get_requests_in_panic_alone(panic: str, is_refused: bool) -> None:
+    bench = Bench(1, panic=panic)
+    ready, starting = Target("http://10.0.0.1:80"), Target("http://10.0.0.2:80", is_ready=False)
+    bench.set.assign([ready, starting])
+    assert bench.picks(100) == {0: 100}
+    bench.endpoints[0].set_health(False)
+    assert (bench.pick() is None) is is_refused
+    if not is_refused:
+        assert set(bench.picks(100)) == {0, 1}
+    bench.set.assign([starting])
+    assert (bench.pick() is None) is is_refused
+    assert bench.env.meter.value(metrics.ENDPOINT_UP, state="not_ready") == 1
+    bench.set.assign([starting._replace(is_ready=True)])
+    assert bench.picks(10) == {0: 10}

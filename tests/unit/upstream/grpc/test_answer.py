@@ -11,6 +11,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.message import get, get_all
 from sidecar.core.outcome import RESET, STATUS_TO_COME, Outcome
 from sidecar.core.stage import outcome_to_settle
+from sidecar.downstream.grpc.answers import as_grpc
 from tests.support.grpc import HEAD, call, judged, streaming, trailers, trailers_only, whole
 from tests.support.loop import settle, virtual
 from tests.unit.upstream.back import Back, outcome_of, start
@@ -28,6 +29,17 @@ def test_the_status_is_the_verdict_wherever_it_stands(code: int) -> None:
     body.feed(b"message")
     body.finish(trailers(code))
     assert outcome_to_settle(outcome, None).verdict == VERDICTS[code]
+
+
+def test_trailers_only_without_a_content_type_are_of_grpc() -> None:
+    """grpclib 0.4."""
+    outcome = judged(Outcome(200, trailers(12)))
+    assert (outcome.verdict, outcome.header(b"content-type")) == (12, b"application/grpc")
+    assert as_grpc(outcome) is outcome
+    assert (
+        get(as_grpc(judged(Outcome(200, [(b"content-type", b"text/html"), *trailers(0)]))).headers, b"grpc-status")
+        == b"2"
+    )
 
 
 def test_a_copy_of_the_outcome_has_the_late_verdict_too() -> None:

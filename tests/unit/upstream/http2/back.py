@@ -55,6 +55,8 @@ class Http2Server(Wire):
         self.bodies: dict[int, bytes] = {}
         self.ended: set[int] = set()
         self.trailers: dict[int, bytes] = {}
+        self.marks: dict[int, frozenset[bytes]] = {}
+        """Names in those trailers that came as never indexed."""
         self.resets: list[tuple[int, int]] = []
         self.pongs: list[bytes] = []
         self.is_deaf = False
@@ -95,8 +97,8 @@ class Http2Server(Wire):
         self.session.send(stream, body, end)
         self.flush()
 
-    def trail(self, stream: Stream, lines: bytes) -> None:
-        self.session.send_trailers(stream, lines)
+    def trail(self, stream: Stream, lines: bytes, marks: frozenset[bytes] = frozenset()) -> None:
+        self.session.send_trailers(stream, lines, marks)
         self.flush()
 
     def reset(self, stream: Stream, code: int) -> None:
@@ -125,6 +127,7 @@ class Http2Server(Wire):
 
     def on_trailers(self, stream: Stream, head: Head) -> None:
         self.trailers[stream.id] = head.lines
+        self.marks[stream.id] = head.sensitive
         self.ended.add(stream.id)
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:

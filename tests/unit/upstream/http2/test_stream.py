@@ -656,3 +656,23 @@ async def test_marks_of_never_indexed_fields_pass_both_ways() -> None:
     server.flush()
     await settle()
     assert outcome_of(run).sensitive == {b"x-other"}
+
+
+@virtual
+async def test_marks_of_trailers_pass_both_ways() -> None:
+    back = StreamBack()
+    x, body, _ = upload()
+    run = start(back.upstream(), x)
+    await settle()
+    (stream,) = back.server.asked
+    x.sensitive = frozenset((b"x-sum",))
+    body.feed(b"hello")
+    body.finish([(b"x-sum", b"1"), (b"x-open", b"2")])
+    await settle()
+    assert back.server.marks[stream.id] == {b"x-sum"}
+    back.server.answer(stream, b"body", end=False)
+    await settle()
+    assert outcome_of(run).status == 200
+    back.server.trail(stream, b"x-late: 1\r\nx-open: 2\r\n", frozenset((b"x-late",)))
+    await settle()
+    assert x.sensitive == {b"x-sum", b"x-late"}

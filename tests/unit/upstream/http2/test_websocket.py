@@ -103,6 +103,19 @@ async def test_an_accept_value_of_the_peer_is_not_passed_on() -> None:
 
 
 @virtual
+async def test_a_length_in_the_answer_is_ignored() -> None:
+    """RFC 9110 9.3.6."""
+    for length in (b"0", b"3"):
+        world = World()
+        await world.open(b"early", b"content-length: %b\r\nx-a: 1\r\n" % length)
+        assert world.outcome.header(b"x-a") == b"1"
+        assert world.outcome.header(b"content-length") is None
+        world.back.server.send(world.stream, b"more than it says")
+        await settle()
+        assert world.side.received == b"more than it says"
+
+
+@virtual
 async def test_a_peer_without_the_setting_is_not_asked() -> None:
     world = World(allows=False)
     await settle(20)

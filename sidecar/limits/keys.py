@@ -11,11 +11,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, Protocol
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.template import Template
-from sidecar.stages.rate_limit.spec import ADDRESS, CALLER, CLAIMS, NO_KEY, LimitSpec
+from sidecar.limits.spec import ADDRESS, CALLER, CLAIMS, NO_KEY
 
 LONGEST: Final = 64
 """Longest key in characters that is stored as it is."""
@@ -28,7 +28,23 @@ ReadCost = Callable[[Exchange], float]
 """Function that returns the cost of a request."""
 
 
-def key_reader(spec: LimitSpec) -> ReadKey:
+class Keyed(Protocol):
+    """Spec of a limit, as far as it tells requests apart."""
+
+    @property
+    def key(self) -> str:
+        """Key by which requests are counted."""
+
+    @property
+    def otherwise(self) -> str:
+        """Key of requests that do not have the first one."""
+
+    @property
+    def ipv6_prefix(self) -> int:
+        """Length of the prefix by which IPv6 addresses are counted."""
+
+
+def key_reader(spec: Keyed) -> ReadKey:
     """Return the reader of a limit's key."""
     first = _reader(spec.key, spec.ipv6_prefix)
     if spec.otherwise == NO_KEY or spec.key == NO_KEY:
@@ -37,12 +53,11 @@ def key_reader(spec: LimitSpec) -> ReadKey:
     return lambda x: first(x) or f"\0={second(x)}"
 
 
-def cost_reader(spec: LimitSpec) -> ReadCost | None:
-    """Return the reader of a cost that is a template; None for a number."""
-    if not isinstance(spec.cost, str):
+def cost_reader(text: int | float | str, most: float) -> ReadCost | None:
+    """Return the reader of a cost that is a template; None for a number.  A cost is never more than `most`."""
+    if not isinstance(text, str):
         return None
-    template = Template(spec.cost, {})
-    most = float(spec.capacity)
+    template = Template(text, {})
 
     def read(x: Exchange) -> float:
         try:
@@ -79,7 +94,7 @@ def _reader(key: str, prefix: int) -> ReadKey:
     if key == ADDRESS:
         return lambda x: x.client_address if x.client_address.find(":") < 0 else network(x.client_address, prefix)
     if key == CALLER:
-        return lambda x: "" if x.caller is None else shortened(f"{x.caller.identity}/{x.caller.id}")
+        return lambda x: "" if x.caller is None else shortened(_encodable(f"{x.caller.identity}/{x.caller.id}"))
     if key.startswith(CLAIMS):
         return _claim_reader(key.removeprefix(CLAIMS))
     if family == "header":
@@ -90,6 +105,11 @@ def _reader(key: str, prefix: int) -> ReadKey:
     return lambda _: ""
 
 
+def _encodable(text: str) -> str:
+    """Return the text with lone surrogates escaped, which JSON may contain and no store can encode."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _claim_reader(name: str) -> ReadKey:
     """Return the reader of a claim about the caller; a claim that is no text counts by its JSON."""
 
@@ -97,6 +117,6 @@ def _claim_reader(name: str) -> ReadKey:
         value = None if x.caller is None else x.caller.claims.get(name)
         if value is None:
             return ""
-        return shortened(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+        return shortened(_encodable(value) if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
     return read

@@ -8,7 +8,9 @@ import socket
 from typing import Any
 
 from sidecar.core import events
-from sidecar.upstream.balancing.discovery import Discovery, ask_loop
+from sidecar.upstream.discovery.discovery import Discovery
+from sidecar.upstream.discovery.names import AddressSource, ask_loop
+from sidecar.upstream.discovery.spec import DiscoverSpec
 from sidecar.upstream.endpoint import EndpointSet
 from sidecar.upstream.resolver import Answer
 from sidecar.upstream.spec import UpstreamSpec
@@ -27,7 +29,14 @@ class Bench:
         self.ttl = math.inf
         self.asked: list[tuple[str, float]] = []
         assert self.spec.discover is not None
-        self.discovery = Discovery(self.set, self.spec.discover, self.env, self.resolve)
+        self.discovery = Discovery(self.set, self.spec.discover, self.env, self.make)
+
+    def make(self, spec: DiscoverSpec) -> AddressSource:
+        self.source = AddressSource(spec, self.resolve)
+        return self.source
+
+    async def look_up(self) -> None:
+        await self.source.look_up(self.discovery)
 
     async def resolve(self, name: str) -> Answer:
         self.asked.append((name, self.env.now()))
@@ -48,11 +57,11 @@ FAILURE = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolutio
 async def test_each_address_is_an_endpoint_and_the_order_of_the_answer_says_nothing() -> None:
     bench = Bench()
     bench.answer = ["10.0.0.10", "2001:db8::1", "10.0.0.9"]
-    await bench.discovery.look_up()
+    await bench.look_up()
     assert bench.urls == ["http://10.0.0.9:8080", "http://10.0.0.10:8080", "http://[2001:db8::1]:8080"]
     before = bench.set.members
     bench.answer.reverse()
-    await bench.discovery.look_up()
+    await bench.look_up()
     assert bench.set.members is before
     assert len(bench.env.emitted(events.DISCOVERY_CHANGED)) == 1
 
@@ -61,11 +70,11 @@ async def test_each_address_is_an_endpoint_and_the_order_of_the_answer_says_noth
 async def test_addresses_come_and_go_and_those_that_stay_keep_their_standing() -> None:
     bench = Bench()
     bench.answer = ["10.0.0.1", "10.0.0.2"]
-    await bench.discovery.look_up()
+    await bench.look_up()
     stays = bench.set.members[1]
     stays.in_flight = 7
     bench.answer = ["10.0.0.2", "10.0.0.3"]
-    await bench.discovery.look_up()
+    await bench.look_up()
     assert bench.set.members[0] is stays
     event = bench.env.emitted(events.DISCOVERY_CHANGED)[-1]
     assert event["added"] == ["http://10.0.0.3:8080"]
@@ -119,7 +128,7 @@ async def test_it_asks_at_jittered_intervals_until_retired() -> None:
 async def test_the_number_is_bounded() -> None:
     bench = Bench(max_endpoints=2)
     bench.answer = [f"10.0.0.{n}" for n in range(1, 9)]
-    await bench.discovery.look_up()
+    await bench.look_up()
     assert len(bench.urls) == 2
     (event,) = bench.env.emitted(events.DISCOVERY_CHANGED)
     assert (event["found"], event["used"]) == (8, 2)

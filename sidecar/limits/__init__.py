@@ -1,0 +1,8 @@
+"""Parts that rate limits and quotas share.
+
+    spec            types of keys and costs in policy files
+    keys            readers of the key and the cost of a request
+    fields          the fields `RateLimit` and `RateLimit-Policy` of responses
+
+Not here: how requests are counted (`sidecar.leases`, `sidecar.stages.rate_limit.gcra`).
+"""

@@ -1,0 +1,8 @@
+"""Pacing: sends more slowly to an upstream that asks for less, by 429, Retry-After, RateLimit or RESOURCE_EXHAUSTED.
+
+- `spec.py`: the block in a policy file.
+- `pace.py`: the rate, which answers lower and time raises, without HTTP and without a clock.
+- `stage.py`: the stage, and the rate that survives a reload.
+
+`docs/rate-limits.md` has the rules for users.
+"""

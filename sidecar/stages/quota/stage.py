@@ -1,0 +1,355 @@
+"""Stage `quota`: the quotas of one block.
+
+Rules:
+
+1. Every quota of the block must let a request through; one that is refused counts for none of them.
+2. A quota under an upstream has one count for all its routes, one under a route its own.  The counts survive a reload,
+   and with a store a restart.
+3. A quota counts requests, not attempts, and cache hits too.
+4. `mode: observe` lets everything pass.  A request that would have been refused then does not count, as if it had been.
+5. A request whose key has no leased units waits for an answer of the store, three times at most.  While the store is
+   away, `on_store_failure` holds.
+6. A window begins by the wall clock.  One that steps back by an hour at most leaves no window.
+
+Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from sidecar.core import events, metrics
+from sidecar.core.env import BuildContext, Env
+from sidecar.core.exchange import Exchange
+from sidecar.core.message import parse_fields, without
+from sidecar.core.metrics import Counter
+from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
+from sidecar.core.stage import Stage, Wait
+from sidecar.leases.quota import EXHAUSTED, SKEW, QuotaTable
+from sidecar.leases.rate import ADMITTED, NEVER, OVERFLOW, UNKNOWN
+from sidecar.limits.fields import SEPARATE, SEPARATE_NAMES, FieldLines
+from sidecar.limits.keys import cost_reader, key_reader
+from sidecar.stages.quota.spec import QuotaSpec, Spec
+from sidecar.stages.quota.windows import Windows
+
+WARN_EVERY: Final = 60.0
+"""Seconds between two warnings that all keys of a quota are in use."""
+ROUNDS: Final = 3
+"""Answers of the store that a request waits for, at most."""
+
+
+class QuotaState:
+    """State of a quota that survives a reload: its counts in this process, or its units from the store."""
+
+    def __init__(self, spec: QuotaSpec, shared: Any, env: Env, labels: dict[str, str]) -> None:
+        """`shared` is the quota in its store (`sidecar.store.shared_quotas.SharedQuota`); None without a store."""
+        self.table = QuotaTable(float(spec.max), spec.max_keys)
+        """Counts of a quota without a store."""
+        self.shared = shared
+        self.windows = Windows(spec.per, spec.resets, spec.time_zone)
+        self._spec = spec
+        self._env = env
+        self._labels = labels
+        self._warn_from = 0.0
+        """Instant before which no further warning of a full table is given."""
+        meter = env.meter
+        self.refused = meter.counter(metrics.QUOTA_EXCEEDED, limit=spec.name, result="refused", **labels)
+        self.observed = meter.counter(metrics.QUOTA_EXCEEDED, limit=spec.name, result="observed", **labels)
+        self.overflowed = meter.counter(metrics.QUOTA_OVERFLOW, limit=spec.name, **labels)
+        meter.gauge(metrics.QUOTA_KEYS, lambda: self.keys, limit=spec.name, **labels)
+        self.storeless: Counter | None = None
+        """Counts requests that were decided without the store; None for a quota without one."""
+        if shared is not None:
+            self.storeless = meter.counter(metrics.QUOTA_STORELESS, limit=spec.name, **labels)
+            shared.lessee.on_overflow = self.count_overflow
+
+    @property
+    def keys(self) -> int:
+        """Number of keys that are counted, or have a lease, in this process."""
+        return len(self.table.used) if self.shared is None else len(self.shared.lessee.leases)
+
+    def retune(self, spec: QuotaSpec) -> None:
+        """Apply new settings.  The counts stay, unless the quota has another key or other windows."""
+        before, self._spec = self._spec, spec
+        if (spec.per, spec.resets, spec.time_zone) != (before.per, before.resets, before.time_zone):
+            self.windows = Windows(spec.per, spec.resets, spec.time_zone)
+            self.table.start = -SKEW
+            self.table.used.clear()
+            if self.shared is not None:
+                self.shared.lessee.roll(-NEVER)
+        if (spec.key, spec.otherwise, spec.ipv6_prefix) != (before.key, before.otherwise, before.ipv6_prefix):
+            self.table.used.clear()
+        self.table.most, self.table.max_keys = float(spec.max), spec.max_keys
+        if self.shared is not None:
+            self.shared.lessee.retune(float(spec.max), spec.max_keys)
+
+    def retire(self) -> None:
+        """Remove the quota from its store."""
+        if self.shared is not None:
+            self.shared.retire()
+
+    def roll(self, wall: float) -> None:
+        """Begin the window that a Unix time is in, unless it is the current one."""
+        windows = self.windows
+        if windows.start <= wall < windows.end or windows.start - SKEW <= wall < windows.start:
+            return
+        windows.find(wall)
+        if self.shared is None:
+            self.table.roll(windows.start)
+        else:
+            self.shared.roll(windows.start, windows.end)
+
+    def count_overflow(self) -> None:
+        """Count a request whose key has no count of its own, and warn at times."""
+        self.overflowed.value += 1
+        now = self._env.now()
+        if now >= self._warn_from:
+            self._warn_from = now + WARN_EVERY
+            self._env.emit(events.QUOTA_FULL, limit=self._spec.name, keys=self._spec.max_keys, **self._labels)
+
+    def describe(self) -> dict[str, Any]:
+        """Return quota, window, keys and counters, JSON-ready."""
+        facts: dict[str, Any] = {
+            "quota": self._spec.words,
+            "key": self._spec.key,
+            "mode": self._spec.mode,
+            "ends": self.windows.end,
+            "keys": self.keys,
+            "max_keys": self._spec.max_keys,
+            "refused": self.refused.value,
+            "observed": self.observed.value,
+            "overflowed": self.overflowed.value,
+        }
+        if self.shared is not None and self.storeless is not None:
+            facts |= {
+                "store": self._spec.store,
+                "store_up": self.shared.store.is_up,
+                "on_store_failure": self._spec.on_store_failure,
+                "storeless": self.storeless.value,
+            }
+        return facts
+
+
+class RouteQuota:
+    """Quota as one route applies it."""
+
+    __slots__ = ("cost", "form", "lines", "lines_of", "observed", "read", "read_cost", "spec", "state", "where")
+
+    def __init__(self, spec: QuotaSpec, state: QuotaState, where: str, form: str, observed: Counter | None) -> None:
+        self.spec = spec
+        self.state = state
+        self.where = where
+        """`file:line` of the quota."""
+        self.form = form
+        self.observed = observed
+        """Counts requests that would have been refused; None to refuse them."""
+        self.read = key_reader(spec)
+        self.read_cost = cost_reader(spec.cost, float(spec.max))
+        self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
+        self.lines = FieldLines(spec.name, spec.max, 1.0, form)
+        """Writer of the fields of the current window."""
+        self.lines_of = -1.0
+        """Length of the window that `lines` states, in seconds."""
+
+    def take(self, key: str, cost: float, now: float) -> float:
+        """Return `ADMITTED`, `UNKNOWN` if the store has to be asked, or `EXHAUSTED`."""
+        shared = self.state.shared
+        if shared is None:
+            return ADMITTED if self.state.table.take(key, cost) else EXHAUSTED
+        if shared.store.is_up:
+            found: float = shared.lessee.take(key, cost, now)
+            return found
+        return self.take_alone(key, cost, now)
+
+    def take_alone(self, key: str, cost: float, now: float) -> float:
+        """Decide without the store."""
+        state, policy = self.state, self.spec.on_store_failure
+        if state.storeless is not None:
+            state.storeless.value += 1
+        if policy == "deny":
+            lease = state.shared.lessee.leases.get(key)
+            if lease is None or lease.held < cost:
+                return EXHAUSTED
+        admitted = state.shared.take_alone(key, cost, now, is_bounded=policy == "process")
+        return ADMITTED if admitted else EXHAUSTED
+
+    def refund(self, key: str, cost: float) -> None:
+        """Take back a request that was admitted at this instant."""
+        if self.state.shared is None:
+            self.state.table.refund(key, cost)
+        else:
+            self.state.shared.lessee.refund(key, cost)
+
+    def left(self, key: str) -> float:
+        """Return the requests that a key has left, as far as this process knows."""
+        state = self.state
+        left: float = state.table.left(key) if state.shared is None else state.shared.lessee.left(key)
+        return left
+
+    def report(self, key: str, wall: float) -> bytes:
+        """Return the field lines for what a key has left."""
+        windows = self.state.windows
+        length = windows.end - windows.start
+        if length != self.lines_of:
+            self.lines = FieldLines(self.spec.name, self.spec.max, length, self.form)
+            self.lines_of = length
+        return self.lines.write(int(self.left(key) + 1e-6), max(0.0, windows.end - wall))
+
+
+class Passed:
+    """Quota that lets a request through."""
+
+    __slots__ = ("cost", "key", "quota")
+
+    def __init__(self, quota: RouteQuota, key: str, cost: float) -> None:
+        self.quota = quota
+        self.key = key
+        self.cost = cost
+
+
+class Quota:
+    """Quotas of one block.  A ticket holds field lines, or is None."""
+
+    def __init__(self, quotas: list[RouteQuota], env: Env, form: str) -> None:
+        self._quotas = quotas
+        self._only = quotas[0] if len(quotas) == 1 and quotas[0].read_cost is None else None
+        """Quota of a block with one quota and a fixed cost; else None."""
+        self._form = form
+        self._reports = form != "off" and any(quota.observed is None for quota in quotas)
+        self._now = env.now
+        self._wall = env.wall
+
+    def admit(self, x: Exchange) -> object:
+        quota = self._only
+        if quota is not None:
+            state, wall = quota.state, self._wall()
+            if state.windows.start <= wall < state.windows.end:
+                key, shared = quota.read(x), state.shared
+                if shared is not None:
+                    lease = shared.lessee.leases.get(key)
+                    if lease is not None and lease.held - quota.cost >= lease.low and not lease.is_shared:
+                        lease.held -= quota.cost
+                        lease.taken += quota.cost
+                        lease.used_at = self._now()
+                        return quota.report(key, wall) if self._reports else None
+                else:
+                    used = state.table.used.get(key)
+                    if used is not None and used + quota.cost <= state.table.most:
+                        state.table.used[key] = used + quota.cost
+                        return quota.report(key, wall) if self._reports else None
+        return self._decide(x, 0)
+
+    def _decide(self, x: Exchange, round: int) -> object:
+        """Admit or refuse a request by all quotas, or wait for a store."""
+        now, wall = self._now(), self._wall()
+        passed: list[Passed] = []
+        for quota in self._quotas:
+            state, shared = quota.state, quota.state.shared
+            state.roll(wall)
+            key = quota.read(x)
+            if shared is None:
+                key = state.table.locate(key)
+                if key == OVERFLOW:
+                    state.count_overflow()
+            cost = quota.cost if quota.read_cost is None else quota.read_cost(x)
+            found = quota.take(key, cost, now)
+            if found == UNKNOWN and quota.observed is not None:
+                shared.lessee.wait(key, cost)  # the answer comes for later requests; this one does not wait
+                continue
+            if found == UNKNOWN:
+                future = shared.store.wait() if round < ROUNDS else None
+                if future is not None:
+                    shared.lessee.wait(key, cost)
+                    self._refund(passed)
+                    return Wait(self._await(x, future, round + 1))
+                found = quota.take_alone(key, cost, now)
+            if found > ADMITTED:
+                if quota.observed is None:
+                    self._refund(passed)
+                    return self._refuse(quota, key, cost, wall)
+                quota.observed.value += 1
+                state.observed.value += 1
+            else:
+                passed.append(Passed(quota, key, cost))
+        return self._report(passed, wall) if self._reports else None
+
+    @staticmethod
+    def _refund(passed: list[Passed]) -> None:
+        for each in passed:
+            each.quota.refund(each.key, each.cost)
+
+    async def _await(self, x: Exchange, future: Any, round: int) -> object:
+        """Wait for an answer of the store, then decide again."""
+        await future
+        result = self._decide(x, round)
+        while isinstance(result, Wait):
+            result = await result.coroutine
+        return result
+
+    def _report(self, passed: list[Passed], wall: float) -> bytes | None:
+        """Return the field lines of the enforced quotas."""
+        enforced = [each for each in passed if each.quota.observed is None]
+        if self._form == SEPARATE and len(enforced) > 1:
+            enforced = [min(enforced, key=lambda each: each.quota.left(each.key))]
+        return b"".join([each.quota.report(each.key, wall) for each in enforced]) or None
+
+    def _refuse(self, quota: RouteQuota, key: str, cost: float, wall: float) -> Outcome:
+        """Return the refusal of a request, until the window ends."""
+        spec, state = quota.spec, quota.state
+        state.refused.value += 1
+        whose = "all requests together" if not spec.is_keyed else f"each {spec.key}"
+        if key == OVERFLOW:
+            whose = f"all {spec.key} beyond the {spec.max_keys} that are counted one by one"
+        detail = f"the quota `{spec.name}` is {spec.words}, for {whose}"
+        if state.shared is not None and not state.shared.store.is_up:
+            share = "refuses what it has not leased" if spec.on_store_failure == "deny" else "has a share of it"
+            detail += f"; the store `{spec.store}` is away, and this process {share}"
+        value = round(spec.max - quota.left(key) + cost, 3)
+        delay = max(1.0, state.windows.end - wall)
+        outcome = failed(RATE_LIMITED, Refusal("quota", quota.where, detail, spec.max, value, delay))
+        if self._reports:
+            outcome.headers = parse_fields(quota.report(key, wall))
+        return outcome
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        if not isinstance(ticket, bytes):
+            return outcome
+        if self._form == SEPARATE and outcome.header(SEPARATE_NAMES[0]) is not None:
+            outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
+        if outcome.parsed is None:
+            outcome.raw = outcome.raw + ticket
+        else:
+            outcome.headers = [*outcome.parsed, *parse_fields(ticket)]  # a copy, since a cache may hold the list
+        return outcome
+
+
+def build(spec: Spec, ctx: BuildContext) -> Stage:
+    """Return the stage of the quotas of a block.  All stages of one owner share their counts."""
+    quotas = []
+    labels = {ctx.scope: ctx.owner[1]}
+    for number, each in enumerate(spec.quotas):
+        place = "in this process" if each.store is None else f"in {each.store}"
+        make = partial(_make_state, each, ctx, labels)
+        state: QuotaState = ctx.obtain(("quota", *ctx.owner, each.name, place), each, make)
+        where = ctx.where_of(number)
+        if where == ctx.where:  # the block is no bare list
+            where = ctx.where_of("quotas", number)
+        observed = None
+        if not spec.is_enforced or each.mode == "observe":
+            observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="quota", route=ctx.route)
+        quotas.append(RouteQuota(each, state, where, spec.fields, observed))
+        if each.store is not None:
+            ctx.resources("quota_store", each.store)  # kept by this set of policies too
+    return Quota(quotas, ctx.env, spec.fields)
+
+
+def _make_state(spec: QuotaSpec, ctx: BuildContext, labels: dict[str, str]) -> QuotaState:
+    """Return the state of a quota, with its place in the store if it has one."""
+    shared = None
+    if spec.store is not None:
+        from sidecar.store.shared_quotas import SharedQuota
+
+        name = ":".join((ctx.service, *ctx.owner, spec.name))
+        shared = SharedQuota(ctx.resources("quota_store", spec.store), name, float(spec.max), spec.max_keys)
+    return QuotaState(spec, shared, ctx.env, labels)

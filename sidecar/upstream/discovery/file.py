@@ -1,0 +1,128 @@
+"""Source of endpoints: a file that lists them.
+
+    # written by the deployment
+    10.0.0.1:8080
+    10.0.0.2:8080  weight=3
+    [2001:db8::7]:8080  priority=1      # used if no endpoint of priority 0 can be
+
+Rules:
+
+1. The file is polled by `stat`, following links, as policy files are: a watch by the kernel misses renames by which
+   Kubernetes replaces mounted files.
+2. A changed file is read once two polls find the same facts, so not while it is being written.
+3. A file that is missing, too large, without endpoints or wrong in any line changes nothing; the problem names the
+   line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from sidecar.upstream.discovery.discovery import Discovery
+from sidecar.upstream.discovery.spec import DiscoverSpec
+from sidecar.upstream.endpoint import Target, parse_endpoint
+
+POLL_SECONDS: Final = 0.5
+"""Seconds between two polls."""
+MOST_BYTES: Final = 4 * 2**20
+"""Largest file in bytes."""
+MOST_WEIGHT: Final = 65_535
+"""Largest weight and priority, as in SRV records."""
+NUMBER: Final = re.compile(r"(weight|priority)=([0-9]{1,5})")
+EXAMPLE: Final = "10.0.0.1:8080 weight=3"
+
+
+class FileSource:
+    """Source whose endpoints are the lines of a file."""
+
+    def __init__(self, spec: DiscoverSpec) -> None:
+        self._spec = spec
+        self._path = Path(spec.file or "")
+
+    async def run(self, sink: Discovery) -> None:
+        """Read the file now, and again after each change."""
+        read = seen = self.look()
+        self.read(sink)
+        while True:
+            await sink.env.sleep(POLL_SECONDS)
+            found = self.look()
+            if found != seen:
+                seen = found
+            elif found != read:
+                read = found
+                self.read(sink)
+            elif not sink.problem:
+                sink.confirm()
+            else:
+                sink.drop_if_old()
+
+    def look(self) -> tuple[int, ...]:
+        """Return the identity, size and times of the file, or the number of the error; only for comparison."""
+        try:
+            stat = os.stat(self._path)
+        except OSError as error:
+            return (-(error.errno or 0),)
+        return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+    def read(self, sink: Discovery) -> None:
+        """Read the file and report the endpoints."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(MOST_BYTES + 1)
+            targets = parse(data, self._spec.scheme)
+        except OSError as error:
+            sink.fail(f"{self._path}: {(error.strerror or str(error)).lower()}")
+        except ValueError as error:
+            sink.fail(f"{self._path}{error}")
+        else:
+            sink.find(targets)
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+def parse(data: bytes, scheme: str) -> list[Target]:
+    """Return the endpoints of a file.  Raises `ValueError` with the line, `:3: ...`, and the remedy."""
+    if len(data) > MOST_BYTES:
+        raise ValueError(f": is larger than {MOST_BYTES} bytes; list fewer endpoints")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise ValueError(": is not UTF-8; write it as plain text") from None
+    found: dict[str, Target] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            target = _parse_line(words, scheme)
+            if target.url in found:
+                raise ValueError(f"names {words[0]} a second time; name it once")
+        except ValueError as error:
+            raise ValueError(f":{number}: {error}") from None
+        found[target.url] = target
+    if not found:
+        raise ValueError(f": has no endpoints; write one a line, such as {EXAMPLE}")
+    return list(found.values())
+
+
+def _parse_line(words: list[str], scheme: str) -> Target:
+    """Return the endpoint of a line.  Raises `ValueError`."""
+    url = words[0] if "://" in words[0] else f"{scheme}://{words[0]}"
+    if not url.startswith(f"{scheme}://"):
+        raise ValueError(
+            f"has {words[0]!r}, but the scheme of the block is {scheme}; write the host and the port alone"
+        )
+    address = parse_endpoint(url)
+    if not re.search(r":[0-9]+$", words[0]):
+        raise ValueError(f"has {words[0]!r} without a port; write it such as {EXAMPLE}")
+    numbers = {"weight": 1, "priority": 0}
+    for word in words[1:]:
+        match = NUMBER.fullmatch(word)
+        if match is None or int(match[2]) > MOST_WEIGHT:
+            raise ValueError(f"has {word!r}; after the endpoint write weight=N or priority=N, at most {MOST_WEIGHT}")
+        numbers[match[1]] = int(match[2])
+    return Target(address.url, numbers["priority"], numbers["weight"])

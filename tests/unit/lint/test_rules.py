@@ -1,0 +1,90 @@
+"""Tests of the table of rules: both examples of each, identifiers, messages, the examples in `policies/`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from sidecar.config.files import read
+from sidecar.config.load import load
+from sidecar.lint.known import COMMENT, every_rule
+from sidecar.lint.rule import Rule
+from sidecar.lint.run import find, lint
+from sidecar.lint.table import RULES
+from tests.support.cases import each
+from tests.support.work import grows_with
+from tests.unit.lint.examples import completed, found, names
+
+POLICIES = Path(__file__).parents[3] / "policies"
+REMEDY = re.compile(
+    r"\b(add|allow|break|give|lengthen|leave|lower|make|name|raise|retry|set|shorten|take|use|write|hedge) ?[^;]*$"
+)
+
+
+@each(every_rule().values())
+def test_each_rule_finds_its_failing_example_and_not_its_passing_one(rule: Rule) -> None:
+    assert rule.id in names(rule.failing, rule.traffic)
+    assert rule.id not in names(rule.passing, rule.traffic)
+
+
+@each(every_rule().values())
+def test_passing_examples_are_free_of_warnings(rule: Rule) -> None:
+    assert [each.text for each in found(rule.passing, rule.traffic) if each.severity != "note"] == []
+
+
+@each(every_rule().values())
+def test_messages_end_with_what_would_be_right(rule: Rule) -> None:
+    for finding in found(rule.failing, rule.traffic):
+        if finding.rule == rule.id:
+            assert "\n" not in finding.text
+            assert REMEDY.search(finding.problem.message.rpartition("; ")[2]), finding.text
+
+
+def test_rules_are_many_and_have_identifiers_of_their_own() -> None:
+    assert len({rule.id for rule in RULES}) == len(RULES) >= 35
+    assert all(re.fullmatch(r"R\d{3}", rule.id) for rule in every_rule().values())
+    assert list(every_rule()) == sorted(every_rule())
+    assert all(rule.source and rule.why.endswith(".") for rule in every_rule().values())
+
+
+def policy_sets() -> list[Path]:
+    files = [path for path in POLICIES.rglob("*.yaml") if not path.name.endswith(".test.yaml")]
+    assert len(files) > 20
+    return files
+
+
+@each(policy_sets())
+def test_no_example_is_found_without_a_reason(path: Path) -> None:
+    sources = read(str(path))
+    result = lint(load(sources, os.environ), sources)
+    assert [each.text for each in result.findings] == []
+    assert all(each.reason for each in result.suppressed)
+    assert COMMENT not in {each.rule for each in result.findings}
+
+
+def test_an_inherited_value_is_found_once() -> None:
+    routes = ", ".join(f"{{name: r{number}, match: {{path: /{number}}}, upstream: app}}" for number in range(5))
+    text = f"defaults: {{timeout: {{request: 3s}}, retry: {{backoff: {{jitter: none}}}}}}\nroutes: [{routes}]"
+    assert [each.rule for each in found(text)] == ["R023"]
+
+
+def test_values_of_variables_are_not_shown() -> None:
+    source = completed(
+        "routes: [{name: r, upstream: app, timeout: {request: '${T}', attempt: 4s}, retry: {max_attempts: 3}}]"
+    )
+    spec = load([source], {"T": "5s"}).spec
+    assert spec is not None
+    messages = [each.problem.message for each in find(spec)]
+    assert any("${T}" in message for message in messages)
+    assert not any("5s" in message for message in messages)
+
+
+def test_work_grows_with_the_number_of_routes_and_no_faster() -> None:
+    def policies(routes: int):  # type: ignore[no-untyped-def]
+        one = "- {{name: r{0}, match: {{path: /{0}}}, upstream: app, timeout: {{request: 3s}}, retry: {{}}}}"
+        spec = load([completed("routes:\n" + "\n".join(one.format(n) for n in range(routes)))], {}).spec
+        assert spec is not None
+        return lambda: list(find(spec))
+
+    assert not grows_with(policies, 25)

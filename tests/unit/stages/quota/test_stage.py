@@ -1,0 +1,325 @@
+"""Tests of `quota`: counts by key and window, several quotas, refusals, fields, observation, reloads and stores."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sidecar.control.state import StateStore
+from sidecar.core import events, metrics
+from sidecar.core.outcome import RATE_LIMITED
+from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.quota import stage as quota
+from sidecar.stages.quota.spec import Spec
+from sidecar.stages.quota.windows import Windows
+from sidecar.store.shared_quotas import InProcessLedger, SharedQuotas
+from sidecar.store.spec import StoreSpec
+from tests.support.clock import FakeEnv, make_env
+from tests.support.loop import virtual, virtual_env
+from tests.support.service import ScriptedService, Store, context, exchange, response
+
+DAY: dict[str, Any] = {"name": "day", "max": 2, "per": "day"}
+SPEC = StoreSpec.model_validate({"redis": {"url": "redis://127.0.0.1:1/0", "timeout": "20ms"}})
+
+
+def service(env: FakeEnv, *quotas: dict[str, Any], inner: Any = None, store: Store | None = None, **block: Any) -> Any:
+    """Return a pipeline with quotas, to which each block adds to `DAY`."""
+    spec = Spec.model_validate({"quotas": [DAY | each for each in quotas or ({},)], **block})
+    return Pipeline([quota.build(spec, context(env, store=store or Store()))], inner or ScriptedService(200))
+
+
+async def statuses(call: Any, number: int, **headers: str) -> list[int]:
+    return [(await call(exchange(headers=headers))).status for _ in range(number)]
+
+
+def to_end(env: FakeEnv, per: str = "day") -> float:
+    found = Windows(per, "00:00", "UTC")
+    found.find(env.wall())
+    return found.end - env.wall()
+
+
+async def test_what_is_beyond_the_quota_is_refused_until_the_window_ends() -> None:
+    env = make_env()
+    inner = ScriptedService(200)
+    call = service(env, inner=inner)
+    assert await statuses(call, 2) == [200, 200]
+    refused = await call(exchange())
+    assert refused.failure is RATE_LIMITED
+    refusal = refused.refusal
+    assert (refusal.policy, refusal.where, refusal.limit, refusal.value) == ("quota", "policies.yaml:7", 2, 3)
+    assert refusal.retry_after == pytest.approx(to_end(env))
+    assert refusal.detail == "the quota `day` is 2 per day, from 00:00 in UTC, for all requests together"
+    assert inner.calls == 2
+    assert env.meter.value(metrics.QUOTA_EXCEEDED, limit="day", result="refused", route="order") == 1
+    env.advance(to_end(env) - 1)
+    assert await statuses(call, 1) == [429]
+    env.advance(1)
+    assert await statuses(call, 3) == [200, 200, 429]
+
+
+async def test_each_key_has_a_count_of_its_own() -> None:
+    call = service(make_env(), {"key": "header.x-tenant", "otherwise": "client.address"})
+    assert await statuses(call, 3, **{"x-tenant": "a"}) == [200, 200, 429]
+    assert await statuses(call, 2, **{"x-tenant": "b"}) == [200, 200]
+    assert await statuses(call, 3) == [200, 200, 429]
+
+
+async def test_a_request_that_one_quota_refuses_counts_for_none() -> None:
+    call = service(make_env(), {"name": "month", "max": 3, "per": "month"}, {"key": "header.x-tenant"})
+    assert await statuses(call, 4, **{"x-tenant": "a"}) == [200, 200, 429, 429]
+    assert await statuses(call, 2, **{"x-tenant": "b"}) == [200, 429]
+
+
+async def test_responses_state_the_quota() -> None:
+    env = make_env()
+    call = service(env, inner=ScriptedService(response(200, headers={"x": "y"})))
+    outcome = await call(exchange())
+    assert outcome.header(b"ratelimit") == b'"day";r=1;t=%d' % to_end(env)
+    assert outcome.header(b"ratelimit-policy") == b'"day";q=2;w=86400'
+    assert outcome.header(b"x") == b"y"
+    await call(exchange())
+    refused = await call(exchange())
+    assert refused.header(b"ratelimit") == b'"day";r=0;t=%d' % to_end(env)
+
+
+async def test_separate_fields_are_those_of_the_quota_with_the_least_left() -> None:
+    call = service(make_env(), {}, {"name": "month", "max": 100, "per": "month"}, fields="separate")
+    outcome = await call(exchange())
+    assert outcome.header(b"ratelimit-limit") == b"2"
+    assert outcome.header(b"ratelimit-remaining") == b"1"
+
+
+async def test_a_cost_that_is_a_template_counts() -> None:
+    call = service(make_env(), {"max": 10, "cost": "{query.rows}"})
+    assert [(await call(exchange(query=b"rows=" + rows))).status for rows in (b"6", b"5", b"4", b"x")] == [
+        200,
+        429,
+        200,
+        429,
+    ]
+
+
+async def test_observe_counts_and_refuses_nothing() -> None:
+    env = make_env()
+    call = service(env, {"mode": "observe"}, mode="enforce")
+    assert await statuses(call, 5) == [200] * 5
+    assert env.meter.value(metrics.QUOTA_EXCEEDED, result="observed") == 3
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="quota", route="order") == 3
+
+
+async def test_keys_beyond_the_table_share_one_count_and_reset_nobody() -> None:
+    env = make_env()
+    call = service(env, {"key": "header.x-tenant", "max_keys": 1})
+    assert await statuses(call, 2, **{"x-tenant": "a"}) == [200, 200]
+    found = [(await statuses(call, 1, **{"x-tenant": f"flood {number}"}))[0] for number in range(20)]
+    assert found == [200, 200, *[429] * 18]
+    assert await statuses(call, 1, **{"x-tenant": "a"}) == [429]
+    assert env.meter.value(metrics.QUOTA_OVERFLOW, limit="day") == 20
+    assert [name for name, _ in env.events] == [events.QUOTA_FULL]
+    refused = await call(exchange(headers={"x-tenant": "flood"}))
+    assert "beyond the 1 that are counted one by one" in refused.refusal.detail
+
+
+@pytest.mark.parametrize(("change", "expected"), [({"max": 3}, [200, 429]), ({"key": "client.address"}, [200, 200])])
+async def test_counts_survive_a_reload_but_not_another_key(change: dict[str, Any], expected: list[int]) -> None:
+    env, states = make_env(), StateStore()
+
+    def call_of(**settings: Any) -> Any:
+        lease = states.lease()
+        spec = Spec.model_validate([DAY | settings])
+        built = quota.build(spec, replace(context(env), obtain=lease.obtain))
+        states.commit(lease)
+        return Pipeline([built], ScriptedService(200))
+
+    assert await statuses(call_of(), 3) == [200, 200, 429]
+    assert await statuses(call_of(**change), 2) == expected
+
+
+async def test_a_clock_that_steps_back_over_the_start_resets_nothing() -> None:
+    env = make_env()
+    wall = [env.wall() + to_end(env) + 1]
+    call = service(replace(env, wall=lambda: wall[0]))
+    assert await statuses(call, 2) == [200, 200]
+    for step in (-600, -3000, 3600):
+        wall[0] += step
+        assert await statuses(call, 1) == [429]
+    wall[0] += 86_400
+    assert await statuses(call, 1) == [200]
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"name": "day", "max": 1, "per": "day"}, "is a list of quotas; begin this one with a dash"),
+        ([DAY, DAY], "has two quotas with the name `day`; rename one"),
+        ([DAY | {"time_zone": "Mars/Olympus"}], "is no time zone that this machine knows"),
+        ([DAY | {"resets": "24:00"}], "should match pattern"),
+        ([DAY | {"per": "hour", "resets": "06:00"}], "a quota per hour ends with the hour"),
+        ([DAY | {"on_store_failure": "deny"}], "has `on_store_failure`, but no `store`"),
+        ([], "at least 1 item"),
+    ],
+)
+def test_wrong_blocks_are_refused(block: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Spec.model_validate(block)
+
+
+class FlakyLedger(InProcessLedger):
+    """Store that a test makes refuse or stall."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__()
+        self.env = env
+        self.fault: Exception | None = None
+        self.delay = 0.001
+        self.members = 1
+        self.calls: list[int] = []
+
+    async def exchange(self, me: str, orders: Any) -> Any:
+        self.calls.append(len(orders))
+        await self.env.sleep(self.delay)
+        if self.fault is not None:
+            raise self.fault
+        _, answers = await super().exchange(me, orders)
+        return self.members, answers
+
+
+class Fleet:
+    """Processes with one quota each, which share a store."""
+
+    def __init__(self, env: Any, processes: int = 1, **settings: Any) -> None:
+        self.env = env
+        self.ledger = FlakyLedger(env)
+        self.stores = [SharedQuotas("fleet", SPEC, env, lambda _: self.ledger) for _ in range(processes)]
+        spec = Spec.model_validate([{"name": "day", "max": 10, "per": "day", "store": "fleet", **settings}])
+        self.calls = [
+            Pipeline(
+                [quota.build(spec, context(env, store=Store(), resources={("quota_store", "fleet"): store}))],
+                ScriptedService(200),
+            )
+            for store in self.stores
+        ]
+
+    async def statuses(self, number: int, process: int = 0, **headers: str) -> list[int]:
+        requests = [exchange(headers=headers) for _ in range(number)]
+        return [each.status for each in await asyncio.gather(*map(self.calls[process], requests))]
+
+
+@virtual
+async def test_processes_share_a_quota_and_a_refusal_says_so() -> None:
+    fleet = Fleet(virtual_env(), 2)
+    found = await fleet.statuses(6) + await fleet.statuses(6, process=1)
+    assert found.count(200) == 10
+    assert fleet.ledger.calls[0] == 1, "one call for all that wait"
+    refused = await fleet.calls[0](exchange())
+    assert refused.refusal.value == 11
+    assert refused.header(b"ratelimit-policy") == b'"day";q=10;w=86400'
+
+
+@virtual
+async def test_a_new_process_finds_the_quota_used() -> None:
+    fleet = Fleet(virtual_env(), 2)
+    assert (await fleet.statuses(10)).count(200) == 10
+    assert await fleet.statuses(3, process=1) == [429] * 3
+
+
+@virtual
+async def test_requests_within_a_lease_ask_nobody() -> None:
+    fleet = Fleet(virtual_env(), max=10_000)
+    assert await fleet.statuses(1) == [200]
+    calls = len(fleet.ledger.calls)
+    assert await fleet.statuses(3) == [200] * 3
+    assert len(fleet.ledger.calls) == calls
+
+
+@pytest.mark.parametrize(("policy", "admitted"), [("process", 2), ("allow", 12), ("deny", 0)])
+def test_while_the_store_is_away_the_policy_holds_and_debts_are_told(policy: str, admitted: int) -> None:
+    """With `process` it is a share: two processes divide the five that were left."""
+
+    @virtual
+    async def run() -> None:
+        env = virtual_env()
+        fleet = Fleet(env, on_store_failure=policy)
+        fleet.ledger.members = 2
+        assert (await fleet.statuses(5)).count(200) == 5
+        fleet.ledger.fault = ConnectionRefusedError("refused")
+        found = await fleet.statuses(12)
+        assert found.count(200) == admitted
+        assert not fleet.stores[0].is_up
+        assert env.meter.value(metrics.QUOTA_STORELESS, limit="day") == 12
+        assert env.meter.value(metrics.STORE_UP, store="fleet:quotas") == 0
+        if policy != "allow":
+            refused = await fleet.calls[0](exchange())
+            assert "the store `fleet` is away, and this process" in refused.refusal.detail
+        fleet.ledger.fault = None
+        await env.sleep(1.0)
+        assert fleet.stores[0].is_up
+        (table,) = fleet.ledger._tables.values()
+        assert table.used[""] == 5 + admitted
+
+    run()
+
+
+@virtual
+async def test_a_stalled_store_holds_requests_once_and_no_longer_than_its_timeout() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, on_store_failure="allow")
+    fleet.ledger.delay = 5.0
+    began = env.now()
+    assert await fleet.statuses(3) + await fleet.statuses(3) == [200] * 6
+    assert env.now() - began == pytest.approx(0.02, abs=0.001)
+
+
+@virtual
+async def test_observed_requests_do_not_wait_for_the_store() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, mode="observe")
+    fleet.ledger.delay = 0.01
+    began = env.now()
+    assert await fleet.statuses(20) == [200] * 20
+    assert env.now() == began
+    await env.sleep(0.1)
+    assert await fleet.statuses(20) == [200] * 20
+    assert env.meter.value(metrics.QUOTA_EXCEEDED, result="observed") > 0
+
+
+@virtual
+async def test_a_process_that_ends_gives_its_units_back_and_sends_nothing_more() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, max=10_000)
+    await fleet.statuses(3)
+    await fleet.stores[0].give_back()
+    (table,) = fleet.ledger._tables.values()
+    assert table.used == {"": 3.0}
+    calls = len(fleet.ledger.calls)
+    await env.sleep(60.0)
+    assert len(fleet.ledger.calls) == calls
+
+
+@virtual
+async def test_a_process_that_ends_waits_no_longer_than_a_call_for_a_stalled_store() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, max=10_000)
+    await fleet.statuses(3)
+    fleet.ledger.delay = 3600.0
+    began = env.now()
+    await fleet.stores[0].give_back()
+    assert env.now() - began == pytest.approx(0.02, abs=0.001)
+    assert "Cancelled" in fleet.stores[0].last_error
+
+
+@virtual
+async def test_a_quota_that_is_taken_out_gives_its_units_back() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, max=10_000)
+    await fleet.statuses(3)
+    (shared,) = fleet.stores[0].quotas.values()
+    shared.retire()
+    await env.sleep(0.1)
+    assert fleet.stores[0].quotas == {}
+    (table,) = fleet.ledger._tables.values()
+    assert table.used == {"": 3.0}
