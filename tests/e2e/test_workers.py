@@ -126,3 +126,15 @@ async def test_a_hand_over_that_fails_changes_nothing(tmp_path: Path) -> None:
         failed = await sidecar.until("handover.failed")
         assert "ended with 1" in failed["cause"]
         assert (await sidecar.fetch("GET", "/app")).status == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_signal_to_end_during_a_hand_over_ends_both(tmp_path: Path, workers: int) -> None:
+    async with Server(answering()) as server:
+        async with Sidecar({**policy(server.url), "process": {"workers": workers}}, tmp_path) as sidecar:
+            sidecar.signal(signal.SIGUSR2)
+            sidecar.signal(signal.SIGUSR2)  # without effect: one is in progress
+            begun = await sidecar.until("handover.begun")
+        assert len(sidecar.said("handover.begun")) == 1
+        assert not sidecar.said("handover.done")
+        assert not Path(f"/proc/{begun['pid']}/exe").exists()
