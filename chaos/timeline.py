@@ -20,6 +20,7 @@ from chaos.scenario.spec import (
     SlowFault,
     StoreFault,
     TcpFault,
+    WorkerFault,
 )
 from chaos.topology import Topology, link_of
 from chaos.verdict.recording import FaultRecord
@@ -64,6 +65,8 @@ class Timeline:
         end = fault.at + fault.for_
         if isinstance(fault, ProcessFault) and fault.one_by_one:
             await self._one_by_one(name, fault)
+        elif isinstance(fault, WorkerFault):
+            await self._crash(name, fault)
         elif fault.flap is None:
             await self._begin(name, fault)
             await self._until(end)
@@ -86,6 +89,16 @@ class Timeline:
             await self._begin(f"{name}.{number}", one)
             await self.cluster.sleep(fault.for_)
             await self._end(f"{name}.{number}", one)
+
+    async def _crash(self, name: str, fault: WorkerFault) -> None:
+        """Kill a worker again and again."""
+        self.in_force[name] = fault
+        while self.cluster.now() < self.zero + fault.at + fault.for_:
+            for replica in self._targets(fault):
+                for process in self.topology.processes(fault.on, replica, "sidecar"):
+                    await self.cluster.end(process, "kill_worker")
+            await self.cluster.sleep(fault.every)
+        await self._end(name, fault)
 
     async def _until(self, at: float) -> None:
         """Wait until an instant of the scenario."""

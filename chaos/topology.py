@@ -18,7 +18,7 @@ from typing import Any, Final
 from chaos.cluster.base import Addresses, Cluster
 from chaos.scenario import files
 from chaos.scenario.files import Loaded
-from chaos.scenario.spec import NamesFault, Scenario, TcpFault, levels
+from chaos.scenario.spec import RECOMMENDED, NamesFault, Scenario, TcpFault, levels
 from sidecar.config.files import Source
 
 NOWHERE: Final = "127.0.0.9"
@@ -153,6 +153,8 @@ class Topology:
 
     def _policies(self, service: str, env: dict[str, str]) -> Sequence[Source]:
         sources = files.policies(self.loaded, service)
+        if self.arm == RECOMMENDED:
+            return files.recommended(sources, env)
         blocks = self.scenario.decisive.get(service, []) if self.without else []
         return files.without(sources, blocks, env) if blocks else sources
 

@@ -223,6 +223,14 @@ class ProcessFault(FaultSpec):
     """True to strike the replicas one after the other, each ready again before the next; `for` is each one's time."""
 
 
+class WorkerFault(FaultSpec):
+    """Crash of one worker of the service's sidecar, again and again: each process of it is killed."""
+
+    fault: Literal["worker_crash"]
+    every: Duration = 0.1
+    """Time between two looks for a new process to kill."""
+
+
 class NamesFault(FaultSpec):
     """Fault of the service's name: no answer, an answer after the time `by`, an address without a listener, or such an
     address beside the right one."""
@@ -260,6 +268,7 @@ Fault = Annotated[
     | SlowFault
     | InsideFault
     | ProcessFault
+    | WorkerFault
     | NamesFault
     | PolicyFault
     | GoawayFault
@@ -301,6 +310,10 @@ class ExpectSpec(Model):
     """Expectations of the arms with sidecars."""
 
 
+RECOMMENDED: Final = "recommended"
+"""Arm with the recommended starting values in place of the policies of each sidecar."""
+
+
 class Scenario(Model):
     """Scenario: one named failure."""
 
@@ -339,6 +352,11 @@ class Scenario(Model):
     guard: GuardSpec = GuardSpec()
     simulated: bool = True
     """True if `chaos simulate` can run it."""
+
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """Arms that can run; where sidecars can, they can with recommended values too."""
+        return (*self.arms, RECOMMENDED) if "sidecar" in self.arms else tuple(self.arms)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
