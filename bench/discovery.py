@@ -177,13 +177,17 @@ def main() -> None:
         state = next(iter(subject.state()["state"]["discovery"].values()))
     ratio = median(busy[0] / quiet[0] for quiet, busy in pairs)
     errors = sum(found.errors for pair in pairs for _, found in pair)
+    rates = [median(found.requests / found.seconds for _, found in side) for side in zip(*pairs, strict=True)]
+    each = median((busy[0] - quiet[0]) * busy[1].requests / busy[1].seconds / options.rate for quiet, busy in pairs)
     print(f"{machine.interpreter()}\n{load.version(options.load)}, {CONNECTIONS} connections")
     print(
         f"{options.endpoints} endpoints, {options.rate:g} changes a second, {cluster.changes} in all, {errors} failed"
     )
+    print(f"requests/s: without {rates[0]:,.0f}, with {rates[1]:,.0f}")
     print(
-        f"CPU without {median(q[0] for q, _ in pairs):.1f} us, with {median(b[0] for _, b in pairs):.1f} us a request"
+        f"CPU a request: without {median(q[0] for q, _ in pairs):.1f} us, with {median(b[0] for _, b in pairs):.1f} us"
     )
+    print(f"CPU a change: {each:,.0f} us, with the connections to the new endpoint")
     print(f"ratio {ratio:.3f}, at most {LIMIT}; too late {len(cluster.late)}; {json.dumps(state)}")
     if ratio > LIMIT or cluster.late or errors:
         sys.exit("failed")

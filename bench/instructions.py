@@ -71,6 +71,8 @@ class Scenario(NamedTuple):
     """Number of requests that are sent at once, each on a stream of its own; over HTTP/1.1 always one."""
     has_token: bool = False
     """True if the requests have a signed token, always the same; over HTTP/1.1 only."""
+    together: int = 1
+    """Number of requests that the upstream answers together, as those of parts; over HTTP/1.1 only."""
 
 
 SCENARIOS: Final = (
@@ -80,6 +82,10 @@ SCENARIOS: Final = (
     Scenario("retried", "503, retried, then 200", "/retried/7", 20, asked=2),
     Scenario("bearer", "plain GET of the demo route, with a token that nobody reads", "/orders/7", 30, has_token=True),
     Scenario("known", "the same with authenticate, token seen before", "/known/7", 30, has_token=True),
+    Scenario("limited", "plain GET with a rate limit, all together", "/limited/7", 30),
+    Scenario("counted", "plain GET with a quota, all together", "/counted/7", 30),
+    Scenario("split", "the same as the plain GET, over a split", "/split/7", 30),
+    Scenario("parts", "one answer made of three requests through the demo route", "/page/7", 20, asked=3, together=3),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
     Scenario("h2", "GET over HTTP/2, both sides", "/http2/7", 30, kind="get"),
     Scenario("unary", "gRPC unary call", "/bench.Shop/Get", 30, kind=CALL),
@@ -100,6 +106,9 @@ def answers() -> dict[str, list[bytes]]:
         "/cached/8": [fresh],
         "/retried/7": [failed, small],
         "/known/7": [small],
+        "/limited/7": [small],
+        "/counted/7": [small],
+        "/split/7": [small],
         "/orders/large": [upstream.like_nginx("200 OK", upstream.LARGE)],
     }
 
@@ -129,7 +138,9 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
         issuer, keys = Issuer(), directory / "keys.json"
         keys.write_text(issuer.key_set())
         env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}", "BENCH_KEYS": str(keys)}
-        policies = place.policies("retried.yaml", "known.yaml", "http2.yaml")
+        policies = place.policies(
+            "retried.yaml", "known.yaml", "parts.yaml", "split.yaml", "limited.yaml", "counted.yaml", "http2.yaml"
+        )
         argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), policies]
         with Callgrind(argv, env, directory) as process:
             wait_until_ready(process, place.admin_port)
@@ -193,7 +204,7 @@ class Client(NamedTuple):
             self.streams.ask(scenario.kind, scenario.path, scenario.at_once)
         else:
             target = f"{scenario.path}?{next(NUMBERS)}" if scenario.unique else scenario.path
-            self.lines.ask(target, has_token=scenario.has_token)
+            self.lines.ask(target, has_token=scenario.has_token, together=scenario.together)
 
     def repeat(self, scenario: Scenario, times: int) -> None:
         """Send so many requests or slightly fewer; raise `RuntimeError` unless the upstream got the expected number."""

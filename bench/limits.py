@@ -112,6 +112,7 @@ LIMITS: Final = (
     against("large", "cpu", "64 KiB answers: CPU a request", 0.55),
     against("large", "cpu", "64 KiB answers: CPU a request", 0.8, NGINX),
     against("large", "per_second", "64 KiB answers: requests/s", 1.0, is_least=True),
+    against("limited", "cpu", "a request under a rate limit: CPU a request", 0.4),
     against("idle", "resident", "memory after all that fills no cache", 1.0),
     Limit("an idle keep-alive connection", "idle", "idle", 9.0),
     against("cache", "cpu", "a hit of the cache: CPU a request", 0.35),

@@ -70,6 +70,9 @@ class Lockstep:
         self._waiting: list[bytes] = []
         self._sent = 0
         """Bytes of the response's body that were sent."""
+        self._together = 1
+        self._held: list[socket.socket] = []
+        """Connections whose request waits for the others that are answered together."""
 
     def __enter__(self) -> Lockstep:
         return self
@@ -86,9 +89,13 @@ class Lockstep:
         """Open the client's connection to the sidecar."""
         self._client = self._watch(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
 
-    def ask(self, target: str, *, has_token: bool = False) -> bytes:
-        """Send a request and return its response, which must be a 200."""
+    def ask(self, target: str, *, has_token: bool = False, together: int = 1) -> bytes:
+        """Send a request and return its response, which must be a 200.
+
+        The upstream answers its requests `together`, in the order of their arrival; only with answers of one piece.
+        """
         assert self._client is not None
+        self._together = together
         self._received = b""
         token = f"Authorization: Bearer {self.token}\r\n" if has_token else ""
         self._client.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n{token}\r\n".encode())
@@ -122,7 +129,11 @@ class Lockstep:
         elif data:
             self._heads[sock] += data
             if self._heads[sock].endswith(END):
-                self._answer(sock)
+                self._held.append(sock)
+            if len(self._held) == self._together:
+                held, self._held = self._held, []
+                for each in held:
+                    self._answer(each)
         else:
             self._selector.unregister(sock)
             sock.close()

@@ -11,7 +11,9 @@ from bench import calls, certificates, load, machine
 from bench.load import Generate
 from bench.peers import (
     HTTP2,
+    LIMITED,
     LOGGED,
+    PARTS,
     PROMPT,
     TALK,
     TLS_BOTH,
@@ -55,6 +57,7 @@ PROXIES: Final = ("sidecar", "envoy", "haproxy", "nginx")
 COMPARED: Final = ("sidecar", "pure", "envoy", "nginx")
 RETRYING: Final = ("sidecar", "envoy")
 CALLING: Final = ("sidecar", "pure", "envoy")
+GATHERING: Final = ("sidecar", "pure", "aiohttp")
 UNSTORED: Final = Scenario("unstored", "the same without a cache", SMALL, 32, unique=True)
 SCENARIOS: Final = (
     Scenario("small", "small answers, 32 connections", SMALL, 32),
@@ -69,11 +72,19 @@ SCENARIOS: Final = (
     ),
     Scenario("cache", "small answers from the cache, 32 connections", "/cached/small", 32, peers=COMPARED),
     Scenario(
+        "parts", "one answer made of three small ones, 32 connections", "/page/small", 32,
+        peers=GATHERING, variant=PARTS,
+    ),
+    Scenario(
         "traced", "small answers, 1 % traced (nginx: none), 32 connections", SMALL, 32, peers=COMPARED, variant=TRACED
     ),
     Scenario(
         "logged", "small answers, a line of the access log for each, 32 connections", SMALL, 32,
         peers=COMPARED, variant=LOGGED,
+    ),
+    Scenario(
+        "limited", "small answers under a limit that lets all pass, 32 connections", "/limited/small", 32,
+        peers=CALLING, variant=LIMITED,
     ),
     Scenario(
         "tls_downstream", "small answers, TLS towards clients, 32 connections", SMALL, 32,

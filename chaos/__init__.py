@@ -3,6 +3,7 @@
 Start reading at `battery`, then one arm's way: `run`, `topology`, `timeline`.
 
 - `cli`: the command `chaos`.
+- `deep`: the margin of the routes of any policies, for `sidecar lint --deep`.
 - `battery`: a scenario in all its arms, judged; `run`: one arm, from the start of its parts to its recording.
 - `topology`: which parts an arm has and where their calls go; `timeline`: its faults in time.
 - `margin`: searches the highest load at which a system still recovers.

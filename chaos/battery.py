@@ -1,7 +1,8 @@
 """Scenarios with all their arms: run side by side and judged.
 
 1. A scenario has passed if the bare arm shows its cascade and the sidecar arm meets its expectations.
-2. The Envoy arm is there to compare: it is judged by the expectations of the sidecar arm, and never fails the scenario.
+2. The Envoy arm and that with recommended values are there to compare: they are judged by the expectations of the
+   sidecar arm, and never fail the scenario.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from chaos.cluster.containers import Containers
 from chaos.cluster.local import Local
 from chaos.run import RowSink, empty_recording, run_arm
 from chaos.scenario.files import Loaded
-from chaos.scenario.spec import Scenario
+from chaos.scenario.spec import RECOMMENDED, Scenario
 from chaos.verdict.cause import cause
 from chaos.verdict.judge import Verdict, judge, passed
 from chaos.verdict.recording import Recording
@@ -40,7 +41,7 @@ class Arm:
     @property
     def counts(self) -> bool:
         """True if the scenario's result depends on this arm."""
-        return self.name != "envoy"
+        return self.name not in ("envoy", RECOMMENDED)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ async def run(
 
     With a `network` they run in containers on it.  Raises `ClusterError` where there is no engine.
     """
-    chosen = [arm for arm in arms if arm in loaded.scenario.arms]
+    chosen = [arm for arm in arms if arm in loaded.scenario.runnable]
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         recordings = await asyncio.gather(
             *(_run_arm(loaded, arm, seed, Path(directory) / arm, without, progress, network) for arm in chosen)
@@ -113,7 +114,9 @@ def simulated(loaded: Loaded, arms: Sequence[str], seed: int, *, without: bool =
     """Run one scenario in virtual time."""
     from chaos.cluster.simulate import simulate
 
-    return result(loaded, [simulate(loaded, arm, seed, without=without) for arm in arms if arm in loaded.scenario.arms])
+    return result(
+        loaded, [simulate(loaded, arm, seed, without=without) for arm in arms if arm in loaded.scenario.runnable]
+    )
 
 
 def result(loaded: Loaded, recordings: Sequence[Recording], network: str = "") -> Result:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from chaos.battery import Result
     from chaos.scenario.files import Loaded
 
-ARM_WORDS = Choice(["bare", "sidecar", "envoy", "both", "all"])
+ARM_WORDS = Choice(["bare", "sidecar", "envoy", "recommended", "both", "all"])
+ABOUT_ARMS = "both: bare and sidecar; recommended: sidecars with the recommended starting values alone."
 NAME_A_RECORDING = "name a file that was written by --json of a run"
 Decorated = Callable[..., Any]
 
@@ -81,7 +82,13 @@ def scenario_options(function: Decorated) -> Decorated:
             help="Take out the policy blocks named as `decisive`; the scenario must fail then.",
         ),
         click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices."),
-        click.option("--arm", type=ARM_WORDS, default="both", show_default=True, help="both: bare and sidecar."),
+        click.option(
+            "--arm",
+            type=ARM_WORDS,
+            default="both",
+            show_default=True,
+            help="both: bare and sidecar; recommended: starting values alone.",
+        ),
         click.argument("paths", nargs=-1, type=InputPath()),
     ):
         function = option(function)
@@ -267,7 +274,7 @@ def choose(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
     known = read(paths)
     found = []
     for loaded in known:
-        if not set(arms(arm)) & set(loaded.scenario.arms):
+        if not set(arms(arm)) & set(loaded.scenario.runnable):
             leave_out(loaded, f"it has no arm {arm}, only {', '.join(loaded.scenario.arms)}")
         elif without and not loaded.scenario.decisive:
             leave_out(loaded, "it names no `decisive` policy blocks")
@@ -275,7 +282,7 @@ def choose(paths: tuple[str, ...], arm: str, without: bool) -> list[Loaded]:
             found.append(loaded)
     if found:
         return found
-    if not any(set(arms(arm)) & set(loaded.scenario.arms) for loaded in known):
+    if not any(set(arms(arm)) & set(loaded.scenario.runnable) for loaded in known):
         has = "; ".join(f"{loaded.name} has {', '.join(loaded.scenario.arms)}" for loaded in known)
         raise Failure(f"chaos: nothing to run with --arm {arm}: {has}")
     raise Failure("chaos: nothing to run: none of these scenarios names `decisive` policy blocks")
@@ -348,6 +355,9 @@ def finish(
         Path(junit).write_text(junit_xml(results))
     if report:
         Path(report).write_text(page(results))
+    tried = [arm for result in results for arm in result.arms if arm.name == "recommended"]
+    if tried:
+        click.echo(f"the recommended values contain {sum(arm.passed for arm in tried)} of {len(tried)}")
     failed = sum(not result.passed for result in results)
     click.echo(f"{len(results) - failed} of {len(results)} as expected")
     sys.exit(FAILURE if failed or stopped or not results else 0)

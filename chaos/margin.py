@@ -44,9 +44,9 @@ def recoveries(recording: Recording, scenario: Scenario) -> list[Verdict]:
     return judge(recording, scenario.model_copy(update={"expect": expect}))
 
 
-def margin(loaded: Loaded, arm: str, seed: int, steps: int = 7) -> float:
-    """Return the highest factor, rounded to 3 %; 0 if the system does not recover even at a tenth of the load."""
-    low, high = LOWEST, HIGHEST
+def margin(loaded: Loaded, arm: str, seed: int, steps: int = 7, highest: float = HIGHEST) -> float:
+    """Return the highest factor up to `highest`, rounded; 0 if the system does not recover at a tenth of the load."""
+    low, high = LOWEST, highest
     if not can_recover(loaded, arm, seed, low):
         return 0.0
     if can_recover(loaded, arm, seed, high):

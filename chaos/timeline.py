@@ -20,12 +20,15 @@ from chaos.scenario.spec import (
     SlowFault,
     StoreFault,
     TcpFault,
+    WorkerFault,
 )
 from chaos.topology import Topology, link_of
 from chaos.verdict.recording import FaultRecord
 
 COMMON: Final = {"on", "at", "for_", "replicas", "flap", "fault"}
 """Settings of every fault, which its part need not know."""
+PRE_STOP: Final = 0.5
+"""Seconds between the news that a replica terminates and its SIGTERM, as a `preStop` hook gives them."""
 ENDINGS: Final = {"kill": "kill", "stop": "stop", "restart": "drain"}
 """Ending of a process, by the kind of fault."""
 
@@ -62,6 +65,8 @@ class Timeline:
         end = fault.at + fault.for_
         if isinstance(fault, ProcessFault) and fault.one_by_one:
             await self._one_by_one(name, fault)
+        elif isinstance(fault, WorkerFault):
+            await self._crash(name, fault)
         elif fault.flap is None:
             await self._begin(name, fault)
             await self._until(end)
@@ -84,6 +89,16 @@ class Timeline:
             await self._begin(f"{name}.{number}", one)
             await self.cluster.sleep(fault.for_)
             await self._end(f"{name}.{number}", one)
+
+    async def _crash(self, name: str, fault: WorkerFault) -> None:
+        """Kill a worker again and again."""
+        self.in_force[name] = fault
+        while self.cluster.now() < self.zero + fault.at + fault.for_:
+            for replica in self._targets(fault):
+                for process in self.topology.processes(fault.on, replica, "sidecar"):
+                    await self.cluster.end(process, "kill_worker")
+            await self.cluster.sleep(fault.every)
+        await self._end(name, fault)
 
     async def _until(self, at: float) -> None:
         """Wait until an instant of the scenario."""
@@ -116,8 +131,15 @@ class Timeline:
                 case StoreFault():
                     await tell(replica, "full")
                 case ProcessFault():
+                    is_told = fault.fault == "restart" and await self.topology.announce(
+                        fault.on, replica, "terminating"
+                    )
+                    if is_told:
+                        await self.cluster.sleep(PRE_STOP)
                     for process in self.topology.processes(fault.on, replica, fault.of):
                         await self.cluster.end(process, ENDINGS[fault.fault])
+                    if is_told:
+                        await self.topology.announce(fault.on, replica, "gone")
                 case PolicyFault():
                     await self.topology.push(fault.on, replica, fault.file)
                 case NamesFault():

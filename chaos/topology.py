@@ -18,7 +18,7 @@ from typing import Any, Final
 from chaos.cluster.base import Addresses, Cluster
 from chaos.scenario import files
 from chaos.scenario.files import Loaded
-from chaos.scenario.spec import NamesFault, Scenario, TcpFault, levels
+from chaos.scenario.spec import RECOMMENDED, NamesFault, Scenario, TcpFault, levels
 from sidecar.config.files import Source
 
 NOWHERE: Final = "127.0.0.9"
@@ -94,6 +94,10 @@ class Topology:
             *(self._start("service", replica, spec) for replica, spec in services),
             *(self._start("store", name, {}) for name in scenario.stores),
             *(self._start("service", name, COLLECTOR) for name in scenario.collectors),
+            *(
+                self._start("kubernetes", name, {"service": service, "address": "127.0.0.1:0", "endpoints": {}})
+                for name, service in scenario.api_servers.items()
+            ),
         )
         linked = {fault.on for fault in scenario.faults if isinstance(fault, TcpFault)}
         await asyncio.gather(*(self._start_link(replica) for name in sorted(linked) for replica in self.replicas(name)))
@@ -101,6 +105,9 @@ class Topology:
             await asyncio.gather(
                 *(self._start_sidecar(name, r) for name in level for r in self.replicas(name) if self.has_sidecar(name))
             )
+        for api, service in scenario.api_servers.items():
+            for replica in self.replicas(service):
+                await self._tell_api(api, replica, "ready")
         for replica, address in self.link.items():
             await self.cluster.tell(link_of(replica), "target", target=self.ingress[replica])
             self.ingress[replica] = address
@@ -146,12 +153,15 @@ class Topology:
 
     def _policies(self, service: str, env: dict[str, str]) -> Sequence[Source]:
         sources = files.policies(self.loaded, service)
+        if self.arm == RECOMMENDED:
+            return files.recommended(sources, env)
         blocks = self.scenario.decisive.get(service, []) if self.without else []
         return files.without(sources, blocks, env) if blocks else sources
 
     def _environ(self, service: str, replica: str) -> dict[str, str]:
         env = {"APP": self.address[replica], "SERVICE": service}
-        names = (*self.scenario.services, *self.scenario.stores, *self.scenario.collectors)
+        scenario = self.scenario
+        names = (*scenario.services, *scenario.stores, *scenario.collectors, *scenario.api_servers)
         for name in names:
             if name == service or any(each not in self.ingress for each in self.replicas(name)):
                 continue
@@ -167,11 +177,25 @@ class Topology:
         """Start the processes of a replica that have ended, on the addresses that they had."""
         if of != "sidecar":
             kind = "store" if service in self.scenario.stores else "service"
+            kind = "kubernetes" if service in self.scenario.api_servers else kind
             await self.cluster.start(kind, replica, self.specs[replica])
             if service in self.scenario.services:
                 await self._wire(service, replica)
         if of != "service" and self.has_sidecar(service):
             await self._start_sidecar(service, replica)
+        await self.announce(service, replica, "ready")
+
+    async def announce(self, service: str, replica: str, state: str) -> bool:
+        """Tell the API servers the state of a replica: `ready`, `terminating` or `gone`.  False if none lists it."""
+        apis = [api for api, listed in self.scenario.api_servers.items() if listed == service]
+        for api in apis:
+            await self._tell_api(api, replica, state)
+        return bool(apis)
+
+    async def _tell_api(self, api: str, replica: str, state: str) -> None:
+        address = self.ingress[replica]
+        self.specs[api]["endpoints"][replica] = [address, state]  # also for a later restart
+        await self.cluster.tell(api, "endpoint", replica=replica, address=address, state=state)
 
     async def push(self, service: str, replica: str, file: str | None) -> None:
         """Give the sidecar of a replica another policy file, seen from the scenario; None for its own policies."""

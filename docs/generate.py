@@ -7,6 +7,7 @@
 - `docs/commands.md`, `policy-tests.md`, `scenarios.md`, `admin-api.md`, `lint.md`: see `references`.
 - `docs/assets/*.svg`: see `pictures`.
 - `policies/schema.json`, `chaos/scenarios/schema.json`: the schemas that editors use.
+- `policies/recommended.yaml`: from the recommended values in `sidecar/lint/recommended.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sidecar.config.schema import text as policy_schema
 from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
 from sidecar.inspect import documents
+from sidecar.lint.recommended import recommended_text
 from sidecar.stages import BY_NAME
 from sidecar.telemetry.logs.log import LEVELS
 from sidecar.telemetry.metrics.prometheus import metric_name
@@ -376,6 +378,7 @@ FILES: Final = {
     **{DOCS / f"{name}.md": text for name, text in references.PAGES.items()},
     **{DOCS / "assets" / f"{name}.svg": drawn for name, drawn in PICTURES.items()},
     ROOT / "policies" / "schema.json": policy_schema,
+    ROOT / "policies" / "recommended.yaml": recommended_text,
     ROOT / "chaos" / "scenarios" / "schema.json": scenario_schema,
 }
 """Generated files, and the functions that return their texts."""

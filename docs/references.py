@@ -34,6 +34,8 @@ EXIT_CODES: Final = {
     "sidecar promote": ("written, or shown", "the route has no such arm, or the file cannot be edited or written"),
     "sidecar key": ("made", "the file cannot be used"),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
+    "sidecar init": ("a policy", "a file cannot be read or written, or describes no service"),
+    "sidecar inject": ("manifests", "a file cannot be read or written, or is no YAML"),
     "sidecar proto pull": ("written", "the service cannot be asked, or a file cannot be read or written"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),
     "sidecar completion": ("printed", ""),

@@ -82,6 +82,12 @@ at most
 A sidecar sends the remaining time of a request to the next one, and its service has to pass it on with its own calls.
 Rules along a chain ([R101](#r101) and those after it) are found with `--chain` alone.
 
+## Recovery from an overload
+
+`--deep` puts each route to the own service before a simulated one, in virtual time: eight workers, users who wait
+briefly and try again, and an overload of two seconds. It prints on standard error the highest load, as a share of
+what the service can do, at which the system recovers afterwards. That takes some seconds for each route.
+
 ## Suppress a finding
 
 A comment suppresses a finding with a reason. It counts for its own line, on a line of its own for the next line with

@@ -57,13 +57,15 @@ def run(path: str) -> None:
     sys.exit(code)
 
 
-async def supervise_or_serve(path: str) -> int:
+async def supervise_or_serve(path: str, names: NameResolver | None = None) -> int:
     """Run the supervisor if the policies ask for several workers, else serve; return the exit code.
+
+    `names` replaces the system's name look-ups.
 
     Files without the word `workers` are not loaded twice.
     """
     if os.environ.get(WORKER):
-        return await serve(path)
+        return await serve(path, names)
     try:
         sources = read(path)
     except OSError:
@@ -72,7 +74,7 @@ async def supervise_or_serve(path: str) -> int:
         loaded = load(sources, os.environ)
         if loaded.spec is not None and (count := loaded.spec.process.number()) > 1:
             return await supervise(path, sources, loaded, count)
-    return await serve(path)
+    return await serve(path, names)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -51,6 +51,8 @@ MOST_TOKEN: Final = 128 * 1024
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Methods that the completion of `explain` offers."""
 PATH: Final = InputPath()
+MOST_MARGINS: Final = 10
+"""Most routes of which `lint --deep` searches the margin."""
 DEMO_PORTS: Final = {
     "trial": {"DEMO_PORT": 1, "DEMO_ADMIN_PORT": 1, "DEMO_SERVICE_PORT": 4},
     "shop": {"SHOP_PORT": 100},
@@ -155,6 +157,7 @@ def check(path: str, as_json: bool) -> None:
 @click.option("--chain", "as_chain", is_flag=True, help="Take each PATH as a service, and follow its calls.")
 @click.option("--topology", metavar="FILE", type=PATH, help="Which upstream is which service, where names do not say.")
 @click.option("--traffic", metavar="FILE", type=PATH, help="Rates, latencies and errors of routes to compute with.")
+@click.option("--deep", is_flag=True, help="Search the load from which each route recovers, in virtual time.")
 @click.option("--fix", is_flag=True, help="Write safe corrections into the files.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print a SARIF 2.1.0 log.")
 @json_option
@@ -163,6 +166,7 @@ def lint(
     as_chain: bool,
     topology: str | None,
     traffic: str | None,
+    deep: bool,
     fix: bool,
     as_sarif: bool,
     as_json: bool,
@@ -206,6 +210,8 @@ def lint(
             sources = changed
             loaded = load_sources(sources)
             result = run_rules(loaded, sources, stated)
+        if deep and loaded.spec is not None:
+            print_margins(sources, loaded.spec)
         problems += loaded.problems
         every += sources
         specs += [] if loaded.spec is None else [loaded.spec]
@@ -821,6 +827,18 @@ def load_policies(path: str, *, as_json: bool = False) -> PolicySpec:
         print_problems(loaded)
         sys.exit(FAILURE)
     return loaded.spec
+
+
+def print_margins(sources: Sequence[Source], spec: PolicySpec) -> None:
+    """Print to standard error the load from which each route to the service beside the sidecar recovers."""
+    from chaos.deep import margins
+    from sidecar.config.process_spec import OUTBOUND
+    from sidecar.config.report import visible
+
+    names = [each.name for each in spec.routes if each.upstream and each.listener not in (OUTBOUND, "none")]
+    for name, share in margins(sources, os.environ, names[:MOST_MARGINS]).items():
+        words = f"recovers from an overload at up to {share:.0%} of what its service can do"
+        click.echo(visible(f"route {name}: {words if share else 'does not recover from an overload'}"), err=True)
 
 
 def read_chain(paths: Sequence[str], specs: Sequence[PolicySpec], topology: str | None) -> Chain:

@@ -67,6 +67,7 @@ LIBRARIES = {
     "requests": {"telemetry.export.otlp_http"},
     "google": {"telemetry.export.otlp_http", "demo.prices"},
     "grpc": {"telemetry.export.otlp", "proto.reflection", "demo.prices"},
+    "chaos": {"commands"},
     "click": {"commands", "command_line"},
     "rich": {"top"},
     "uvloop": {"app"},

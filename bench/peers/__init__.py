@@ -73,6 +73,8 @@ TRACED: Final = "traced"
 LOGGED: Final = "logged"
 PROMPT: Final = "prompt"
 TALK: Final = "talk"
+PARTS: Final = "parts"
+LIMITED: Final = "limited"
 HTTP2: Final = "http2"
 TRANSCODED: Final = "transcoded"
 TLS_DOWNSTREAM: Final = "tls_downstream"
@@ -86,13 +88,15 @@ VARIANTS: Final = {
     LOGGED: Variant(("logged.yaml",), {"ACCESS_LOG": "envoy_access_log.yaml"}),
     PROMPT: Variant(("prompt.yaml",)),
     TALK: Variant(("talk.yaml",)),
+    PARTS: Variant(("parts.yaml",), probe="/page/small"),
+    LIMITED: Variant(("limited.yaml",), {"LIMITER": "envoy_limiter.yaml"}),
     HTTP2: Variant(("http2.yaml",), is_http2=True),
     TRANSCODED: Variant(("transcoded.yaml",), {"TRANSCODER": "envoy_transcoder.yaml"}, probe="/v1/shops/7/orders/1"),
     TLS_DOWNSTREAM: Variant(("tls_downstream.yaml",), INBOUND_TLS, has_tls=True),
     TLS_UPSTREAM: Variant(("tls_upstream.yaml",), OUTBOUND_TLS),
     TLS_BOTH: Variant(("tls_both.yaml",), {**INBOUND_TLS, **OUTBOUND_TLS}, has_tls=True, probe="/secure/small"),
 }
-ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER")
+ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER", "LIMITER")
 NOBODY: Final = 9
 """Port for upstreams that a scenario does not use."""
 
@@ -292,7 +296,8 @@ PEERS: Final = (
         "aiohttp", "",
         lambda program, place: [program, "-m", "bench.peers.plain", str(place.port), str(place.upstream_port)],
         lambda _: f"{version('aiohttp')}, uvloop {version('uvloop')}",
-        "none: `web.Server` and `ClientSession`, hop-by-hop fields removed", "every policy",
+        "none: `web.Server` and `ClientSession`, hop-by-hop fields removed; under `parts` three requests by `gather`",
+        "every policy",
     ),
     Peer(
         "relay", "haproxy",

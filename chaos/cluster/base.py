@@ -50,7 +50,10 @@ class Cluster(Protocol):
         """Set what names resolve to for the sidecars: `{"a.test": {"addresses": [...], "delay": 0, "fail": False}}`."""
 
     async def end(self, name: str, how: str) -> None:
-        """End a process: `kill`, `drain` (ask it to end, and wait); or `stop` (freeze) and `continue` it."""
+        """End a process: `kill`, `drain` (ask it to end, and wait); or `stop` (freeze) and `continue` it.
+
+        `kill_worker` kills the first worker of a sidecar, if it runs.
+        """
 
     def sample(self) -> None:
         """Report a sample of each sidecar.  Raises `ClusterError` where a process exceeds its bounds."""

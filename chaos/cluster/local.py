@@ -273,6 +273,10 @@ class Local:
         process = self.sidecars.get(name) or self.processes[name]
         if how in SIGNALS:
             process.signal(SIGNALS[how])
+        elif how == "kill_worker":
+            for pid in first_workers(process.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         else:
             await process.end(DRAIN_WITHIN if how == "drain" else 0)
 
@@ -292,6 +296,17 @@ class Local:
                 process.process.stdin.close()
         everyone = [*self.sidecars.values(), *self.processes.values()]
         await asyncio.gather(*(process.end(3.0) for process in everyone))
+
+
+def first_workers(supervisor: int) -> list[int]:
+    """Return the process of the first worker of a supervisor; none between two starts, and without /proc."""
+    found = []
+    with contextlib.suppress(OSError):
+        for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if any(each.startswith(b'SIDECAR_WORKER={"number": 0,') for each in environ):
+                found.append(int(pid))
+    return found
 
 
 def _mapping(text: str) -> dict[str, Any]:

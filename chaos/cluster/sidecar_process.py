@@ -46,7 +46,7 @@ async def serve(policies: str, path: Path) -> int:
     """Serve the policies, and return the exit code."""
     queries = Queries()
     resolver = Resolver(time.monotonic, asyncio.create_task, with_names(path, Servers(queries)))
-    return await app.serve(policies, NameResolver(resolver, queries))
+    return await app.supervise_or_serve(policies, NameResolver(resolver, queries))
 
 
 def main() -> None:

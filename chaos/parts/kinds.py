@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from chaos.parts.kubernetes import ApiServerPart
 from chaos.parts.link import Link
 from chaos.parts.load import Load
 from chaos.parts.part import Part, PartEnv
@@ -21,4 +22,6 @@ def make_part(kind: str, name: str, spec: dict[str, Any], env: PartEnv) -> Part:
         return Link(name, spec, env)
     if kind == "store":
         return Store(name, spec, env)
+    if kind == "kubernetes":
+        return ApiServerPart(spec, env)
     raise ValueError(f"there is no kind of part called {kind}")

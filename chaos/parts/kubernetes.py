@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from chaos.parts.part import PartEnv, split
+
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/"
 
 
@@ -297,3 +299,38 @@ class ApiServer:
 def status(code: int, message: str) -> dict[str, Any]:
     """Return a Status object."""
     return {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message}
+
+
+class ApiServerPart:
+    """API server of a scenario: it lists the replicas of one service, each in a slice of its own.
+
+    - `spec`: `service`, and its `endpoints` by replica: address and state, which is `ready`, `terminating` or `gone`.
+    """
+
+    def __init__(self, spec: dict[str, Any], env: PartEnv) -> None:
+        self.spec = spec
+        self.server = ApiServer()
+        # Versions grow also over a restart, after which the server does not know older ones.
+        self.server.version = self.server._oldest = int(env.now() * 1000)
+
+    async def start(self) -> list[str]:
+        for replica, (address, state) in self.spec["endpoints"].items():
+            self._put(replica, address, state)
+        await self.server.listen(*split(self.spec["address"]))
+        return [self.server.address]
+
+    async def do(self, command: str, **arguments: Any) -> Any:
+        """Change a replica's state."""
+        if command != "endpoint":
+            raise ValueError(f"an API server knows no {command}")
+        self._put(arguments["replica"], arguments["address"], arguments["state"])
+
+    def _put(self, replica: str, address: str, state: str) -> None:
+        host, port = split(address)
+        is_ready = state == "ready"
+        found = endpoint(host, ready=is_ready, serving=True, terminating=not is_ready)
+        endpoints = [] if state == "gone" else [found]
+        self.server.put(replica, endpoints, port=port, service=self.spec["service"], namespace="chaos")
+
+    async def stop(self) -> None:
+        await self.server.close()

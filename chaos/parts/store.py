@@ -9,11 +9,15 @@ import asyncio
 from typing import Any, Final, cast
 
 from chaos.parts.part import PartEnv, split
+from sidecar.leases.quota import QuotaAsk
 from sidecar.store.in_process import InProcessScript
+from sidecar.store.shared_quotas import InProcessLedger, Order
 
 MAX_KEYS: Final = 10_000
 LIMITS: Final = b"sidecar:limits:"
 """Prefix of the keys of rate limits."""
+QUOTAS: Final = b"sidecar:quotas:"
+"""Prefix of the keys of quotas."""
 WELCOME = {
     False: b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:2\r\n",
     True: b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
@@ -101,6 +105,7 @@ class Store:
         self.clients: dict[StoreConnection, None] = {}
         self.is_full = False
         self.limits = InProcessScript(env.now)
+        self.quotas = InProcessLedger()
         self.server: asyncio.Server | None = None
 
     async def start(self) -> list[str]:
@@ -138,6 +143,8 @@ class Store:
             return self._set(name, words)
         if name == b"EVALSHA" and words[3].startswith(LIMITS):
             return self._grant([word.decode() for word in words[3:]], int(words[2]))
+        if name == b"EVALSHA" and words[3].startswith(QUOTAS):
+            return self._lease([word.decode() for word in words[3:]], int(words[2]))
         if name in EMPTY:
             return EMPTY[name]
         if name in (b"INCR", b"INCRBY"):
@@ -155,6 +162,21 @@ class Store:
             each if isinstance(each, bytes) else str(each).encode()
             for each in self.limits.grant(words[:keys], words[keys:])
         ]
+        return self._strings(found)
+
+    def _lease(self, words: list[str], keys: int) -> bytes:
+        """Return the answer of the script that grants units of quotas."""
+        found = [b"1"]
+        for index, window in enumerate(words[1:keys]):
+            quota, _, start = window.rpartition(":")
+            key, most, _, most_keys, *numbers = words[keys + 2 + 9 * index : keys + 11 + 9 * index]
+            ask = QuotaAsk(key, float(start), *map(float, numbers))
+            grant = self.quotas.grant(Order(quota, float(most), int(most_keys), 0.0, ask))
+            found += [str(grant.units).encode(), str(grant.left).encode(), b"%d" % grant.is_overflow]
+        return self._strings(found)
+
+    @staticmethod
+    def _strings(found: list[bytes]) -> bytes:
         return b"*%d\r\n" % len(found) + b"".join(b"$%d\r\n%b\r\n" % (len(each), each) for each in found)
 
     def _get(self, key: bytes, part: slice | None = None) -> bytes:

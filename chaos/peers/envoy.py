@@ -146,6 +146,10 @@ class Config:
         for name, gap in GAPS.items():
             if name in blocks:
                 self.lack(gap)
+        if not route.upstream:
+            self.lack("one answer made of several parts")
+            yield {"match": self.match(route), "direct_response": {"status": 501}}
+            return
         timeout: Any = blocks.get("timeout")
         action: dict[str, Any] = {"cluster": self.clusters.of(route)}
         request = getattr(timeout, "request", 15.0)

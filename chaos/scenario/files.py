@@ -14,6 +14,7 @@ from sidecar.config.files import Source, parse
 from sidecar.config.node import Mark, Node
 from sidecar.config.report import Report
 from sidecar.config.validate import validate
+from sidecar.lint.recommended import with_recommended
 
 HERE = Path(__file__).parents[1]
 SCENARIOS = HERE / "scenarios"
@@ -145,6 +146,13 @@ def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, 
     for block in blocks:
         remove(document, block.split("."))
     return [Source("without.yaml", json.dumps(document, indent=1).encode())]
+
+
+def recommended(sources: list[Source], environ: Mapping[str, str]) -> list[Source]:
+    """Return policies as one JSON document, with the recommended starting values in place of their own."""
+    (whole,) = without(sources, (), environ)
+    document = with_recommended(json.loads(whole.text))
+    return [Source("recommended.yaml", json.dumps(document, indent=1).encode())]
 
 
 def _escaped(value: Any) -> Any:

@@ -223,6 +223,14 @@ class ProcessFault(FaultSpec):
     """True to strike the replicas one after the other, each ready again before the next; `for` is each one's time."""
 
 
+class WorkerFault(FaultSpec):
+    """Crash of one worker of the service's sidecar, again and again: each process of it is killed."""
+
+    fault: Literal["worker_crash"]
+    every: Duration = 0.1
+    """Time between two looks for a new process to kill."""
+
+
 class NamesFault(FaultSpec):
     """Fault of the service's name: no answer, an answer after the time `by`, an address without a listener, or such an
     address beside the right one."""
@@ -260,6 +268,7 @@ Fault = Annotated[
     | SlowFault
     | InsideFault
     | ProcessFault
+    | WorkerFault
     | NamesFault
     | PolicyFault
     | GoawayFault
@@ -301,6 +310,10 @@ class ExpectSpec(Model):
     """Expectations of the arms with sidecars."""
 
 
+RECOMMENDED: Final = "recommended"
+"""Arm with the recommended starting values in place of the policies of each sidecar."""
+
+
 class Scenario(Model):
     """Scenario: one named failure."""
 
@@ -318,6 +331,9 @@ class Scenario(Model):
     """Names of the stores (Redis) that sidecars use."""
     collectors: list[Name] = Field(default_factory=list)
     """Names of the collectors that sidecars export to."""
+    api_servers: dict[Name, Name] = Field(default_factory=dict)
+    """API servers of Kubernetes by name, and the service whose replicas each of them lists.  A `restart` tells them
+    first that the replica terminates."""
     policies: dict[Name, list[str]]
     """Policy files of each service's sidecar, relative to this file.  Their variables: `${APP}`, the service beside the
     sidecar; `${INBOUND}`, `${OUTBOUND}`, `${ADMIN}`, its listeners; `${NAME}` (or `${NAME_0}` ... for replicas), the
@@ -337,12 +353,18 @@ class Scenario(Model):
     simulated: bool = True
     """True if `chaos simulate` can run it."""
 
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """Arms that can run; where sidecars can, they can with recommended values too."""
+        return (*self.arms, RECOMMENDED) if "sidecar" in self.arms else tuple(self.arms)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
-        known = {*self.services, *self.stores, *self.collectors}
+        known = {*self.services, *self.stores, *self.collectors, *self.api_servers}
         named = [("load", name, spec.to) for name, spec in self.load.items()]
         named += [("faults", fault.fault, fault.on) for fault in self.faults]
         named += [("policies", name, name) for name in self.policies]
+        named += [("api_servers", name, service) for name, service in self.api_servers.items()]
         for section, blocks in (("decisive", self.decisive), ("credit", self.credit)):
             for name in blocks:
                 if name not in self.policies:

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 STYLE = (Path(__file__).parent / "report.css").read_text()
 ARMS = {
     "both": ("bare", "sidecar"), "all": ("bare", "sidecar", "envoy"),
-    "bare": ("bare",), "sidecar": ("sidecar",), "envoy": ("envoy",),
+    "bare": ("bare",), "sidecar": ("sidecar",), "envoy": ("envoy",), "recommended": ("recommended",),
 }  # fmt: skip
 """Arms by the word of --arm."""
 WORDS = {"better": ("ok", "✓ better"), "equal": ("quiet", "= equal"), "worse": ("bad", "✗ worse")}
-NAMES = {"bare": "Without sidecars", "sidecar": "With sidecars", "envoy": "With Envoy"}
+NAMES = {
+    "bare": "Without sidecars", "sidecar": "With sidecars", "recommended": "With recommended values",
+    "envoy": "With Envoy",
+}  # fmt: skip
 
 
 def page(results: Sequence[Result]) -> str:
@@ -164,7 +167,7 @@ def _repeat(result: Result) -> str:
     """Return the command that runs a scenario again as it was run."""
     recording = result.arms[0].recording
     names = {arm.name for arm in result.arms}
-    known = {word: set(chosen) & set(result.scenario.arms) for word, chosen in ARMS.items()}
+    known = {word: set(chosen) & set(result.scenario.runnable) for word, chosen in ARMS.items()}
     arm = next((word for word in ("both", "all", *NAMES) if known[word] == names), "all")
     words = ["chaos", "simulate" if recording.is_simulated else "run", display_path(result.path)]
     words += ["--arm", arm, "--seed", str(recording.seed)]

@@ -462,7 +462,7 @@ class Compilation:
         if not any(each.arms for each in self.spec.routes):
             return
         from sidecar.rollout.arms import Arms, Settings
-        from sidecar.rollout.stage import ArmStage
+        from sidecar.rollout.stage import ArmStage, CountedArmStage, TimedArmStage
 
         for each in self.spec.routes:
             rule = each.rollout
@@ -473,8 +473,14 @@ class Compilation:
             make = partial(Arms, each.name, settings, self.env)
             arms: Arms = self.lease.obtain(("rollout", each.name), settings, make)
             self.arms[each.name] = arms
+            is_timed = rule.return_when is not None and rule.return_when.p99 is not None
             for number, name in enumerate(names):
-                self.arm_stages[name] = ArmStage(arms, number, self.env.now)
+                if rule.return_when is None:
+                    self.arm_stages[name] = CountedArmStage(arms.counts(number))
+                else:
+                    self.arm_stages[name] = (
+                        TimedArmStage(arms, number, self.env.now) if is_timed else ArmStage(arms, number)
+                    )
 
     def make_picks(self, routes: dict[str, Route]) -> dict[Route, Pick[Route]]:
         """Return the functions that choose the arm of a request, by the route that it has matched."""

@@ -242,13 +242,17 @@ class Control:
         return [reload.describe() for reload in self.history]
 
     def describe_routes(self) -> dict[str, Any]:
-        """Return each route's upstream and chain of stages as JSON-ready values."""
+        """Return each route's upstream and chain of stages as JSON-ready values.
+
+        The upstream is empty for a route with `aggregate`, which has the route of each part instead.
+        """
         snapshot = self.snapshot
         if snapshot is None:
             return {}
         return {
             name: {
                 "upstream": route.upstream,
+                "parts": dict(route.spec.parts),
                 "chain": [
                     {"policy": link.policy, "scope": link.scope, "mode": link.block.mode, "where": link.where}
                     for link in route.chain

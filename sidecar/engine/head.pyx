@@ -33,7 +33,7 @@ cdef enum:
     DATE = 4
     DROPPED = 5
     SECRET = 6
-    SAMPLES = 8     # words of a head that are compared first
+    SAMPLES = 8     # words, of eight octets each, that stand for a text
     RECENT = 64     # places for recent heads; a power of two
     UPGRADE_REQUIRED = 426
 
@@ -421,7 +421,6 @@ def take_response(bytes data not None, wall):
 
 
 cdef enum:
-    SAMPLES = 8     # parts of field lines that choose their place in a table, each of eight octets
     SHORTEST = 64   # shortest field lines that are kept, in bytes
     PLACES = 256    # places in a table of field lines; a power of two
 

@@ -8,6 +8,7 @@ explain_authorize  which rule of `authorize` decides on the request
 explain_cors       what pages of the request's origin may do
 explain_token      who accepts a token or an API key on the route of a request
 explain_limits     which keys a request has under rate limits
+explain_workers    scope of each limit under several workers
 documents          types of the JSON documents that the commands print with `--json`
 explain_json       documents of routes and of one request, from the same facts as `explain`
 dry                compilation with a stopped clock and an event loop that does not run

@@ -31,6 +31,7 @@ from sidecar.inspect.explain_cache import cache_text
 from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
+from sidecar.inspect.explain_workers import worker_sentences
 from sidecar.routing.router import host_names
 from sidecar.routing.rule import EXACT, PREFIX, REGEX, TEMPLATE, Rule
 from sidecar.upstream.discovery.spec import DiscoverSpec
@@ -176,6 +177,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "aggregate", *table(plan_lines(plan)), f"    {plan_sentence(plan)}"]
         if (sentences := translation_sentences(route, x)) is not None:
             lines += ["", "translate", *(f"    {sentence}" for sentence in sentences)]
+        if (sentences := worker_sentences(route, snapshot.spec.process.number())) is not None:
+            lines += ["", "workers", *(f"    {sentence}" for sentence in sentences)]
         lines += list(_in_force(snapshot, route))
     return snapshot.spec.masks.text("\n".join(lines) + "\n")
 

@@ -59,7 +59,7 @@ def _owner_of(link: Link, route: Route) -> str:
 
 def _parts(limit: LimitSpec, x: Exchange, owner: str, observed: bool) -> Iterator[str]:
     """Yield the parts of the sentence on one limit."""
-    scope = "in this process" if limit.store is None else f"in all processes that share the store {limit.store}"
+    scope = "in this sidecar" if limit.store is None else f"in all processes that share the store {limit.store}"
     yield f"{limit.name}: {limit.words}, for {owner} {scope}"
     yield _key(limit, x)
     yield from _cost(limit.cost, float(limit.capacity), x)

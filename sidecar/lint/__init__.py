@@ -9,6 +9,7 @@ facts       what rules compute with: blocks in force, limits of time, worst case
 arithmetic  formulas: binomial tail, Erlang's loss formula, Little's law
 chain       which service calls which, from several sets of policies
 traffic     stated traffic of routes
+recommended starting values that contradict no rule
 suppress    comments in policy files that suppress findings with a reason
 diff        meaning of a change of policies
 behaviour   facts that `diff` compares

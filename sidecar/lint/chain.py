@@ -16,13 +16,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from math import inf, isinf, prod
+from math import ceil, inf, isinf, prod
 from typing import Final, NamedTuple
 
 from sidecar.config.files import Source, parse
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report
-from sidecar.config.spec import NO_LISTENER, PolicySpec
+from sidecar.config.spec import AGGREGATE, NO_LISTENER, PolicySpec
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
 from sidecar.lint.arithmetic import number, seconds
@@ -87,7 +87,8 @@ class Path(NamedTuple):
     @property
     def factors(self) -> list[int]:
         """Most calls of each route for one request of its own, in the order of the hops."""
-        return [max(1, hop.route.worst.calls) for hop in self.hops[:-1]] + [1]
+        pairs = zip(self.hops, self.hops[1:], strict=False)
+        return [_factor(hop.route, following.route) for hop, following in pairs] + [1]
 
     @property
     def outage(self) -> float:
@@ -133,8 +134,10 @@ class Chain:
         if (direct := self.target(service, entry.upstream)) is not None:
             return [(entry, direct)]
         found = []
+        parts = set(entry.spec.parts.values())
         for route in self.services[service].routes:
-            target = self.target(service, route.upstream) if route.spec.listener == OUTBOUND else None
+            is_called = route.name in parts if parts else route.spec.listener == OUTBOUND
+            target = self.target(service, route.upstream) if is_called else None
             if target is not None:
                 found.append((route, target))
         return found
@@ -210,6 +213,15 @@ class Chain:
                 or match == call
             ]
         return [each for each in entries if not each.is_stream] or entries
+
+
+def _factor(route: RouteFacts, following: RouteFacts) -> int:
+    """Return the most calls of the next route of a path for one request; of an aggregate, those of one part."""
+    if AGGREGATE not in route.blocks:
+        return max(1, route.worst.calls)
+    names = [name for name, target in route.spec.parts.items() if target == following.name]
+    lists = [route.blocks[AGGREGATE].parts[name].each for name in names]
+    return sum(1 if each is None else ceil(each.max / (each.batch or 1)) for each in lists) or 1
 
 
 def load_in_outage(route: RouteFacts) -> float:

@@ -5,7 +5,8 @@ Rules:
 1. The new process is started with the same command line, and gets a copy of each listening socket (SCM_RIGHTS).  The
    sockets are never closed, so no connection is refused, and none that waits in an accept queue is reset.
 2. The old process serves until the new one is ready, and goes on if that fails: a hand-over is whole or nothing.
-3. State starts anew: counts, breakers, budgets and caches of the old process end with it.
+3. A process that is told to end during a hand-over ends the new one too, since both are one service.
+4. State starts anew: counts, breakers, budgets and caches of the old process end with it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ async def start_successor(
     """Start a new process with these listening sockets, by name and address of their listeners.
 
     `started(pid)` is called once it runs.  Returns an empty string once it is ready, or why it is not; it has then
-    ended.
+    ended.  Cancelled, it tells the new process to end.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
@@ -111,6 +112,9 @@ async def start_successor(
             for left, (key, sock) in zip(reversed(range(len(packets))), packets, strict=True):
                 await _when_writable(env, partial(_send, ours, key, left, sock))
             answer = await _within(START_SECONDS, asyncio.get_running_loop().sock_recv(ours, len(READY)))
+        except asyncio.CancelledError:
+            process.terminate()
+            raise
         except OSError as error:
             answer = b""
             reason = f"it took no sockets: {error.strerror or error}"
@@ -161,11 +165,11 @@ async def _when_writable(env: Env, send: Callable[[], None]) -> None:
 async def _within(seconds: float, waiting: Awaitable[bytes]) -> bytes | None:
     """Return the result of `waiting`; None if it takes longer."""
     task = asyncio.ensure_future(waiting)
-    await asyncio.wait([task], timeout=seconds)
-    if task.done():
-        return task.result()
-    task.cancel()
-    return None
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -24,7 +24,7 @@ from sidecar.config.process_spec import AdminSpec
 from sidecar.control.reload import Control
 from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
-from sidecar.core.env import Env
+from sidecar.core.env import Env, TaskHandle
 from sidecar.downstream.server import Server
 from sidecar.process.handover import ADMIN, Inheritance, start_successor
 from sidecar.process.stall import StallWatch
@@ -63,7 +63,8 @@ class Process:
         self._stop_now = asyncio.Event()
         self._is_gentle = False
         """True if the drain leaves idle connections open for a while, since a new process serves the addresses."""
-        self._is_handing_over = False
+        self._handing_over: TaskHandle | None = None
+        """Hand-over in progress; None without one."""
 
     async def run(self) -> int:
         """Start, serve until a signal, drain, and return the exit code."""
@@ -151,6 +152,8 @@ class Process:
         """Begin to drain; at the second signal, end the process at once."""
         if self._stop.is_set():
             self._stop_now.set()
+        if self._handing_over is not None:
+            self._handing_over.cancel()
         self._view.readiness.obstacle = f"draining since {name}"
         self._stop.set()
 
@@ -160,9 +163,8 @@ class Process:
 
     def _begin_hand_over(self) -> None:
         """Start the hand-over to a new process, unless one is in progress or the process drains."""
-        if not self._is_handing_over and not self._stop.is_set():
-            self._is_handing_over = True
-            self._env.spawn(self._hand_over())
+        if self._handing_over is None and not self._stop.is_set():
+            self._handing_over = self._env.spawn(self._hand_over())
 
     async def _hand_over(self) -> None:
         """Start a new process; drain once it is ready, or go on if it does not get ready."""
@@ -171,7 +173,7 @@ class Process:
         if self._admin is not None and snapshot is not None and snapshot.spec.admin is not None:
             sockets[ADMIN, snapshot.spec.admin.address] = self._admin.listening
         reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
-        self._is_handing_over = False
+        self._handing_over = None
         if reason:
             emit(events.HANDOVER_FAILED, cause=reason)
             return

@@ -20,7 +20,7 @@ from zlib import crc32
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.rollout.evidence import Evidence
+from sidecar.rollout.evidence import Arm, Evidence
 from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 
 STABLE: Final = 0
@@ -130,6 +130,10 @@ class Arms:
                     self._return(number, reason)
         elif reason := self._evidence[arm - 1].note_candidate(is_bad, seconds, is_refused, now):
             self._return(arm, reason)
+
+    def counts(self, arm: int) -> list[Arm]:
+        """Return the counts of an arm, until the settings change: one for each candidate that it is compared with."""
+        return [each.stable for each in self._evidence] if arm == STABLE else [self._evidence[arm - 1].candidate]
 
     def _return(self, arm: int, reason: str) -> None:
         """Take the share of a candidate away."""

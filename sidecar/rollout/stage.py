@@ -1,4 +1,4 @@
-"""Stage of an arm: reports the outcome of each request to the rollout.
+"""Stages of an arm: they report the outcome of each request to the rollout.
 
 Its place is inside the cache, whose hits say nothing about an upstream, and outside of everything that limits, retries
 or judges attempts.  So it sees what the route's policies have made of the upstream, but not what a fallback hides.
@@ -11,6 +11,48 @@ from collections.abc import Callable
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, Outcome
 from sidecar.rollout.arms import Arms
+from sidecar.rollout.evidence import Arm
+
+
+class ArmStage:
+    """Stage of one arm whose latencies are not compared.  A ticket is None."""
+
+    __slots__ = ("_arm", "_arms")
+
+    def __init__(self, arms: Arms, arm: int) -> None:
+        self._arms = arms
+        self._arm = arm
+
+    def admit(self, x: Exchange) -> object:
+        return None
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        failure = outcome.failure
+        if failure is None:
+            self._arms.note(self._arm, outcome.verdict >= 500, 0.0, False)
+        elif failure.origin != "client":
+            self._arms.note(self._arm, True, 0.0, failure.code == BREAKER_OPEN.code)
+
+
+class CountedArmStage:
+    """Stage of one arm of a rollout without `return_when`: it counts only.  A ticket is None."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: list[Arm]) -> None:
+        self._counts = counts
+
+    def admit(self, x: Exchange) -> object:
+        return None
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        failure = outcome.failure
+        if failure is not None and failure.origin == "client":
+            return
+        for each in self._counts:
+            each.requests += 1
+            if failure is not None or outcome.verdict >= 500:
+                each.errors += 1
 
 
 class ArmTicket:
@@ -23,8 +65,8 @@ class ArmTicket:
         self.answered = 0.0
 
 
-class ArmStage:
-    """Stage of one arm."""
+class TimedArmStage:
+    """Stage of one arm whose latencies are compared too."""
 
     __slots__ = ("_arm", "_arms", "_now")
 

@@ -57,11 +57,12 @@ class InProcessLedger:
 
     async def exchange(self, me: str, orders: Sequence[Order]) -> tuple[int, list[QuotaGrant]]:
         """Return 1, and the answer to each order."""
-        answers = []
-        for order in orders:
-            table = self._tables.setdefault(order.quota, QuotaTable(order.most, order.max_keys))
-            answers.append(table.grant(order.ask))
-        return 1, answers
+        return 1, [self.grant(order) for order in orders]
+
+    def grant(self, order: Order) -> QuotaGrant:
+        """Return the answer to an order."""
+        table = self._tables.setdefault(order.quota, QuotaTable(order.most, order.max_keys))
+        return table.grant(order.ask)
 
     async def disconnect(self) -> None:
         """Do nothing: there is no connection."""

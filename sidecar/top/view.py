@@ -112,7 +112,8 @@ def routes(model: Model) -> Rows:
         each = recent.get(name, none)
         share = each.errors / each.calls if each.calls else None
         tone = "" if not share else "bold red" if share >= 0.05 else "yellow"
-        upstream = model.parts.get("routes", {}).get(name, {}).get("upstream", "")
+        route = model.parts.get("routes", {}).get(name, {})
+        upstream = route.get("upstream", "") or " + ".join(route.get("parts", {}))
         latencies = [duration(each.percentile(share)) for share in (0.5, 0.9, 0.99)]
         cells = [plain(name or "(no route)"), plain(upstream), f"{each.calls / seconds:,.1f}"]
         fallback = percent(each.fallbacks / (each.calls or 1)) if each.fallbacks else ""

@@ -244,6 +244,24 @@ async def test_fallbacks_dead_endpoints_and_waiting_breakers_are_seen(scene: Sce
     assert window.noise == []
 
 
+async def test_endpoints_that_start_and_end_are_no_problem_while_others_serve(scene: Scene, window: Window) -> None:
+    states = ["up", "draining", "not_ready"]
+    endpoints = [endpoint(f"http://10.0.0.{n}:80", state) for n, state in enumerate(states)]
+    many = [endpoint(f"http://10.1.0.{n}:80", "ejected") for n in range(7)]
+    source = {"source": "kubernetes orders", "problem": "the API server cannot be reached", "stale_for": 7.0}
+    scene.states |= {
+        ("endpoints", "orders"): Thing(upstream="orders", endpoints=endpoints),
+        ("endpoints", "stock"): Thing(upstream="stock", endpoints=many),
+        ("discovery", "orders", "kubernetes"): Thing(upstream="orders", **source),
+    }
+    page = await window.open(scene.url)
+    problems = page.locator("#problems")
+    await expect(problems).to_contain_text("orders:kubernetes: the API server cannot be reached")
+    await expect(problems).to_contain_text("10.1.0.4:80 ejected, …)")
+    await expect(problems).not_to_contain_text("Upstream orders")
+    assert window.noise == []
+
+
 async def test_policies_that_are_put_back_are_no_problem_any_more(scene: Scene, window: Window) -> None:
     scene.reloads.append({"at": WALL, "trigger": "file", "result": "rejected", "digest": "77aa", "problems": ["p"]})
     page = await window.open(scene.url)

@@ -56,6 +56,18 @@ async def w(shared: Sidecar) -> AsyncIterator[World]:
                     "upstream": "app",
                     "timeout": {"attempt": "300ms"},
                 },
+                {
+                    "name": "limited",
+                    "match": {"path": "/shop.Limited/Unary"},
+                    "upstream": "app",
+                    "rate_limit": [{"name": "slow", "rate": "1/h", "burst": 0, "key": "header.x-tenant"}],
+                },
+                {
+                    "name": "counted",
+                    "match": {"path": "/shop.Counted/Unary"},
+                    "upstream": "app",
+                    "quota": [{"name": "month", "max": 1, "per": "month", "key": "header.x-tenant"}],
+                },
                 {"name": "nobody", "match": {"path_prefix": "/shop.Nobody"}, "upstream": "nobody"},
             ],
         )
@@ -234,3 +246,19 @@ async def test_grpc_web(w: World) -> None:
     answer = await w.sidecar.fetch("POST", "/shop.Echo/Out", body=text, content_type="application/grpc-web-text")
     whole = b"".join(base64.b64decode(answer.body[at : at + 4]) for at in range(0, len(answer.body), 4))
     assert whole.startswith(b"".join(frame(b"%1024d" % number) for number in range(3)) + b"\x80")
+
+
+@pytest.mark.parametrize(("service", "limit"), [("shop.Limited", "slow"), ("shop.Counted", "month")])
+async def test_a_call_over_a_limit_is_resource_exhausted(w: World, service: str, limit: str) -> None:
+    """The server does not know these methods, so the first call is UNIMPLEMENTED there."""
+    tenant = (("x-tenant", "a"),)
+    first = await failure(w, "Unary", service=service, metadata=tenant)
+    assert first.code() is grpc.StatusCode.UNIMPLEMENTED
+    refused = await failure(w, "Unary", service=service, metadata=tenant)
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"the {'limit' if limit == 'slow' else 'quota'} `{limit}` is 1 per" in (refused.details() or "")
+    fields = metadata(refused)
+    assert fields["x-sidecar-reason"] == "rate_limited"
+    assert int(fields["grpc-retry-pushback-ms"]) > 1000
+    other = await failure(w, "Unary", service=service, metadata=(("x-tenant", "b"),))
+    assert other.code() is grpc.StatusCode.UNIMPLEMENTED

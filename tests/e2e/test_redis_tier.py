@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import Store
 from sidecar.core import events
 from sidecar.core.outcome import Outcome
+from tests.support.authority import Authority
 from tests.support.clock import FakeEnv, remembering
-from tests.support.redis import SERVER, Redis
+from tests.support.redis import SERVER, Redis, Switch, replicated
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
 pytest.importorskip("redis")
@@ -49,8 +51,10 @@ async def sidecar() -> AsyncIterator[Make]:
     """Yield a function that makes sidecars, which are closed at the end."""
     stores: list[Store] = []
 
-    def make(url: str, *script: Any, timeout: str = "30s", memory: str = "64MiB", **block: Any) -> World:
-        env = real_env()
+    def make(
+        url: str, *script: Any, timeout: str = "30s", memory: str = "64MiB", names: Any = None, **block: Any
+    ) -> World:
+        env = replace(real_env(), names=names)
         spec = {"memory": {"max_size": memory}, "redis": {"url": url, "timeout": timeout}}
         store = Store("shared", CacheSpec.model_validate(spec), env)
         stores.append(store)
@@ -356,3 +360,49 @@ async def test_a_reload_changes_the_redis(redis: Redis, sidecar: Make) -> None:
     assert is_hit(await other.get("/b"))
     world.store.retune(CacheSpec())
     assert world.store.describe()["redis"] is None
+
+
+async def test_a_user_with_a_name_over_tls(tmp_path: Path, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path / "tls")
+    users = ["--user", "cache", "on", ">a secret", "~*", "+@all", "--user", "default", "off"]
+    redis = Redis(tmp_path, *users, tls={**authority.sign("127.0.0.1"), "ca": authority.ca_file})
+    try:
+        url = redis.url.replace("rediss://", "rediss://cache:a%20secret@")
+        stranger = sidecar(url, FRESH)
+        assert (await stranger.get()).status == 200
+        await eventually(lambda: not stranger.store.describe()["redis"]["up"])
+        monkeypatch.setenv("SSL_CERT_FILE", authority.ca_file)
+        world, other = sidecar(url, FRESH), sidecar(url, FRESH)
+        await world.get()
+        await written(world)
+        assert is_hit(await other.get())
+    finally:
+        redis.kill()
+
+
+async def test_after_a_failover_the_replica_is_used(
+    tmp_path: Path, redis: Redis, sidecar: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier, "SLOWEST_PROBE", 0.2)
+    assert redis.command("CONFIG", "SET", "repl-diskless-sync-delay", "0") == "+OK"
+    (tmp_path / "replica").mkdir()
+    replica = Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(redis.port))
+    try:
+        await replicated(replica)
+        names = Switch(redis.port)
+        world = sidecar("redis://store.example:6379/0", FRESH, names=names)
+        await world.get("/before")
+        await written(world)
+        assert redis.command("WAIT", "1", "10000") == ":1"
+        redis.kill()
+        names.ports[0] = replica.port
+        assert (await world.get("/during")).status == 200
+        await eventually(lambda: not world.store.describe()["redis"]["up"])
+        replica.command("REPLICAOF", "NO", "ONE")
+        await eventually(lambda: bool(world.store.describe()["redis"]["up"]))
+        await world.get("/after")
+        await written(world)
+        other = sidecar("redis://store.example:6379/0", FRESH, names=names)
+        assert is_hit(await other.get("/after"))
+    finally:
+        replica.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -85,29 +86,37 @@ async def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_hand_over_refuses_nothing(tmp_path: Path, workers: int) -> None:
-    async with Server(answering()) as server:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(answering()))
         sidecar = Sidecar({**policy(server.url), "process": {"workers": workers}}, tmp_path)
         await sidecar.__aenter__()
         old = sidecar.pid
-        async with sidecar.client() as idle:
+        stack.callback(end, old)
+        idle = await stack.enter_async_context(sidecar.client())
+        await idle.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await idle.response()).status == 200
+        sidecar.signal(signal.SIGUSR2)
+        new = (await sidecar.until("handover.begun"))["pid"]
+        stack.callback(end, new)
+        while not sidecar.said("handover.done"):
+            assert (await sidecar.fetch("GET", "/app")).status == 200
+        connection: str | None = ""
+        while connection != "close":  # the drain reaches a worker a moment after the event
             await idle.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
-            assert (await idle.response()).status == 200
-            sidecar.signal(signal.SIGUSR2)
-            begun = await sidecar.until("handover.begun")
-            while not sidecar.said("handover.done"):
-                assert (await sidecar.fetch("GET", "/app")).status == 200
-            connection: str | None = ""
-            while connection != "close":  # the drain reaches a worker a moment after the event
-                await idle.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
-                answer = await idle.response()
-                assert answer.status == 200, "the old process answers once more"
-                connection = answer.get("connection")
+            answer = await idle.response()
+            assert answer.status == 200, "the old process answers once more"
+            connection = answer.get("connection")
         assert (await sidecar.fetch("GET", "/app")).status == 200
-        new = begun["pid"]
         assert new != old
         os.kill(new, signal.SIGTERM)
         assert await sidecar.wait() == 0
         assert not sidecar.said("bug")
+
+
+def end(pid: int) -> None:
+    """End a process that a failed test has left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_hand_over_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -117,3 +126,15 @@ async def test_a_hand_over_that_fails_changes_nothing(tmp_path: Path) -> None:
         failed = await sidecar.until("handover.failed")
         assert "ended with 1" in failed["cause"]
         assert (await sidecar.fetch("GET", "/app")).status == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_signal_to_end_during_a_hand_over_ends_both(tmp_path: Path, workers: int) -> None:
+    async with Server(answering()) as server:
+        async with Sidecar({**policy(server.url), "process": {"workers": workers}}, tmp_path) as sidecar:
+            sidecar.signal(signal.SIGUSR2)
+            sidecar.signal(signal.SIGUSR2)  # without effect: one is in progress
+            begun = await sidecar.until("handover.begun")
+        assert len(sidecar.said("handover.begun")) == 1
+        assert not sidecar.said("handover.done")
+        assert not Path(f"/proc/{begun['pid']}/exe").exists()

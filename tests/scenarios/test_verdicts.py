@@ -55,3 +55,37 @@ def test_a_system_recovers_up_to_a_load_and_not_beyond() -> None:
     assert not can_recover(loaded, "sidecar", 1, 3.0)
     assert not can_recover(loaded, "bare", 1, 1.0)
     assert can_recover(loaded, "bare", 1, 0.4)
+
+
+CONTAINED = [
+    "bad_policy",
+    "cache_stampede",
+    "cold_cache",
+    "connection_blackhole",
+    "flapping_upstream",
+    "grey_corruption",
+    "grpc_bad_day",
+    "introspection_hangs",
+    "issuer_away",
+    "load_spike",
+    "long_tail",
+    "name_service_down",
+    "one_bad_of_three",
+    "redis_dead",
+    "retry_storm",
+    "rolling_restart",
+    "sidecar_killed",
+    "slow_dependency",
+    "slow_loris_bodies",
+    "thundering_herd",
+    "timeouts_inverted",
+]
+"""Scenarios that the recommended values contain without a value of their own."""
+
+
+def test_the_recommended_values_contain_most_scenarios() -> None:
+    chosen = [loaded for loaded in ALL if loaded.name in CONTAINED]
+    assert len(chosen) == len(CONTAINED) >= 20
+    results = [simulated(loaded, ["recommended"], 1) for loaded in chosen]
+    assert [each.name for each in results if not each.arms[0].passed] == []
+    assert "With recommended values" in page(results[:1])

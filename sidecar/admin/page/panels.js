@@ -18,6 +18,9 @@ const SORTS = {
 };
 let sort = { by: "", down: true };
 
+// Upstream of a route, or the names of the parts of its answer.
+const target = (route) => route?.upstream || Object.keys(route?.parts ?? {}).join(" + ");
+
 export function routes(model, pick) {
   const recent = model.history.recent(SPAN);
   const names = new Set([...Object.keys(model.parts.routes ?? {}), ...model.history.routes()]);
@@ -25,7 +28,7 @@ export function routes(model, pick) {
   const rows = [...names].map((name) => {
     const sum = recent.get(name) ?? model.history.empty();
     const at = (share) => model.history.percentile(sum, share);
-    return { name, sum, p50: at(0.5), p90: at(0.9), p99: at(0.99), upstream: model.parts.routes?.[name]?.upstream ?? "" };
+    return { name, sum, p50: at(0.5), p90: at(0.9), p99: at(0.99), upstream: target(model.parts.routes?.[name]) };
   });
   if (sort.by) {
     const of = SORTS[sort.by];

@@ -27,9 +27,11 @@ export function problems({ parts, history, now }) {
   }
   for (const [name, set] of entries(parts["state.endpoints"])) {
     const all = set.endpoints ?? [];
-    const out = all.filter((e) => e.state !== "up");
+    const isUp = all.some((e) => e.state === "up");   // pods that start and end are no news while others serve
+    const out = all.filter((e) => e.state !== "up" && !(isUp && (e.state === "draining" || e.state === "not_ready")));
+    const told = out.slice(0, 5).map((e) => `${e.url} ${e.state}`).join(", ") + (out.length > 5 ? ", …" : "");
     if (!all.length) say("bad", "endpoints", `Upstream ${name} has no endpoints`);
-    else if (out.length) say(out.length === all.length && out.some((e) => e.state !== "on_trial") ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${out.map((e) => `${e.url} ${e.state}`).join(", ")})`);
+    else if (out.length) say(out.length === all.length && out.some((e) => e.state !== "on_trial") ? "bad" : "warn", "endpoints", `Upstream ${name}: ${out.length} of ${plural(all.length, "endpoint")} out (${told})`);
   }
   for (const [name, rollout] of entries(parts["state.rollout"])) {
     for (const { name: arm, returned } of rollout.candidates) {

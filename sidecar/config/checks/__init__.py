@@ -12,6 +12,7 @@
     times          timeouts, attempts, hedges and queues of which one makes the other useless
     values         values that are zero, absurd, or contradict a value beside them
     limits         rate limits that refuse nothing, refuse too much, or can be evaded
+    workers        limits that are too small to be shared by several workers
     captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
     translations   descriptor sets of `translate`, and methods that are not served
@@ -39,6 +40,7 @@ from sidecar.config.checks.times import check_times
 from sidecar.config.checks.translations import check_translations
 from sidecar.config.checks.upstreams import check_upstreams
 from sidecar.config.checks.values import Values, check_stored
+from sidecar.config.checks.workers import check_workers
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 
@@ -55,6 +57,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     check_calls(spec, report)
     check_identities(spec, report)
     check_limits(spec, report)
+    check_workers(spec, report)
     known = spec.routes_with_callers()
     for number, route in enumerate(spec.all_routes):
         check_times(route, report)

@@ -7,6 +7,7 @@ from math import isinf
 from typing import Final
 
 from sidecar.config.node import Node
+from sidecar.config.spec import AGGREGATE
 from sidecar.lint.arithmetic import number, seconds
 from sidecar.lint.chain import Chain, Hop, Path, load_in_outage
 from sidecar.lint.rule import Hit, Rule, RuleText, chain_rule
@@ -89,6 +90,8 @@ def inverted_timeouts(chain: Chain) -> Iterator[Hit]:
 
 def _travels(outer: Hop, inner: Hop) -> bool:
     """True if the remaining time surely travels: from a sidecar to the next one, with the default field."""
+    if AGGREGATE in outer.route.blocks:
+        return True  # a part has what its request has left
     sent, read = outer.route.timeout, inner.route.timeout
     if outer.service == inner.service or sent is None or read is None:
         return False

@@ -7,7 +7,7 @@ from math import isinf
 from typing import Final
 
 from sidecar.config.checks import times
-from sidecar.config.spec import AGGREGATE, RouteSpec
+from sidecar.config.spec import AGGREGATE, NO_LISTENER, RouteSpec
 from sidecar.lint.arithmetic import seconds
 from sidecar.lint.facts import Policies, RouteFacts
 from sidecar.lint.rule import Hit, Rule, RuleText, policies_rule, route_rule
@@ -121,7 +121,8 @@ R006: Final = route_rule(
     )
 )
 def no_limit(route: RouteFacts) -> Iterator[Hit]:
-    if isinf(route.request) and isinf(route.attempt) and AGGREGATE not in route.blocks and not route.is_stream:
+    is_part = route.spec.listener == NO_LISTENER or AGGREGATE in route.blocks
+    if isinf(route.request) and isinf(route.attempt) and not is_part and not route.is_stream:
         if route.timeout is None:
             yield Hit(
                 route.at(), "has no limit of time, so a call that hangs holds it for ever; add timeout: {request: 3s}"

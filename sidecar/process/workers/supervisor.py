@@ -27,7 +27,7 @@ from sidecar.config.files import Source
 from sidecar.config.load import Loaded
 from sidecar.config.process_spec import LimitsSpec
 from sidecar.core import events
-from sidecar.core.env import Env
+from sidecar.core.env import Env, TaskHandle
 from sidecar.process.handover import ADMIN, Inheritance, start_successor
 from sidecar.process.workers.children import Child, Children
 from sidecar.process.workers.commands import JoinedCommands
@@ -76,7 +76,8 @@ class Supervisor:
         """Set at each end of a worker."""
         self._is_gentle = False
         """True if the drain leaves idle connections open for a while, since a new process serves the addresses."""
-        self._is_handing_over = False
+        self._handing_over: TaskHandle | None = None
+        """Hand-over in progress; None without one."""
         self._was_ready = False
         """True once all workers have been ready at the same time."""
         self._exit_code = 0
@@ -144,6 +145,8 @@ class Supervisor:
         """Begin to drain; at the second signal, end all workers at once."""
         if self._stop.is_set():
             self._stop_now.set()
+        if self._handing_over is not None:
+            self._handing_over.cancel()
         self._view.readiness.obstacle = f"draining since {name}"
         self._stop.set()
 
@@ -171,9 +174,8 @@ class Supervisor:
 
     def _begin_hand_over(self) -> None:
         """Start the hand-over to a new process, unless one is in progress or the workers drain."""
-        if not self._is_handing_over and not self._stop.is_set():
-            self._is_handing_over = True
-            self._spawn(self._hand_over())
+        if self._handing_over is None and not self._stop.is_set():
+            self._handing_over = self._env.spawn(self._hand_over())
 
     async def _hand_over(self) -> None:
         """Start a new supervisor; drain once it is ready, or go on if it does not get ready."""
@@ -182,7 +184,7 @@ class Supervisor:
         if self._admin is not None and spec.admin is not None:
             sockets[ADMIN, spec.admin.address] = self._admin.listening
         reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
-        self._is_handing_over = False
+        self._handing_over = None
         if reason:
             emit(events.HANDOVER_FAILED, cause=reason)
             return

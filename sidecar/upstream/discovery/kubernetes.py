@@ -36,7 +36,7 @@ from sidecar.upstream.resolver import NameResolver
 
 FIRST_PAUSE: Final = 0.5
 """Longest pause after the first failure, in seconds; it doubles with each further one."""
-LONGEST_PAUSE: Final = 30.0
+LONGEST_PAUSE: Final = 10.0
 """Longest pause in seconds."""
 LEAST_PAUSE: Final = 0.05
 """Shortest pause in seconds."""

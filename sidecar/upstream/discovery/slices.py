@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -85,7 +85,7 @@ class EndpointSlice(msgspec.Struct, rename="camel"):
 
     metadata: Metadata
     address_type: str = ""
-    endpoints: list[SliceEndpoint] | None = None
+    endpoints: list[msgspec.Raw] | None = None
     ports: list[SlicePort] | None = None
 
 
@@ -146,6 +146,7 @@ class PodOrNode(msgspec.Struct):
 _decode_list = msgspec.json.Decoder(SliceList).decode
 _decode_event = msgspec.json.Decoder(WatchEvent).decode
 _decode_slice = msgspec.json.Decoder(EndpointSlice).decode
+_decode_endpoint = msgspec.json.Decoder(SliceEndpoint).decode
 _decode_status = msgspec.json.Decoder(Status).decode
 _decode_bookmark = msgspec.json.Decoder(Bookmark).decode
 _decode_node = msgspec.json.Decoder(PodOrNode).decode
@@ -183,8 +184,15 @@ class Found:
         """Target in another zone."""
 
 
-Key = tuple[Any, ...]
-"""Facts of an endpoint that tell whether it has changed."""
+class Part(NamedTuple):
+    """Endpoints of one slice."""
+
+    family: int
+    """Version of IP, 4 or 6."""
+    port: int
+    """Port of all endpoints; 0 if the slice does not have the wanted one."""
+    found: dict[bytes, Found]
+    """Endpoints by their JSON text: while that stays the same, so does the endpoint, and it is not decoded again."""
 
 
 class Slices:
@@ -193,15 +201,15 @@ class Slices:
     def __init__(self, spec: KubernetesSpec, scheme: str) -> None:
         self._spec = spec
         self._scheme = scheme
-        self._found: dict[str, tuple[int, dict[Key, Found]]] = {}
-        """Version of IP and endpoints of each slice, by its name."""
+        self._parts: dict[str, Part] = {}
+        """Endpoints of each slice, by its name."""
         self._ports: dict[str, str] = {}
         """Ports of each slice that does not have the wanted one, by the slice's name."""
         self.version = ""
         """Resource version of the last change."""
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._parts)
 
     # ----- changes
 
@@ -212,7 +220,7 @@ class Slices:
             for item in page.items or ():
                 fresh._put(item)
             fresh.version = page.metadata.resource_version
-        self._found, self._ports = fresh._found, fresh._ports
+        self._parts, self._ports = fresh._parts, fresh._ports
         self.version = fresh.version
 
     def apply(self, line: bytes) -> bool:
@@ -241,7 +249,7 @@ class Slices:
 
     def _drop(self, name: str) -> None:
         self._ports.pop(name, None)
-        self._found.pop(name, None)
+        self._parts.pop(name, None)
 
     def _put(self, item: EndpointSlice) -> None:
         """Add or replace a slice; endpoints that have not changed stay the same objects."""
@@ -250,22 +258,23 @@ class Slices:
         if not family or self._spec.family not in ("any", f"ipv{family}"):
             self._drop(name)  # `FQDN` is deprecated, and no controller makes such slices
             return
-        endpoints = item.endpoints or []
-        if len(endpoints) + sum(len(found) for key, (_, found) in self._found.items() if key != name) > MOST_ENDPOINTS:
+        texts = item.endpoints or []
+        if len(texts) + sum(len(part.found) for key, part in self._parts.items() if key != name) > MOST_ENDPOINTS:
             raise FormatError(f"the service has more than {MOST_ENDPOINTS} endpoints")
         port = self._find_port(item.ports or [])
         if port is None:
             ports = [f"{each.name or 'without a name'} ({each.port})" for each in (item.ports or [])[:10]]
             self._ports[name] = ", ".join(ports) or "none"
-            self._found[name] = family, {}
+            self._parts[name] = Part(family, 0, {})
             return
-        known = self._found[name][1] if name in self._found else {}
-        fresh: dict[Key, Found] = {}
-        for each in endpoints:
-            key = _key(each, port)
-            fresh[key] = known.get(key) or self._parse(each, port)
+        before = self._parts.get(name)
+        known = before.found if before is not None and before.port == port else {}
+        fresh: dict[bytes, Found] = {}
+        for raw in texts:
+            text = bytes(raw)
+            fresh[text] = known.get(text) or self._parse(_decoded(_decode_endpoint, text), port)
         self._ports.pop(name, None)
-        self._found[name] = family, fresh
+        self._parts[name] = Part(family, port, fresh)
 
     def _find_port(self, ports: list[SlicePort]) -> int | None:
         """Return the number of the wanted port; None if the slice does not have it."""
@@ -302,10 +311,10 @@ class Slices:
     def targets(self, zone: str = "") -> list[Target]:
         """Return the endpoints of the service; `zone` is the sidecar's own, empty if zones do not matter."""
         merged: dict[str, Found] = {}
-        used = min([family for family, found in self._found.values() if found], default=4)
-        for family, found in self._found.values():
-            if family == used:
-                for each in found.values():
+        used = min([part.family for part in self._parts.values() if part.found], default=4)
+        for part in self._parts.values():
+            if part.family == used:
+                for each in part.found.values():
                     known = merged.setdefault(each.url, each)
                     if each.state < known.state:
                         merged[each.url] = each
@@ -328,19 +337,7 @@ class Slices:
 
     def describe(self) -> dict[str, Any]:
         """Return the state of the slices as JSON-ready values."""
-        return {"slices": len(self._found), "resource_version": self.version, "port_problem": self.problem}
-
-
-def _key(endpoint: SliceEndpoint, port: int) -> Key:
-    """Return the facts of an endpoint."""
-    conditions, hints = endpoint.conditions, endpoint.hints
-    return (
-        endpoint.addresses[0] if endpoint.addresses else "",
-        port,
-        endpoint.zone,
-        (conditions.ready, conditions.serving, conditions.terminating) if conditions is not None else None,
-        tuple([each.name for each in hints.for_zones or ()]) if hints is not None else None,
-    )
+        return {"slices": len(self._parts), "resource_version": self.version, "port_problem": self.problem}
 
 
 def page_of(data: bytes) -> SliceList:

@@ -106,3 +106,35 @@ def test_an_answer_other_than_200_is_an_error(pair: tuple[Lockstep, Relay]) -> N
 
     with pytest.raises(RuntimeError, match="a wrong answer to /failing"):
         lockstep.ask("/failing")
+
+
+def test_requests_of_parts_are_answered_together() -> None:
+    with Lockstep({"/a": [SMALL]}) as lockstep, socket.create_server(("127.0.0.1", 0)) as front:
+        seen: list[bytes] = []
+
+        def gather() -> None:
+            client, _ = front.accept()
+            with client:
+                client.recv(PIECE)
+                ends = [socket.create_connection(("127.0.0.1", lockstep.upstream_port)) for _ in range(3)]
+                for end in ends[:2]:
+                    end.sendall(b"GET /a HTTP/1.1\r\n\r\n")
+                ends[0].settimeout(0.05)
+                try:
+                    seen.append(ends[0].recv(PIECE))
+                except TimeoutError:
+                    seen.append(b"nothing before the third")
+                ends[0].settimeout(None)
+                ends[2].sendall(b"GET /a HTTP/1.1\r\n\r\n")
+                seen.extend(end.recv(PIECE) for end in ends)
+                client.sendall(SMALL)
+                for end in ends:
+                    end.close()
+
+        thread = threading.Thread(target=gather, daemon=True)
+        thread.start()
+        lockstep.connect(front.getsockname()[1])
+        assert lockstep.ask("/page", together=3) == SMALL
+        thread.join(10)
+    assert seen == [b"nothing before the third", SMALL, SMALL, SMALL]
+    assert lockstep.requests == 3

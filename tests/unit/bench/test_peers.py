@@ -11,7 +11,9 @@ import yaml
 
 from bench.peers import (
     HTTP2,
+    LIMITED,
     LOGGED,
+    PARTS,
     PROMPT,
     TALK,
     TLS_BOTH,
@@ -112,6 +114,8 @@ def test_a_scenario_asks_for_what_its_processes_are_set_up_for(scenario: Scenari
         TLS_BOTH: "/secure/",
         TALK: "/talk/",
         PROMPT: "/prompt/",
+        PARTS: "/page/",
+        LIMITED: "/limited/",
         HTTP2: ("/orders/", "/http2/", "/bench."),
         TRANSCODED: variant.probe,
     }

@@ -11,9 +11,9 @@ from sidecar.commands import main
 
 POLICIES = str(Path(__file__).parents[3] / "policies" / "rate-limit.yaml")
 UPSTREAM = [
-    "upstream: 1000 per second, with a burst of 200, for the upstream catalogue in this process; all requests count "
+    "upstream: 1000 per second, with a burst of 200, for the upstream catalogue in this sidecar; all requests count "
     "together",
-    "client: 500 per second, with a burst of 500, for the upstream catalogue in this process; the key is the address "
+    "client: 500 per second, with a burst of 500, for the upstream catalogue in this sidecar; the key is the address "
     "of the client (client.address)",
 ]
 
@@ -30,7 +30,7 @@ def sentences(path: str, *arguments: str) -> list[str]:
 
 def test_explain_tells_the_key_of_each_limit() -> None:
     tenant, _, trial = sentences("/search", "-H", "x-tenant: acme")
-    assert tenant.startswith("tenant: 10 per second, with a burst of 5, for the route search in this process; ")
+    assert tenant.startswith("tenant: 10 per second, with a burst of 5, for the route search in this sidecar; ")
     assert tenant.endswith("; the key is acme (header.x-tenant)")
     assert trial.endswith("; nothing is refused: mode is observe")
     tenant, _, _ = sentences("/search")

@@ -222,3 +222,9 @@ def drain(fd: int) -> None:
     with contextlib.suppress(OSError):
         while os.read(fd, 65536):
             pass
+
+
+def test_a_route_with_parts_has_their_names_in_place_of_an_upstream() -> None:
+    model = crowded(2)
+    model.parts["routes"]["route-1"] = {"upstream": "", "parts": {"user": "page:user", "offers": "offers"}}
+    assert any("user + offers" in line for line in drawn(model, 120, 40))

@@ -10,6 +10,10 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from chaos.parts.store import Store
+from sidecar.leases.quota import QuotaAsk, QuotaGrant
+from sidecar.store.quota_script import RedisLedger
+from sidecar.store.shared_quotas import Order
+from sidecar.store.spec import RedisSpec
 from tests.unit.chaos.linked_service import part_env, play
 
 
@@ -40,6 +44,21 @@ def test_a_client_of_redis_finds_what_it_wrote(protocol: int) -> None:
         with pytest.raises(ValueError, match="no command dance"):
             await store.do("dance")
         await client.aclose()
+        await store.stop()
+
+    play(scene)
+
+
+def test_it_grants_units_of_quotas() -> None:
+    async def scene() -> None:
+        store = Store("redis", {}, part_env())
+        (address,) = await store.start()
+        spec = RedisSpec.model_validate({"url": f"redis://{address}/0"})
+        ledger = RedisLedger(spec, None, lambda: 0.0)
+        asks = [QuotaAsk(key, 0.0, 3.0, 3.0, 0.0, 0.0, 0.0) for key in ("a", "b", "a")]
+        _, found = await ledger.exchange("me", [Order("day", 5.0, 1, 100.0, ask) for ask in asks])
+        assert found == [QuotaGrant(3.0, 2.0, False), QuotaGrant(3.0, 2.0, True), QuotaGrant(2.0, 0.0, False)]
+        await ledger.close()
         await store.stop()
 
     play(scene)

@@ -11,6 +11,8 @@ import pytest
 
 from chaos.peers import envoy
 from chaos.scenario.files import SCENARIOS, Loaded, load, policies
+from sidecar.config.files import Source
+from sidecar.config.load import load as load_text
 from tests.unit.chaos.scenario.test_scenarios import Environment
 
 COMPARED = [each for each in load([SCENARIOS]) if "envoy" in each.scenario.arms]
@@ -65,3 +67,15 @@ def test_envoy_accepts_its_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         [*peer.argv[:3], "--mode", "validate"], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_answer_of_several_parts_is_a_gap() -> None:
+    text = (SCENARIOS.parent / "policies" / "profile.yaml").read_text()
+    head = "version: 1\nlisteners: {inbound: {address: '127.0.0.1:0'}}\n"
+    environ = {"USERS": "127.0.0.1:1", "OFFERS": "127.0.0.1:2"}
+    loaded = load_text([Source("p.yaml", (head + text).encode())], environ)
+    assert loaded.spec is not None
+    config = envoy.Config(loaded.spec, {"inbound": 1, "admin": 2})
+    document = json.dumps(config.document())
+    assert config.gaps == ["one answer made of several parts"]
+    assert '"direct_response": {"status": 501}' in document

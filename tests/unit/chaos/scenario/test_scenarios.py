@@ -51,7 +51,9 @@ class Environment(dict[str, str]):
         super().__init__(
             APP="127.0.0.1:9000", SERVICE="x", INBOUND="127.0.0.1:0", OUTBOUND="127.0.0.1:0", ADMIN="127.0.0.1:0"
         )
-        for number, name in enumerate((*scenario.services, *scenario.stores, *scenario.collectors)):
+        for number, name in enumerate(
+            (*scenario.services, *scenario.stores, *scenario.collectors, *scenario.api_servers)
+        ):
             for replica in range(5):
                 self[f"{name.upper()}_{replica}"] = f"127.0.0.1:{9100 + 10 * number + replica}"
             self[name.upper()] = self[f"{name.upper()}_0"]

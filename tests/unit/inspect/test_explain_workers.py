@@ -1,0 +1,51 @@
+"""Tests of `sidecar explain` for several workers: the scope of each limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sidecar.commands import main
+
+POLICIES = """version: 1
+listeners: {{inbound: {{address: "127.0.0.1:0"}}}}
+process: {{workers: {workers}}}
+upstreams: {{app: {{endpoints: ["http://app:80"], concurrency: {{max: 30}}}}}}
+routes:
+  - name: order
+    match: {{path: /}}
+    upstream: app
+    circuit_breaker: {{}}
+    concurrency: {{adaptive: {{min: 4, max: 40}}}}
+    rate_limit:
+      - {{name: paced, rate: 10/s, burst: 20, delay: {{max: 50ms}}}}
+      - {{name: counted, rate: 10/s, burst: 2}}
+"""
+
+
+def explained(directory: Path, workers: int) -> str:
+    path = directory / "p.yaml"
+    path.write_text(POLICIES.format(workers=workers))
+    return CliRunner().invoke(main, ["explain", str(path), "GET", "/"]).output
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "4 workers serve; a connection stays with one of them",
+        "rate_limit: `paced` is divided into 4 even parts, since it has a `delay`",
+        "rate_limit: `counted` has one count for all workers",
+        "concurrency: each worker has its own adaptive limit",
+        "concurrency: one limit for all workers",
+        "circuit_breaker: each worker counts for itself; what one opens or closes is told to all",
+        "retry_budget: one for all workers",
+    ],
+)
+def test_the_scope_of_each_limit_is_told(tmp_path: Path, sentence: str) -> None:
+    assert f"    {sentence}\n" in explained(tmp_path, 4)
+
+
+def test_nothing_is_said_about_one_worker(tmp_path: Path) -> None:
+    assert "workers" not in explained(tmp_path, 1)
