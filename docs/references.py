@@ -35,6 +35,7 @@ EXIT_CODES: Final = {
     "sidecar key": ("made", "the file cannot be used"),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
     "sidecar init": ("a policy", "a file cannot be read or written, or describes no service"),
+    "sidecar import": ("policies", "a file cannot be read or written, or is no configuration of its kind"),
     "sidecar inject": ("manifests", "a file cannot be read or written, or is no YAML"),
     "sidecar proto pull": ("written", "the service cannot be asked, or a file cannot be read or written"),
     "sidecar demo": ("ended by Ctrl-C", "something of it cannot be started"),

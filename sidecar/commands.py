@@ -58,7 +58,7 @@ DEMO_PORTS: Final = {
     "shop": {"SHOP_PORT": 100},
 }
 """Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
-IMPORTS: Final = ("envoy",)
+IMPORTS: Final = ("envoy", "nginx")
 """Kinds of configuration that `import` translates."""
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -9,4 +9,8 @@
 - `first_match`: routes that are tried in their order, translated to routes that are chosen by how specific they are.
 - `envoy`: Envoy's bootstrap, its listeners and routes.
 - `envoy_cluster`: Envoy's clusters.
+- `nginx`: nginx servers and locations.
+- `nginx_upstream`: nginx upstreams.
+- `nginx_policies`: nginx directives of locations.
+- `nginx_grammar`: directives of an nginx configuration.
 """

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sidecar.imports.draft import Draft, Value, merged, put, split
 from sidecar.imports.envoy_cluster import add_cluster, duration_of, in_range
+from sidecar.imports.findings import UNPROTECTED
 from sidecar.imports.first_match import Ordered, is_reached
 from sidecar.imports.source import Part, read_documents
 from sidecar.imports.units import literal, share
@@ -30,6 +31,8 @@ MOST_ATTEMPTS: Final = 10
 DEFAULT_TIMEOUT: Final = "15s"
 CORS: Final = "envoy.filters.http.cors"
 LIMIT: Final = "envoy.filters.http.local_ratelimit"
+PROTECTION: Final = ("rbac", "authz", "authn", "oauth2", "basicauth", "apikeyauth")
+"""Words in the names of filters that keep requests out."""
 ROUTER: Final = "envoy.filters.http.router"
 
 
@@ -164,6 +167,8 @@ class _Listener:
             return
         if kind == "LocalRateLimit" and config is not None:
             self.common |= self._limit(config)
+        elif any(word in f"{name}{kind}".lower().replace("_", "") for word in PROTECTION):
+            part.lose(UNPROTECTED)
         else:
             part.lose(f"filter {name or kind} has no equal here")
 

@@ -18,10 +18,12 @@ from sidecar.core.spec import Problem
 from sidecar.imports.draft import Draft, Value
 from sidecar.imports.envoy import read_envoy
 from sidecar.imports.findings import Findings, TranslationError
+from sidecar.imports.nginx import read_nginx
 from sidecar.imports.writer import write_policy
 
 KINDS: Final[dict[str, Callable[[Draft, str], None]]] = {
     "envoy": read_envoy,
+    "nginx": read_nginx,
 }
 """Reader of each kind of configuration."""
 MOST_ROUNDS: Final = 20

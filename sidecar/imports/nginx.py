@@ -1,0 +1,221 @@
+"""nginx servers and locations with `proxy_pass`, as routes.
+
+Where nginx differs: it tries another server at most once for each server, without a pause, and never the same one;
+`proxy_read_timeout` is the pause between two reads; the Host that upstreams get is that of `proxy_pass` unless
+`proxy_set_header` states another.  Directives hold for the blocks within them that have none of the same name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidecar.imports.draft import Draft, Value, put
+from sidecar.imports.nginx_grammar import Directive, read_directives
+from sidecar.imports.nginx_policies import Scope, add_headers, add_limits, add_retries, add_timeouts, report_protection
+from sidecar.imports.nginx_upstream import Upstreams
+
+SELF: Final = (
+    "return",
+    "root",
+    "alias",
+    "try_files",
+    "fastcgi_pass",
+    "uwsgi_pass",
+    "scgi_pass",
+    "grpc_pass",
+    "stub_status",
+)
+"""Directives of locations that answer without `proxy_pass`."""
+
+
+def read_nginx(draft: Draft, text: str) -> None:
+    """Add the policies of an nginx configuration, whole or as an included part.  Raises `TranslationError`."""
+    root = read_directives(draft.findings, text)
+    blocks = root.named("http")
+    outer = [*blocks, root]
+    upstreams = Upstreams(draft, [each for block in outer for each in block.named("upstream")])
+    servers = [(block, each) for block in outer for each in block.named("server")]
+    for directive in _all(root):
+        if directive.name == "include":
+            directive.lose("is not read; put the text of the file in its place")
+    for block, server in servers:
+        _Server(draft, upstreams, [root, block], server).add(len(servers))
+    upstreams.finish()
+    root.report_unread()
+
+
+def _all(directive: Directive) -> list[Directive]:
+    found: list[Directive] = []
+    for each in directive.block:
+        found += [each, *_all(each)]
+    return found
+
+
+class _Server:
+    """Server under translation."""
+
+    def __init__(self, draft: Draft, upstreams: Upstreams, outer: list[Directive], server: Directive) -> None:
+        self.draft = draft
+        self.upstreams = upstreams
+        self.outer = outer
+        self.server = server
+        self.names: list[Directive] = server.named("server_name")
+
+    def add(self, count: int) -> None:
+        """Add the listeners and routes of the server."""
+        hosts = self._hosts()
+        listeners = self._listeners()
+        locations = self._locations(self.server)
+        if not locations and any(each.name in SELF for each in self.server.block):
+            self.server.lose("answers without `proxy_pass`; its requests meet other routes, or get 404")
+            return
+        for listener, is_default in listeners:
+            for host in [""] if is_default or not hosts else hosts:
+                for location in locations:
+                    self._add_location(location, listener, host, count)
+
+    def _hosts(self) -> list[str]:
+        hosts: list[str] = []
+        for directive in self.names:
+            for name in directive.words:
+                if name.startswith("~") or name.endswith("*"):
+                    directive.lose(f"{name} has no equal; write a route for each host")
+                elif name.startswith("."):
+                    hosts += [name[1:], f"*{name}"]
+                elif name not in ("_", "", "localhost") and "$" not in name:
+                    hosts.append(name)
+        return hosts
+
+    def _listeners(self) -> list[tuple[str, bool]]:
+        """Return the names of the server's listeners, and True for each where it is the default server."""
+        draft = self.draft
+        directives = self.server.named("listen")
+        found: dict[str, bool] = {}
+        ports = {each.word() for each in directives}
+        for directive in directives:
+            address = directive.word()
+            if address.startswith("[::]:") and address[5:] in ports:
+                directive.differ("the listener takes IPv4 alone here; write `[::]` in its address for both")
+                continue
+            if address.isdigit():
+                address = f"0.0.0.0:{address}"
+            elif ":" not in address:
+                address = f"{address}:80"
+            address = address.replace("*:", "0.0.0.0:")
+            known = next((name for name, keys in draft.listeners.items() if keys["address"].value == address), "")
+            is_first = not known
+            if not known:
+                known = draft.listener(
+                    "inbound" if not draft.listeners else f"port-{address.rpartition(':')[2]}", directive.line
+                )
+                draft.listeners[known]["address"] = draft.value(address, directive.line)
+            if "ssl" in directive.words[1:]:
+                self._add_tls(known)
+            for word in directive.words[1:]:
+                if word not in ("ssl", "http2", "default_server"):
+                    directive.findings.lose(directive.line, directive.shown, f"`{word}` has no equal here")
+            found[known] = found.get(known, False) or is_first or "default_server" in directive.words
+        if not directives:
+            known = next(iter(draft.listeners), "") or draft.listener("inbound", self.server.line)
+            draft.listeners[known].setdefault("address", Value("0.0.0.0:80", "nginx's default"))
+            return [(known, len(draft.listeners[known]) == 1 and not draft.routes)]
+        return list(found.items())
+
+    def _add_tls(self, listener: str) -> None:
+        scope = Scope([*self.outer, self.server])
+        for name, key in (("ssl_certificate", "cert"), ("ssl_certificate_key", "key")):
+            if (stated := scope.one(name)) is not None:
+                put(self.draft.listeners[listener], f"tls.{key}", self.draft.value(stated.word(), stated.line))
+        verify, ca = scope.one("ssl_verify_client"), scope.one("ssl_client_certificate")
+        if verify is not None and verify.word() == "on" and ca is not None:
+            put(self.draft.listeners[listener], "tls.client_ca", self.draft.value(ca.word(), ca.line))
+
+    def _locations(self, block: Directive) -> list[tuple[list[Directive], Directive]]:
+        """Return the locations of a block with the blocks around each; the innermost ones first."""
+        found: list[tuple[list[Directive], Directive]] = []
+        for location in block.named("location"):
+            found += [([location, *around], inner) for around, inner in self._locations(location)]
+            found.append(([], location))
+        return found
+
+    def _add_location(self, found: tuple[list[Directive], Directive], listener: str, host: str, count: int) -> None:
+        around, location = found
+        draft = self.draft
+        scope = Scope([*self.outer, self.server, *around, location])
+        target = next(iter(location.named("proxy_pass")), None)
+        if target is None:
+            if any(each.name in SELF for each in location.block) or not location.named("location"):
+                location.lose("answers without `proxy_pass`; its requests meet other routes, or get 404")
+            return
+        match, prefix = self._match(location, host)
+        if match is None:
+            return
+        passed = self.upstreams.passed(target, scope)
+        if passed is None:
+            location.lose("its `proxy_pass` is not translated, and so the whole location is left out")
+            return
+        keys: dict[str, Any] = {"listener": listener}
+        if match:
+            keys["match"] = match
+        keys["upstream"] = draft.value(passed.name, target.line)
+        add_timeouts(draft, scope, keys)
+        self._add_rewrite(target, passed.path, prefix, keys)
+        add_headers(draft, scope, keys, passed)
+        add_retries(draft, scope, keys, passed)
+        add_limits(draft, scope, keys)
+        report_protection(scope)
+        for each in scope.every("proxy_http_version"):
+            each.take()
+        name = (host.replace("*", "any") or "all") if count > 1 and host else ""
+        draft.route(f"{name}-{prefix.strip('/') or 'all'}" if name else prefix.strip("/") or "all", location.line, keys)
+
+    def _match(self, location: Directive, host: str) -> tuple[dict[str, Any] | None, str]:
+        """Return the match of a location, None for one without an equal, and its prefix."""
+        draft, line = self.draft, location.line
+        match: dict[str, Any] = {}
+        if host:
+            name = self.names[0] if self.names else location
+            match["host"] = draft.value(host, name.line)
+        kind, path = ("", location.word()) if len(location.words) < 2 else (location.word(), location.word(1))
+        if path.startswith("@"):
+            location.lose("is internal; write a `fallback`")
+            return None, ""
+        if kind == "=":
+            match["path"] = draft.value(path, line)
+        elif kind == "~":
+            match["path_regex"] = draft.value(_whole(path), line)
+            location.differ("tried before prefixes there, but here the more specific match wins")
+            return match, ""
+        elif kind == "~*":
+            match["path_regex"] = draft.value(f"(?i:{_whole(path)})", line)
+            location.differ("tried before prefixes there, but here the more specific match wins")
+            return match, ""
+        elif path != "/":
+            match["path_prefix"] = draft.value(path, line)
+            told = f"takes {path.rstrip('/')} itself too" if path.endswith("/") else f"whole segments only: not {path}x"
+            location.differ(f"{told} here")
+        return match, path
+
+    def _add_rewrite(self, target: Directive, path: str, prefix: str, keys: dict[str, Any]) -> None:
+        if not path or path == prefix:
+            return
+        if "path" in keys.get("match", {}):
+            put(keys, "transform.request.path", self.draft.value(path, target.line))
+        elif not prefix:
+            target.lose("a path beside a regular expression has no equal here")
+        elif prefix.strip("/"):
+            value = self.draft.value(path.rstrip("/") or "/", target.line)
+            put(keys, "transform.request.path_prefix", {prefix.rstrip("/"): value})
+        else:
+            pieces = {
+                "pattern": Value("^/(.*)$", ""),
+                "to": self.draft.value(path.replace("\\", "") + "\\1", target.line),
+            }
+            put(keys, "transform.request.path_regex", pieces)
+
+
+def _whole(pattern: str) -> str:
+    """Return a regular expression for a part of a path as one for all of it."""
+    start = "" if pattern.startswith("^") else ".*"
+    end = "" if pattern.endswith("$") and not pattern.endswith("\\$") else ".*"
+    return f"{start}(?:{pattern.removeprefix('^').removesuffix('$') if not end else pattern.removeprefix('^')}){end}"

@@ -1,0 +1,166 @@
+"""Tests of `sidecar import nginx`: its grammar, what each directive becomes, and what is reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sidecar.imports.findings import Findings, TranslationError
+from sidecar.imports.nginx_grammar import MOST_TEXT, read_directives
+from sidecar.imports.translate import translate
+from tests.support.cases import each
+from tests.unit.imports.checked import Checked, checked
+from tests.unit.imports.test_envoy import at
+
+TWO = "upstream app { server a:1; server b:2; }"
+
+
+def nginx(
+    location: str = "", upstream: str = TWO, server: str = "", head: str = "location /", outer: str = ""
+) -> Checked:
+    return checked(
+        "nginx",
+        f"http {{ {outer}\n{upstream}\nserver {{ listen 8080; {server}\n{head} {{ proxy_pass http://app; {location} }} }} }}",
+    )
+
+
+@each([
+    ("", "timeout", {"request": "off", "attempt": "60s", "idle": "60s"}),
+    ("proxy_read_timeout 500ms;", "timeout.attempt", "500ms"),
+    ("proxy_read_timeout 1m30s;", "timeout.idle", "90s"),
+    ("", "retry.max_attempts", 2),
+    ("", "retry.on", ["connect_failure", "reset", "timeout"]),
+    ("proxy_next_upstream off;", "retry", None),
+    ("proxy_next_upstream_tries 1;", "retry", None),
+    ("proxy_next_upstream http_503 http_429 non_idempotent;", "retry.on", [503, 429]),
+    ("proxy_next_upstream error non_idempotent;", "retry.methods",
+     ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]),
+    ("", "transform.request.host", "app"),
+    ("proxy_set_header Host $http_host;", "transform", None),
+    ("proxy_set_header Host api.example;", "transform.request.host", "api.example"),
+    ("proxy_set_header Host $host; proxy_set_header X-A \"b {c}\";", "transform.request.headers.set", {"x-a": "b {{c}}"}),
+    ("proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;", "transform.request.headers.set",
+     {"x-real-ip": "{client.address}"}),
+    ("proxy_set_header X-A ''; proxy_set_header X-B \"\";", "transform.request.headers.remove", ["x-a", "x-b"]),
+    ("proxy_hide_header X-Powered-By;", "transform.response.headers.remove", ["x-powered-by"]),
+    ("add_header X-A b always;", "transform.response.headers.add", {"x-a": "b"}),
+])  # fmt: skip
+def test_a_directive_of_a_location(case: tuple[str, str, Any]) -> None:
+    assert at(nginx(case[0]).route(), case[1]) == case[2]
+
+
+@each([
+    ("server a:1; server b;", "endpoints", ["http://a:1", "http://b:80"]),
+    ("server a weight=3; server b;", "endpoints",
+     [{"url": "http://a:80", "weight": 3}, {"url": "http://b:80", "weight": 1}]),
+    ("server a; server b; least_conn;", "load_balancing", "least_request"),
+    ("server a; server b;", "load_balancing", "round_robin"),
+    ("server a; server b; hash $http_x_user;", "load_balancing", {"hash": {"header": "x-user"}}),
+    ("server a; server b; ip_hash;", "load_balancing", {"hash": {}}),
+    ("server a;", "ejection", None),
+    ("server a max_fails=0; server b max_fails=0;", "ejection", None),
+    ("server a max_fails=3 fail_timeout=30s; server b max_fails=3 fail_timeout=30s;", "ejection.consecutive_failures", 3),
+    ("server a max_fails=3 fail_timeout=30s; server b max_fails=3 fail_timeout=30s;", "ejection.eject_for", "30s"),
+    ("server a max_conns=7; keepalive_timeout 5s; keepalive_requests 9;", "connections",
+     {"max": 7, "idle_timeout": "5s", "max_requests": 9}),
+    ("server a; server b down; server c backup;", "endpoints", ["http://a:80"]),
+])  # fmt: skip
+def test_an_upstream(case: tuple[str, str, Any]) -> None:
+    assert at(nginx(upstream=f"upstream app {{ {case[0]} }}").upstream("app"), case[1]) == case[2]
+
+
+@each([
+    ("location /", None),
+    ("location /a", {"path_prefix": "/a"}),
+    ("location ^~ /a/", {"path_prefix": "/a/"}),
+    ("location = /a", {"path": "/a"}),
+    ("location ~ ^/v[12]/", {"path_regex": "(?:^/v[12]/).*"}),
+    ("location ~ \\.json$", {"path_regex": ".*(?:\\.json)"}),
+])  # fmt: skip
+def test_a_location(case: tuple[str, dict[str, Any] | None]) -> None:
+    found = nginx(head=case[0]).route().get("match")
+    assert found == case[1] or (found is not None and case[1] is not None and found.keys() == case[1].keys())
+
+
+def test_paths_hosts_and_listeners() -> None:
+    found = checked("nginx", """
+    server { listen 80; listen [::]:80; location /a/ { proxy_pass http://h:9/b/; } }
+    server { listen 80; listen 443 ssl; server_name x.example *.y.example ~^z; ssl_certificate /c; ssl_certificate_key /k;
+             location / { proxy_pass https://h:9; } location /s { return 200; } }
+    """)  # fmt: skip
+    assert {name: keys["address"] for name, keys in found.policy["listeners"].items()} == {
+        "inbound": "0.0.0.0:80",
+        "port-443": "0.0.0.0:443",
+    }
+    assert found.policy["listeners"]["port-443"]["tls"] == {"cert": "/c", "key": "/k"}
+    assert found.route()["transform"]["request"]["path_prefix"] == {"/a": "/b"}
+    hosts = [(route["listener"], at(route, "match.host")) for route in found.policy["routes"]]
+    assert hosts == [("inbound", None), ("inbound", "x.example"), ("inbound", "*.y.example"), ("port-443", None)]
+    assert found.upstream("h-9-tls")["tls"] == {"verify": False}
+    assert found.said("~^z has no equal")
+    assert found.said("location /s: answers without `proxy_pass`")
+
+
+def test_rates() -> None:
+    zone = "limit_req_zone $binary_remote_addr zone=one:10m rate=10r/s; limit_conn_zone $server_name zone=all:1m;"
+    found = nginx("limit_req zone=one burst=5 nodelay; limit_conn all 7;", outer=zone).route()
+    assert found["rate_limit"] == [
+        {"name": "one", "rate": "10/s", "burst": 5, "key": "client.address", "ipv6_prefix": 128}
+    ]
+    assert found["concurrency"] == {"max": 7}
+    delayed = nginx("limit_req zone=one burst=5;", outer=zone).route()["rate_limit"][0]
+    assert (delayed["burst"], delayed["delay"]) == (0, {"max": "500ms"})
+
+
+def test_directives_hold_for_the_blocks_within() -> None:
+    found = nginx(server="proxy_read_timeout 3s;", outer="proxy_read_timeout 9s; proxy_connect_timeout 2s;")
+    assert found.route()["timeout"]["attempt"] == "3s"
+    assert found.upstream("app")["connect_timeout"] == "2s"
+
+
+@each([
+    ("proxy_buffering off;", "proxy_buffering off: has no equal here"),
+    ("if ($x) { return 400; }", "if ($x): has no equal here"),
+    ("auth_request /a;", "keeps requests out there, which pass here"),
+    ("include a.conf;", "include a.conf: is not read"),
+    ("proxy_next_upstream_timeout 3s;", "write `timeout.request`"),
+    ("content_by_lua_block { if a then { } end }", "content_by_lua_block: has no equal here"),
+    ("limit_req zone=gone;", "limit_req zone=gone: its zone is not in the file"),
+    ("proxy_set_header X-A $ssl_client_s_dn;", "has a variable without an equal"),
+    ("error_page 500 /e;", "error_page 500 /e: has no equal here"),
+])  # fmt: skip
+def test_nothing_is_lost_silently(case: tuple[str, str]) -> None:
+    assert nginx(case[0]).said(f"source:3: not translated: {case[1]}") or nginx(case[0]).said(case[1])
+
+
+def test_the_grammar() -> None:
+    root = read_directives(Findings("f"), 'a \'b;{\' "c\\"d" ${e}f; # g;\nh { i\n j\\;k; }')
+    first, second = root.block
+    assert (first.name, first.words, first.line) == ("a", ["b;{", 'c"d', "${e}f"], 1)
+    assert (second.name, second.block[0].words, second.block[0].line) == ("h", ["j\\;k"], 2)
+
+
+@each([
+    ("a b", "source:1: begins a directive that does not end"),
+    ("a {\nb;", "source:1: begins a directive that does not end"),
+    ("a;\n}", "source:2: has a `}` too early"),
+    ("a { b }", "source:1: has a `}` too early"),
+    (";", "source:1: has a `;` without a directive"),
+    ("a 'b", "source:1: has a quote that does not end: 'b"),
+    ("a_by_lua_block { {", "source:1: begins a block of Lua that does not end"),
+    ("a {" * 100, "source:1: has more than 40 blocks within each other"),
+    ("#" * (MOST_TEXT + 1), "source: has more than"),
+    ("events {}", "source: has nothing that `sidecar import nginx` translates"),
+    ("server { location / { proxy_pass; } }", "source:1: proxy_pass: has 0 arguments; 1 would be right"),
+    ("server { location { proxy_pass http://a; } }", "source:1: location: has 0 arguments"),
+    ("server { location / { proxy_pass http://a; proxy_read_timeout x; } }", "has no time such as 30s or 1m"),
+    ("upstream a { server b weight=x; } ", "has the weight `x`"),
+    ("upstream a { server b max_fails=x; server c; } ", "has `max_fails=x`"),
+    ("upstream { server b; } ", "source:1: upstream: has 0 arguments"),
+])  # fmt: skip
+def test_a_wrong_file(case: tuple[str, str]) -> None:
+    with pytest.raises(TranslationError) as raised:
+        translate("nginx", "source", case[0])
+    assert str(raised.value).startswith(case[1]) or case[1] in str(raised.value)
+    assert "\n" not in str(raised.value)
