@@ -160,7 +160,7 @@ class Upstreams:
         if not fails.value.isascii() or not fails.value.isdigit():
             raise block.fail(f"has `max_fails={fails.value}`; a whole number would be right")
         held = Value(duration(length(block, time.value)), time.comment, time.line)
-        on = list(FAULTS)
+        on: list[Any] = list(FAULTS)
         stated = scope.one("proxy_next_upstream")
         for word in stated.words if stated is not None else []:
             on += [

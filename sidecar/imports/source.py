@@ -94,7 +94,7 @@ class Part:
         return None if part.is_null else part
 
     def items(self, *keys: str) -> list[Part]:
-        """Return the items of the list at a path; none without one.  Raises `TranslationError` for other values."""
+        """Return the items of the list at a path; none without one.  Other values raise `TranslationError`."""
         part = self.get(*keys)
         if part is None:
             return []
@@ -105,7 +105,7 @@ class Part:
         return part.list
 
     def members(self, *keys: str) -> list[tuple[str, Part]]:
-        """Return the members of the mapping at a path; none without one.  Raises `TranslationError` for other values."""
+        """Return the members of the mapping at a path; none without one.  Other values raise `TranslationError`."""
         part = self.get(*keys)
         if part is None:
             return []
@@ -116,7 +116,7 @@ class Part:
         return list(part.children.items())
 
     def text(self, *keys: str) -> str:
-        """Return the scalar at a path as it is spelt; empty without one.  Raises `TranslationError` for other values."""
+        """Return the scalar at a path; empty without one.  Raises `TranslationError` for other values."""
         part = self.get(*keys)
         if part is None:
             return ""

@@ -70,7 +70,7 @@ def test_an_action_of_a_route(case: tuple[dict[str, Any], str, Any]) -> None:
     assert at(envoy(route=case[0]).route(), case[1]) == case[2]
 
 
-@each([
+CLUSTERS: list[tuple[dict[str, Any], str, Any]] = [
     ({"lb_policy": "LEAST_REQUEST"}, "load_balancing", "least_request"),
     ({}, "load_balancing", "round_robin"),
     ({}, "connect_timeout", "5s"),
@@ -90,7 +90,10 @@ def test_an_action_of_a_route(case: tuple[dict[str, Any], str, Any]) -> None:
     ({"transport_socket": {"typed_config": {"@type": "x.UpstreamTlsContext", "sni": "a.example", "common_tls_context":
         {"validation_context": {"trusted_ca": {"filename": "/ca.pem"}}}}}}, "tls",
      {"server_name": "a.example", "ca": "/ca.pem"}),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@each(CLUSTERS)
 def test_a_cluster(case: tuple[dict[str, Any], str, Any]) -> None:
     assert at(envoy(cluster=case[0]).upstream("app"), case[1]) == case[2]
 
@@ -112,7 +115,7 @@ def routes(*matches: dict[str, Any]) -> Checked:
     return envoy(routes=[{"match": match, "route": {"cluster": "app"}} for match in matches])
 
 
-@each([
+MATCHES: list[tuple[dict[str, Any], dict[str, Any] | None]] = [
     ({"prefix": "/"}, None),
     ({"path": "/a"}, {"path": "/a"}),
     ({"path_separated_prefix": "/a"}, {"path_prefix": "/a"}),
@@ -122,16 +125,22 @@ def routes(*matches: dict[str, Any]) -> Checked:
      {"path_prefix": "/a", "methods": ["GET"], "headers": {"x": "1"}}),
     ({"path": "/a", "query_parameters": [{"name": "q", "string_match": {"exact": "1"}}]},
      {"path": "/a", "query": {"q": "1"}}),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@each(MATCHES)
 def test_a_match(case: tuple[dict[str, Any], dict[str, Any] | None]) -> None:
     assert routes(case[0]).route().get("match") == case[1]
 
 
-@each([
+UNKNOWN: list[dict[str, Any]] = [
     {"headers": [{"name": "x", "present_match": True}]},
     {"headers": [{"name": "x", "exact_match": "1", "invert_match": True}]},
     {"runtime_fraction": {}}, {"query_parameters": [{"name": "q"}]}, {"case_sensitive": False},
-])  # fmt: skip
+]  # fmt: skip
+
+
+@each(UNKNOWN)
 def test_a_route_with_an_unknown_condition_is_left_out(match: dict[str, Any]) -> None:
     found = routes({"prefix": "/a/", **match}, {"prefix": "/"})
     assert len(found.policy["routes"]) == 1
@@ -178,7 +187,7 @@ def test_cors_and_rates() -> None:
     assert found.said("typed_per_filter_config.c: has no equal here")
 
 
-@each([
+LOST: list[tuple[dict[str, Any], str]] = [
     ({"route": {"hash_policy": [{}]}}, "route.hash_policy"),
     ({"cluster": {"outlier_detection": {"success_rate_stdev_factor": 1}}}, "success_rate_stdev_factor"),
     ({"cluster": {"circuit_breakers": {"thresholds": [{"max_retries": 1, "max_pending_requests": 1}]}}}, "max_retries"),
@@ -189,7 +198,10 @@ def test_cors_and_rates() -> None:
     ({"routes": [{"match": {"prefix": "/"}, "redirect": {}}]}, "is no route to a cluster"),
     ({"routes": [{"match": {"prefix": "/"}, "route": {"cluster": "gone"}}]}, "goes to the cluster `gone`"),
     ({"routes": [{"match": {"safe_regex": {"regex": "/(a|aa)+(?=b)$"}}, "route": {"cluster": "app"}}]}, "route `all`"),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@each(LOST)
 def test_nothing_is_lost_silently(case: tuple[dict[str, Any], str]) -> None:
     assert envoy(**case[0]).said(case[1])
 

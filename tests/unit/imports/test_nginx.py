@@ -21,7 +21,8 @@ def nginx(
 ) -> Checked:
     return checked(
         "nginx",
-        f"http {{ {outer}\n{upstream}\nserver {{ listen 8080; {server}\n{head} {{ proxy_pass http://app; {location} }} }} }}",
+        f"http {{ {outer}\n{upstream}\n"
+        f"server {{ listen 8080; {server}\n{head} {{ proxy_pass http://app; {location} }} }} }}",
     )
 
 
@@ -39,7 +40,8 @@ def nginx(
     ("", "transform.request.host", "app"),
     ("proxy_set_header Host $http_host;", "transform", None),
     ("proxy_set_header Host api.example;", "transform.request.host", "api.example"),
-    ("proxy_set_header Host $host; proxy_set_header X-A \"b {c}\";", "transform.request.headers.set", {"x-a": "b {{c}}"}),
+    ("proxy_set_header Host $host; proxy_set_header X-A \"b {c}\";", "transform.request.headers.set",
+     {"x-a": "b {{c}}"}),
     ("proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;", "transform.request.headers.set",
      {"x-real-ip": "{client.address}"}),
     ("proxy_set_header X-A ''; proxy_set_header X-B \"\";", "transform.request.headers.remove", ["x-a", "x-b"]),
@@ -60,7 +62,8 @@ def test_a_directive_of_a_location(case: tuple[str, str, Any]) -> None:
     ("server a; server b; ip_hash;", "load_balancing", {"hash": {}}),
     ("server a;", "ejection", None),
     ("server a max_fails=0; server b max_fails=0;", "ejection", None),
-    ("server a max_fails=3 fail_timeout=30s; server b max_fails=3 fail_timeout=30s;", "ejection.consecutive_failures", 3),
+    ("server a max_fails=3 fail_timeout=30s; server b max_fails=3 fail_timeout=30s;",
+     "ejection.consecutive_failures", 3),
     ("server a max_fails=3 fail_timeout=30s; server b max_fails=3 fail_timeout=30s;", "ejection.eject_for", "30s"),
     ("server a max_conns=7; keepalive_timeout 5s; keepalive_requests 9;", "connections",
      {"max": 7, "idle_timeout": "5s", "max_requests": 9}),
@@ -86,7 +89,8 @@ def test_a_location(case: tuple[str, dict[str, Any] | None]) -> None:
 def test_paths_hosts_and_listeners() -> None:
     found = checked("nginx", """
     server { listen 80; listen [::]:80; location /a/ { proxy_pass http://h:9/b/; } }
-    server { listen 80; listen 443 ssl; server_name x.example *.y.example ~^z; ssl_certificate /c; ssl_certificate_key /k;
+    server { listen 80; listen 443 ssl; server_name x.example *.y.example ~^z;
+             ssl_certificate /c; ssl_certificate_key /k;
              location / { proxy_pass https://h:9; } location /s { return 200; } }
     """)  # fmt: skip
     assert {name: keys["address"] for name, keys in found.policy["listeners"].items()} == {

@@ -69,7 +69,8 @@ def test_merges_are_read_as_own_members() -> None:
 def test_the_command(tmp_path: Path) -> None:
     source, target = tmp_path / "envoy.yaml", tmp_path / "policies.yaml"
     source.write_text("clusters: [{name: a, load_assignment: {endpoints: []}}, {name: b, lb_policy: MAGLEV, "
-                      "load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: /s}}}}]}]}}]")  # fmt: skip
+                      "load_assignment: {endpoints: ["
+                      "{lb_endpoints: [{endpoint: {address: {pipe: {path: /s}}}}]}]}}]")  # fmt: skip
     shown = CliRunner().invoke(main, ["import", "envoy", str(source)])
     assert shown.exit_code == 0
     assert "envoy.yaml:1: not translated: clusters[1].lb_policy: `MAGLEV` has no equal here" in shown.stderr
