@@ -58,6 +58,8 @@ DEMO_PORTS: Final = {
     "shop": {"SHOP_PORT": 100},
 }
 """Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
+IMPORTS: Final = ("envoy",)
+"""Kinds of configuration that `import` translates."""
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 NAME_A_TEST: Final = "name a *.test.yaml file, or a directory that has some"
@@ -600,14 +602,41 @@ def init(files: tuple[str, ...], service: str, output: str | None) -> None:
     if output is None:
         click.echo(policy, nl=False)
         return
-    try:
-        with open(output, "x", encoding="utf-8") as file:
-            file.write(policy)
-    except FileExistsError:
-        raise Failure(f"{output}: is there already; name a new file") from None
-    except OSError as error:
-        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
+    write_new(output, policy)
     click.echo(f"{output}: written; next: sidecar check {output}")
+
+
+@main.command(
+    "import",
+    examples=[
+        ("sidecar import envoy envoy.yaml -o policies.yaml", "From Envoy's bootstrap."),
+        ("sidecar import nginx nginx.conf", "From an nginx configuration."),
+    ],
+)
+@click.argument("kind", type=Choice(IMPORTS), metavar=f"[{'|'.join(IMPORTS)}]")
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
+def import_(kind: str, file: str, output: str | None) -> None:
+    """Print the policies that another proxy's configuration stands for.
+
+    Each value has the line that it comes from beside it.  What has no equal here, or another meaning, is listed with
+    its line on standard error and at the end of the policies.
+    """
+    from sidecar.imports.findings import TranslationError
+    from sidecar.imports.translate import translate
+
+    try:
+        translation = translate(kind, os.path.basename(file), open_binary(file).decode("utf-8", "replace"))
+    except TranslationError as error:
+        raise Failure(str(error)) from None
+    if output is None:
+        click.echo(translation.policy, nl=False)
+    else:
+        write_new(output, translation.policy)
+    for each in translation.findings:
+        click.echo(each, err=True)
+    if output is not None:
+        click.echo(f"{output}: written, {counted(len(translation.findings), 'note')}; next: sidecar check {output}")
 
 
 @main.command(
@@ -741,6 +770,17 @@ def pull(
     except OSError as error:
         raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
     click.echo(f"{output}: {counted(len(found), 'byte')}")
+
+
+def write_new(output: str, content: str) -> None:
+    """Write a file that is not there yet."""
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        raise Failure(f"{output}: is there already; name a new file") from None
+    except OSError as error:
+        raise Failure(f"{output}: {error.strerror}; name a file that can be written") from None
 
 
 def open_binary(path: str) -> bytes:

@@ -26,7 +26,7 @@ RANKS = {
     "control": 8,
     "inspect": 9, "downstream": 9, "admin": 10,
     "process": 11,
-    "app": 12, "demo": 12, "policytest": 12, "top": 12, "proto": 12, "starter": 12,
+    "app": 12, "demo": 12, "policytest": 12, "top": 12, "proto": 12, "starter": 12, "imports": 12,
     "command_line": 12,
     "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
@@ -59,7 +59,7 @@ LIBRARIES = {
     "jwt": {"identity.keys"},
     "cryptography": {"identity.keys"},
     "msgspec": {"transform", "upstream.discovery.slices"},
-    "yaml": {"config.files", "manifests", "starter"},
+    "yaml": {"config.files", "manifests", "starter", "imports"},
     "aiodns": {"upstream.resolver"},
     "aiohappyeyeballs": {"upstream.resolver"},
     "aiohttp": {"admin", "upstream.balancing.health", "upstream.discovery.api", "demo"},

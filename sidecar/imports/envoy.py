@@ -1,0 +1,492 @@
+"""Envoy's bootstrap (v3): listeners, routes, clusters, and the policies of each.
+
+Where Envoy differs: a route without `timeout` has one of 15s; `num_retries` counts retries, not attempts, and all
+methods are repeated; outlier detection without values has those of Envoy's documentation.  Extensions without an equal,
+routes that redirect or answer by themselves, and dynamic resources (xDS) are reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, Final
+
+from sidecar.imports.draft import Draft, Value, merged, put, split
+from sidecar.imports.envoy_cluster import add_cluster, duration_of, in_range
+from sidecar.imports.first_match import Ordered, is_reached
+from sidecar.imports.source import Part, read_documents
+from sidecar.imports.units import literal, share
+
+ALL_METHODS: Final = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
+RESETS: Final = ["connect_failure", "reset", "timeout"]
+RETRY_ON: Final = {
+    "5xx": [*RESETS, "5xx"], "gateway-error": [*RESETS, "502", "503", "504"], "reset": RESETS,
+    "connect-failure": ["connect_failure"], "refused-stream": ["reset"], "retriable-4xx": ["409"],
+    "cancelled": ["cancelled"], "deadline-exceeded": ["deadline_exceeded"], "internal": ["internal"],
+    "resource-exhausted": ["resource_exhausted"], "unavailable": ["unavailable"],
+}  # fmt: skip
+"""Outcomes that each word of `retry_on` stands for; `retriable-status-codes` takes a list beside it."""
+MOST_ATTEMPTS: Final = 10
+DEFAULT_TIMEOUT: Final = "15s"
+CORS: Final = "envoy.filters.http.cors"
+LIMIT: Final = "envoy.filters.http.local_ratelimit"
+ROUTER: Final = "envoy.filters.http.router"
+
+
+def read_envoy(draft: Draft, text: str) -> None:
+    """Add the policies of a bootstrap, or of a file with listeners and clusters.  Raises `TranslationError`."""
+    roots = read_documents(draft.findings, text)
+    places = [place for root in roots for place in _static(root)]
+    for cluster in (each for place in places for each in place.items("clusters")):
+        add_cluster(draft, cluster)
+    resources = [each for root in roots for each in root.items("resources")]
+    for each in resources:
+        if each.text("@type").endswith(".Cluster"):
+            add_cluster(draft, each)
+    listeners = [each for place in places for each in place.items("listeners")]
+    listeners += [each for each in resources if each.text("@type").endswith(".Listener")]
+    for listener in listeners:
+        _Listener(draft, listener, "inbound" if len(listeners) == 1 else "").add()
+    for each in resources:
+        if each.text("@type").endswith(".RouteConfiguration"):
+            _Listener(draft, each, "inbound").add_routes(each)
+    for root in roots:
+        root.is_read = True
+        root.report_unread()
+
+
+def _static(root: Part) -> Iterator[Part]:
+    """Yield the mappings with listeners and clusters."""
+    if (found := root.get("static_resources")) is not None:
+        yield found
+    yield root
+
+
+class _Listener:
+    """Listener under translation."""
+
+    def __init__(self, draft: Draft, part: Part, name: str) -> None:
+        self.draft = draft
+        self.part = part
+        self.name = name
+        self.common: dict[str, Any] = {}
+        """Policies of all routes, from filters of the whole listener."""
+        self.earlier: list[Ordered] = []
+
+    def add(self) -> None:
+        part, draft = self.part, self.draft
+        managers = []
+        chains = part.items("filter_chains")
+        if (default := part.get("default_filter_chain")) is not None:
+            chains = [*chains, default]
+        for chain in chains:
+            chain.label("name")
+            for each in chain.items("filters"):
+                config = each.get("typed_config")
+                if config is None or not config.text("@type").endswith("HttpConnectionManager"):
+                    each.lose("is no filter for HTTP; only the HTTP connection manager is translated")
+                    continue
+                each.label("name")
+                managers.append((chain, config))
+        if not managers:
+            part.lose("has no HTTP connection manager")
+            return
+        self.name = draft.listener(self.name or part.text("name") or f"listener-{len(draft.listeners) + 1}", part.line)
+        part.label("name")
+        self._add_address()
+        if (wrapper := part.get("per_connection_buffer_limit_bytes")) is not None:
+            wrapper.lose("buffers have limits of their own here")
+        for chain, config in managers:
+            self._add_tls(chain)
+            self._add_manager(config)
+
+    def _add_address(self) -> None:
+        address = self.part.get("address")
+        if address is None:
+            return
+        listener = self.draft.listeners[self.name]
+        if (path := address.get("pipe", "path")) is not None:
+            listener["address"] = self.draft.value(f"unix:{path.text()}", path.line)
+        elif (host := address.get("socket_address", "address")) is not None:
+            port = address.number("socket_address", "port_value")
+            address.label("socket_address")
+            spelt = f"[{host.text()}]" if ":" in host.text() else host.text()
+            listener["address"] = self.draft.value(f"{spelt}:{port if port is not None else 80}", host.line)
+
+    def _add_tls(self, chain: Part) -> None:
+        socket = chain.get("transport_socket")
+        if socket is None:
+            return
+        socket.label("name")
+        context = socket.get("typed_config")
+        common = context.get("common_tls_context") if context is not None else None
+        if context is None or common is None:
+            return
+        context.label("@type")
+        for certificate in common.items("tls_certificates")[:1]:
+            for key, name in (("certificate_chain", "cert"), ("private_key", "key")):
+                if (path := certificate.get(key, "filename")) is not None:
+                    put(self.draft.listeners[self.name], f"tls.{name}", self.draft.value(path.text(), path.line))
+        ca = common.get("validation_context", "trusted_ca", "filename")
+        if ca is not None and context.is_true("require_client_certificate"):
+            put(self.draft.listeners[self.name], "tls.client_ca", self.draft.value(ca.text(), ca.line))
+        elif ca is not None:
+            ca.lose("client certificates are optional there; here `client_ca` requires them")
+
+    def _add_manager(self, config: Part) -> None:
+        config.label("@type", "stat_prefix")
+        if (codec := config.get("codec_type")) is not None and codec.text() != "AUTO":
+            codec.lose("name the `protocols` of the listener")
+        put(self.common, "timeout.request", Value(DEFAULT_TIMEOUT, "Envoy's default"))
+        for key, path in (("stream_idle_timeout", "timeout.idle"), ("request_timeout", "")):
+            if (part := config.get(key)) is not None:
+                if path:
+                    put(self.common, path, duration_of(self.draft, part, zero="off"))
+                else:
+                    part.lose("set `limits.header_timeout` and `limits.body_timeout`, which hold for the process")
+        for each in config.items("upgrade_configs"):
+            if each.text("upgrade_type").lower() != "websocket":
+                each.lose("only WebSocket has an equal, which is always on here")
+        for each in config.items("http_filters"):
+            self._add_filter(each)
+        if config.get("rds") is not None:
+            part = config.get("rds")
+            assert part is not None
+            part.lose("routes from a server are not in the file")
+        routes = config.get("route_config")
+        if routes is not None:
+            self.add_routes(routes)
+
+    def _add_filter(self, part: Part) -> None:
+        name, config = part.text("name"), part.get("typed_config")
+        kind = config.text("@type").rpartition(".")[2] if config is not None else ""
+        if kind in ("Router", "Cors") or name in (ROUTER, CORS):
+            return
+        if kind == "LocalRateLimit" and config is not None:
+            self.common |= self._limit(config)
+        else:
+            part.lose(f"filter {name or kind} has no equal here")
+
+    def add_routes(self, config: Part) -> None:
+        """Add the routes of a route configuration."""
+        config.label("name", "@type")
+        common = merged(self.common, self._headers(config))
+        for host in config.items("virtual_hosts"):
+            host.label("name")
+            blocks = merged(common, self._blocks(host))
+            domains = [each.text() for each in host.items("domains")]
+            routes = host.items("routes")
+            for spelt in domains:
+                domain = spelt.removesuffix(":*")
+                if domain.endswith("*") and domain != "*":
+                    host.findings.lose(host.line, host.name, f"host {spelt} ends with a star; write a route a host")
+                    continue
+                for route in routes:
+                    self._add_route(host, domain, route, blocks, len(routes) * len(domains))
+
+    # ----- one route
+
+    def _add_route(self, host: Part, domain: str, part: Part, common: dict[str, Any], count: int) -> None:
+        match = self._match(part, domain)
+        action = part.get("route")
+        if match is None:
+            return
+        plain = {key: each.value if isinstance(each, Value) else each for key, each in match.items()}
+        plain |= {
+            key: {name: each.value for name, each in plain[key].items()} for key in ("headers", "query") if key in plain
+        }
+        order = Ordered(part.line, part.name, plain)
+        reached = is_reached(part.findings, self.earlier, order)
+        self.earlier.append(order)
+        if not reached:
+            part.take()
+            return
+        if action is None:
+            kind = (
+                "direct_response" if part.get("direct_response") else "redirect" if part.get("redirect") else "action"
+            )
+            part.lose(f"is no route to a cluster ({kind}); its requests meet other routes, or get 404")
+            return
+        upstream = self._upstream(part, action)
+        if upstream is None:
+            return
+        keys: dict[str, Any] = {"listener": self.name}
+        if match:
+            keys["match"] = match
+        keys["upstream"] = upstream
+        keys |= merged(common, self._action(action), self._blocks(part))
+        base = host.text("name") if count == 1 else part.text("name") or f"{host.text('name')}-{part.line}"
+        self.draft.route(base or "all", part.line, keys)
+
+    def _match(self, part: Part, domain: str) -> dict[str, Any] | None:
+        """Return the match of a route; None if a condition cannot be translated."""
+        found, draft = part.get("match"), self.draft
+        match: dict[str, Any] = {}
+        if domain != "*":
+            match["host"] = draft.value(domain, part.line)
+        if found is None:
+            return match
+        for key, each in found.members():
+            snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in key)
+            if snake in ("prefix", "path_separated_prefix"):
+                prefix = each.text()
+                if prefix in ("", "/"):
+                    continue
+                match["path_prefix"] = draft.value(prefix, each.line)
+                if snake == "prefix" and not prefix.endswith("/"):
+                    each.differ(f"takes whole segments only here: not {prefix}x")
+                elif snake == "prefix":
+                    each.differ(f"takes {prefix.rstrip('/')} itself too here")
+            elif snake == "path":
+                match["path"] = draft.value(each.text(), each.line)
+            elif snake == "safe_regex":
+                each.label("google_re2")
+                match["path_regex"] = draft.value(each.text("regex"), each.line)
+            elif snake == "headers":
+                if not self._conditions(each, match):
+                    part.lose("has a condition on headers without an equal here; the whole route is left out")
+                    return None
+            elif snake == "query_parameters":
+                for one in each.items():
+                    exact = one.get("string_match", "exact")
+                    if exact is None:
+                        part.lose("has a condition on the query without an equal here; the whole route is left out")
+                        return None
+                    match.setdefault("query", {})[one.text("name")] = draft.value(exact.text(), exact.line)
+            elif snake == "grpc":
+                match["when"] = draft.value("request.headers['content-type'].startsWith('application/grpc')", each.line)
+            elif snake != "case_sensitive" or not each.is_true():
+                part.lose(f"has the condition `{key}`, which has no equal here; the whole route is left out")
+                return None
+        return match
+
+    def _conditions(self, part: Part, match: dict[str, Any]) -> bool:
+        """Add conditions on header fields; return False for one without an equal here."""
+        for each in part.items():
+            name = each.text("name")
+            exact = each.get("string_match", "exact") or each.get("exact_match")
+            if exact is None or each.is_true("invert_match") or each.is_true("string_match", "ignore_case"):
+                return False
+            if name == ":method":
+                match["methods"] = self.draft.value([exact.text()], exact.line)
+            elif name.startswith(":"):
+                return False
+            else:
+                match.setdefault("headers", {})[name] = self.draft.value(exact.text(), exact.line)
+        return True
+
+    def _upstream(self, part: Part, action: Part) -> Any:
+        """Return the upstream of a route; None if it has none here, which is reported."""
+        draft = self.draft
+        if (cluster := action.get("cluster")) is not None:
+            name = draft.upstream_of(cluster.text())
+            if name is None:
+                part.lose(f"goes to the cluster `{cluster.text()}`, which is not translated or not in the file")
+                return None
+            return draft.value(name, cluster.line)
+        arms: list[tuple[int, str, int]] = []
+        weighted = action.get("weighted_clusters")
+        for each in weighted.items("clusters") if weighted is not None else []:
+            name = draft.upstream_of(each.text("name"))
+            weight = each.number("weight") or 0
+            if weight and name is None:
+                part.lose(f"goes to the cluster `{each.text('name')}`, which is not translated or not in the file")
+                return None
+            if weight and name is not None:
+                arms.append((weight, name, each.line))
+        if weighted is not None:
+            weighted.label("total_weight")
+        if not arms:
+            part.lose("names no cluster; clusters by a header or a plug-in have no equal here")
+            return None
+        return split(draft, arms)
+
+    def _action(self, action: Part) -> dict[str, Any]:
+        """Return the policies of a route action."""
+        draft = self.draft
+        keys: dict[str, Any] = {}
+        for key, path in (("timeout", "timeout.request"), ("idle_timeout", "timeout.idle")):
+            if (part := action.get(key)) is not None:
+                put(keys, path, duration_of(draft, part, zero="off"))
+        rewrite = action.get("prefix_rewrite")
+        if rewrite is not None:
+            prefix = _prefix_of(action, rewrite)
+            if prefix.strip("/"):
+                value = draft.value(rewrite.text().rstrip("/") or "/", rewrite.line)
+                put(keys, "transform.request.path_prefix", {prefix.rstrip("/"): value})
+            elif rewrite.text() != "/":
+                rewrite.lose("adds a prefix to every path; write `transform.request.path_regex`")
+        regex = action.get("regex_rewrite")
+        if regex is not None:
+            pattern = regex.text("pattern", "regex")
+            to = regex.text("substitution")
+            regex.label("pattern")
+            pieces = {"pattern": draft.value(pattern, regex.line), "to": draft.value(to, regex.line)}
+            put(keys, "transform.request.path_regex", pieces)
+            if not (pattern.startswith("^") and pattern.endswith("$")):
+                regex.differ("replaces each match of a part of the path there, but the whole path here")
+        host = action.get("host_rewrite_literal") or action.get("host_rewrite")
+        if host is not None:
+            put(keys, "transform.request.host", draft.value(literal(host.text()), host.line))
+        for each in action.items("request_mirror_policies")[:1]:
+            self._mirror(each, keys)
+        retry = action.get("retry_policy")
+        return merged(keys, self._retry(retry)) if retry is not None else keys
+
+    def _mirror(self, part: Part, keys: dict[str, Any]) -> None:
+        name = self.draft.upstream_of(part.text("cluster"))
+        if name is None:
+            part.lose(f"cluster `{part.text('cluster')}` is not translated or not in the file")
+            return
+        put(keys, "mirror.upstream", self.draft.value(name, part.line))
+        put(keys, "mirror.writes", Value(True, "Envoy copies every method"))
+        fraction = part.get("runtime_fraction", "default_value")
+        if fraction is not None:
+            size = {"": 100, "HUNDRED": 100, "TEN_THOUSAND": 10**4, "MILLION": 10**6}.get(fraction.text("denominator"))
+            of = Fraction(fraction.number("numerator") or 0, size or 100)
+            put(keys, "mirror.share", self.draft.value(share(min(Fraction(1), of)), fraction.line))
+
+    # ----- blocks that stand at several levels
+
+    def _blocks(self, part: Part) -> dict[str, Any]:
+        """Return the policies of a virtual host or a route."""
+        keys = self._headers(part)
+        if (retry := part.get("retry_policy")) is not None:
+            keys = merged(keys, self._retry(retry))
+        for name, config in part.members("typed_per_filter_config"):
+            kind = config.text("@type").rpartition(".")[2]
+            if kind == "CorsPolicy" or name == CORS:
+                keys = merged(keys, self._cors(config))
+            elif kind == "LocalRateLimit":
+                keys = merged(keys, self._limit(config))
+            else:
+                config.lose()
+        return keys
+
+    def _retry(self, part: Part) -> dict[str, Any]:
+        draft = self.draft
+        keys: dict[str, Any] = {}
+        retries = part.number("num_retries")
+        line = part.line
+        if (stated := part.get("num_retries")) is not None:
+            line = stated.line
+        attempts = (1 if retries is None else retries) + 1
+        if attempts > MOST_ATTEMPTS:
+            part.findings.differ(line, "retry_policy.num_retries", f"at most {MOST_ATTEMPTS} attempts are made here")
+        on: list[str] = []
+        condition = part.get("retry_on")
+        for word in condition.text().split(",") if condition is not None else []:
+            word = word.strip()
+            if word == "retriable-status-codes":
+                found = [each.text() for each in part.items("retriable_status_codes")]
+            elif word in RETRY_ON:
+                found = RETRY_ON[word]
+            else:
+                if condition is not None and word:
+                    condition.findings.lose(condition.line, condition.name, f"`{word}` has no equal here")
+                continue
+            on += [each for each in found if each not in on]
+        if attempts < 2 or not on:
+            return {"retry": Value("off", draft.findings.place(line), line)} if attempts < 2 else {}
+        codes = [int(each) if each.isascii() and each.isdigit() else each for each in on]
+        put(keys, "retry.max_attempts", draft.value(min(attempts, MOST_ATTEMPTS), line))
+        put(keys, "retry.on", draft.value(codes, condition.line if condition is not None else line))
+        put(keys, "retry.methods", Value(ALL_METHODS, "Envoy repeats every method; take out what must not run twice"))
+        if (each := part.get("per_try_timeout")) is not None:
+            put(keys, "timeout.attempt", duration_of(draft, each, zero="off"))
+        if (base := part.get("retry_back_off", "base_interval")) is not None:
+            put(keys, "retry.backoff.base", duration_of(draft, base))
+        if (longest := part.get("retry_back_off", "max_interval")) is not None:
+            put(keys, "retry.backoff.max", duration_of(draft, longest))
+        part.differ("here the upstream's `retry_budget` bounds retries too, and Retry-After is honoured")
+        return keys
+
+    def _headers(self, part: Part) -> dict[str, Any]:
+        keys: dict[str, Any] = {}
+        for side in ("request", "response"):
+            for each in part.items(f"{side}_headers_to_add"):
+                value = each.text("header", "value")
+                each.label("header")
+                action = each.text("append_action")
+                if "%" in value.replace("%%", ""):
+                    each.lose("has a command operator; write a template such as {client.address}")
+                    continue
+                appends = each.text("append").lower() != "false" if not action else action.startswith("APPEND")
+                if action == "ADD_IF_ABSENT":
+                    each.lose("a field that is only added if it is absent has no equal here")
+                    continue
+                name = each.text("header", "key").lower()
+                fields = keys.setdefault("transform", {}).setdefault(side, {}).setdefault("headers", {})
+                spelt = literal(value.replace("%%", "%"))
+                fields.setdefault("add" if appends else "set", {})[name] = self.draft.value(spelt, each.line)
+            removed = part.get(f"{side}_headers_to_remove")
+            if removed is not None:
+                names = [each.text() for each in removed.items()]
+                put(keys, f"transform.{side}.headers.remove", self.draft.value(names, removed.line))
+        return keys
+
+    def _cors(self, part: Part) -> dict[str, Any]:
+        draft = self.draft
+        part.label("@type")
+        origins: list[str] = []
+        for each in part.items("allow_origin_string_match"):
+            if (exact := each.get("exact")) is not None:
+                origins.append(exact.text())
+            elif (prefix := each.get("prefix")) is not None and prefix.text() in ("", "*"):
+                origins.append("*")
+            else:
+                each.lose("only exact origins are translated; write `https://*.shop.example` for the labels of a host")
+        if not origins:
+            part.lose("has no origin that is translated; the whole block is left out")
+            return {}
+        keys: dict[str, Any] = {}
+        put(keys, "cors.origins", draft.value(origins, part.line))
+        for key, name in (("allow_methods", "methods"), ("allow_headers", "headers"), ("expose_headers", "expose")):
+            if (found := part.get(key)) is not None:
+                words = [each.strip() for each in found.text().split(",") if each.strip()]
+                put(keys, f"cors.{name}", draft.value(words, found.line))
+        if (age := part.get("max_age")) is not None:
+            put(keys, "cors.max_age", draft.value(f"{age.number() or 0}s", age.line))
+        if (credentials := part.get("allow_credentials")) is not None:
+            put(keys, "cors.credentials", draft.value(credentials.is_true(), credentials.line))
+        return keys
+
+    def _limit(self, part: Part) -> dict[str, Any]:
+        draft = self.draft
+        part.label("@type", "stat_prefix")
+        bucket = part.get("token_bucket")
+        if bucket is None:
+            part.lose("has no token bucket")
+            return {}
+        for key in ("filter_enabled", "filter_enforced"):
+            found = part.get(key)
+            if found is not None and found.text("default_value", "numerator") != "100":
+                found.differ("the limit holds for all requests here; `mode: observe` only counts")
+            if found is not None:
+                found.take()
+        most, interval = bucket.number("max_tokens") or 1, bucket.get("fill_interval")
+        fill = bucket.number("tokens_per_fill") or 1
+        each = in_range(interval) if interval is not None else Fraction(1)
+        rate = Fraction(fill) / each
+        unit, factor = next(
+            ((unit, factor) for unit, factor in (("s", 1), ("m", 60), ("h", 3600)) if (rate * factor).denominator == 1),
+            ("h", 3600),
+        )
+        limit = {
+            "name": Value("imported", ""),
+            "rate": draft.value(f"{max(1, round(rate * factor))}/{unit}", bucket.line),
+            "burst": draft.value(max(0, most - 1), bucket.line),
+        }
+        part.differ("the rate is even here, instead of tokens that come at once")
+        return {"rate_limit": [limit]}
+
+
+def _prefix_of(action: Part, rewrite: Part) -> str:
+    """Return the prefix that a rewrite replaces: the one of the route's own match."""
+    found = action.owner.get("match") if action.owner is not None else None
+    if found is None:
+        return ""
+    prefix = found.get("prefix") or found.get("path_separated_prefix") or found.get("path")
+    if prefix is None:
+        raise rewrite.fail("needs a route that matches by prefix")
+    return prefix.text()

@@ -1,0 +1,42 @@
+"""Translations whose policy is checked: it has no problem, and each finding has its place."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import yaml
+
+from sidecar.config.files import Source
+from sidecar.config.load import load
+from sidecar.imports.translate import translate
+
+PLACE = re.compile(r"source:[0-9]+: (?:not translated|differs): \S.*")
+
+
+class Checked(NamedTuple):
+    """Translation as values."""
+
+    policy: dict[str, Any]
+    text: str
+    findings: list[str]
+
+    def route(self, at: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = self.policy["routes"][at]
+        return found
+
+    def upstream(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.policy["upstreams"][name]
+        return found
+
+    def said(self, words: str) -> bool:
+        return any(words in each for each in self.findings)
+
+
+def checked(kind: str, text: str) -> Checked:
+    """Return the translation of a configuration, whose policy passes `check`."""
+    translation = translate(kind, "source", text)
+    assert load([Source("policies.yaml", translation.policy.encode())], {}).problems == []
+    assert all(PLACE.fullmatch(each) for each in translation.findings), translation.findings
+    read = yaml.safe_load(translation.policy.replace(": off ", ": 'off' "))  # YAML 1.1 takes it for false
+    return Checked(read, translation.policy, translation.findings)
