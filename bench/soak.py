@@ -156,7 +156,7 @@ class Soak:
         """Return the number of the sidecar's live objects by type."""
         path = self.subject.path.with_suffix(".objects")
         path.unlink(missing_ok=True)
-        os.kill(self.subject.pid, signal.SIGUSR2)
+        os.kill(self.subject.pid, signal.SIGRTMIN)
         give_up = time.monotonic() + 10
         while not path.exists():
             if time.monotonic() > give_up:

@@ -1,4 +1,4 @@
-"""`sidecar run` that counts its objects on SIGUSR2: `python -m bench.watched POLICIES`.
+"""`sidecar run` that counts its objects on SIGRTMIN: `python -m bench.watched POLICIES`.
 
 Writes `<POLICIES>.objects`, a JSON mapping of types of the sidecar, of asyncio and of uvloop to their number of
 objects.  Objects from before the policies are compiled are not counted (`freeze_startup`).
@@ -34,5 +34,5 @@ def count(path: Path) -> None:
 
 if __name__ == "__main__":
     policies = Path(sys.argv[1])
-    signal.signal(signal.SIGUSR2, lambda *_: count(policies.with_suffix(".objects")))
+    signal.signal(signal.SIGRTMIN, lambda *_: count(policies.with_suffix(".objects")))
     run(str(policies))

@@ -31,7 +31,7 @@ from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
 from sidecar.core.stage import Gate, Service, Stage, unbound
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
-from sidecar.routing.arms import ArmRouter, Pick
+from sidecar.routing.arms import ArmRouter, Candidates
 from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.router import Router
 from sidecar.routing.rule import Rule
@@ -241,7 +241,7 @@ class Compilation:
         for name in self.routes:
             routes[name] = self.route_of(name)
             yield
-        picks = self.make_picks(routes)
+        candidates = self.make_candidates(routes)
         self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
         for name in spec.listeners:
@@ -251,7 +251,7 @@ class Compilation:
                 if route.listener in (None, name):
                     rules.append(Rule(route.spec.match, route))
                     yield
-            listeners[name] = self.make_router(rules, picks)
+            listeners[name] = self.make_router(rules, candidates)
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)
@@ -449,10 +449,10 @@ class Compilation:
         return [Link(CREDENTIALS, UPSTREAM, block, str(mark), cast("Stage", stage))]
 
     @staticmethod
-    def make_router(rules: list[Rule[Route]], picks: dict[Route, Pick[Route]]) -> Router[Route]:
+    def make_router(rules: list[Rule[Route]], candidates: dict[Route, Candidates[Route]]) -> Router[Route]:
         """Return the router of a listener."""
         answering = {rule.target for rule in rules if rule.target.answers_preflights}
-        own = {rule.target: picks[rule.target] for rule in rules if rule.target in picks}
+        own = {rule.target: candidates[rule.target] for rule in rules if rule.target in candidates}
         if own:
             return ArmRouter(rules, answering, own)
         return PreflightRouter(rules, answering) if answering else Router(rules)
@@ -482,15 +482,15 @@ class Compilation:
                         TimedArmStage(arms, number, self.env.now) if is_timed else ArmStage(arms, number)
                     )
 
-    def make_picks(self, routes: dict[str, Route]) -> dict[Route, Pick[Route]]:
-        """Return the functions that choose the arm of a request, by the route that it has matched."""
-        found: dict[Route, Pick[Route]] = {}
+    def make_candidates(self, routes: dict[str, Route]) -> dict[Route, Candidates[Route]]:
+        """Return the candidates of the routes that have some."""
+        found: dict[Route, Candidates[Route]] = {}
         for name, arms in self.arms.items():
             stable = routes[name]
             members = (stable, *(routes[arm.name] for arm in stable.spec.arms))
             for each in members[1:]:
                 each.candidate_of = stable
-            found[stable] = partial(_pick, arms.choose, members)
+            found[stable] = Candidates(arms, members)
         return found
 
     def claim_filter(self, kind: StageKind, spec: RouteSpec) -> list[Stage]:
@@ -615,7 +615,7 @@ class Compilation:
         if kind == ROUTE and name in self.routes:
             inner = self.route_of(name)
             members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
-            pick = partial(_pick, self.arms[name].choose, members) if name in self.arms else None
+            pick = Candidates(self.arms[name], members).pick if name in self.arms else None
             return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
         spec = self.spec.upstreams.get(name)
         if spec is None:
@@ -645,11 +645,6 @@ def allowed_origins(spec: RouteSpec) -> Callable[[bytes], bool]:
     from sidecar.stages.cors.origins import Origins
 
     return Origins(block.origins).allows
-
-
-def _pick(choose: Callable[[Exchange], int], members: tuple[Route, ...], x: Exchange) -> Route:
-    """Return the arm of a request."""
-    return members[choose(x)]
 
 
 def cache_of(spec: RouteSpec) -> CacheBlock | None:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
+from typing import Generic
 
 from sidecar.core.exchange import Exchange
+from sidecar.rollout.arms import Arms
 from sidecar.routing.preflight import PreflightRouter
 from sidecar.routing.rule import R, Rule
 
-Pick = Callable[[Exchange], R]
-"""Function that returns the arm of a request: the matched target, or a candidate."""
+
+class Candidates(Generic[R]):
+    """Targets of one rollout: the matched one, then its candidates."""
+
+    __slots__ = ("_arms", "_targets")
+
+    def __init__(self, arms: Arms, targets: tuple[R, ...]) -> None:
+        self._arms = arms
+        self._targets = targets
+
+    def pick(self, x: Exchange) -> R:
+        """Return the arm of a request."""
+        return self._targets[self._arms.choose(x)]
 
 
 class ArmRouter(PreflightRouter[R]):
     """Rules of one listener, some of whose targets have candidates."""
 
-    __slots__ = ("_picks",)
+    __slots__ = ("_candidates",)
 
-    def __init__(self, rules: Iterable[Rule[R]], answering: Collection[R], picks: Mapping[R, Pick[R]]) -> None:
-        """`picks` has the targets with candidates; `answering` are those that answer preflights."""
+    def __init__(self, rules: Iterable[Rule[R]], answering: Collection[R], candidates: dict[R, Candidates[R]]) -> None:
+        """`candidates` has the targets with candidates; `answering` are those that answer preflights."""
         super().__init__(rules, answering)
-        self._picks = picks
+        self._candidates = candidates
 
     def match(self, x: Exchange) -> R | None:
         """Return the target of a request: the arm, if the matched one has candidates."""
         found = super().match(x)
-        pick = None if found is None else self._picks.get(found)
-        return found if pick is None else pick(x)
+        if found is None:
+            return None
+        candidates = self._candidates.get(found)
+        return found if candidates is None else candidates.pick(x)
