@@ -617,7 +617,7 @@ def init(files: tuple[str, ...], service: str, output: str | None) -> None:
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
 def import_(kind: str, file: str, output: str | None) -> None:
-    """Print the policies that another proxy's configuration stands for.
+    """Print a policy that another proxy's configuration stands for.
 
     Each value has the line that it comes from beside it.  What has no equal here, or another meaning, is listed with
     its line on standard error and at the end of the policies.

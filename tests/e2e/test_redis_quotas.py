@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -46,8 +45,7 @@ class Process:
     def __init__(
         self, url: str, kind: str = "quota", *, timeout: str = "10s", names: Any = None, **settings: Any
     ) -> None:
-        env: FakeEnv = remembering(asyncio.get_running_loop(), seed=None)
-        self.env = replace(env, names=names)
+        self.env: FakeEnv = remembering(asyncio.get_running_loop(), seed=None, names=names)
         store = StoreSpec.model_validate({"redis": {"url": url, "timeout": timeout}})
         stage: Any
         if kind == "quota":

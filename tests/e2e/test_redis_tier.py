@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tier, "SYNC_EVERY", 0.05)
 
 
-def real_env() -> FakeEnv:
-    return remembering(asyncio.get_running_loop(), seed=None)
+def real_env(names: Any = None) -> FakeEnv:
+    return remembering(asyncio.get_running_loop(), seed=None, names=names)
 
 
 Make = Callable[..., World]
@@ -54,7 +53,7 @@ async def sidecar() -> AsyncIterator[Make]:
     def make(
         url: str, *script: Any, timeout: str = "30s", memory: str = "64MiB", names: Any = None, **block: Any
     ) -> World:
-        env = replace(real_env(), names=names)
+        env = real_env(names)
         spec = {"memory": {"max_size": memory}, "redis": {"url": url, "timeout": timeout}}
         store = Store("shared", CacheSpec.model_validate(spec), env)
         stores.append(store)

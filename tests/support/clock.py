@@ -113,7 +113,7 @@ class FakeEnv(Env):
 
 
 def remembering(
-    loop: Loop, *, seed: int | None = 0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    loop: Loop, *, seed: int | None = 0, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, names: Any = None
 ) -> FakeEnv:
     """Return an env on a loop or fake clock, whose wall clock starts now; seed None: real randomness."""
     events: list[tuple[str, dict[str, Any]]] = []
@@ -125,6 +125,7 @@ def remembering(
         rng=random.Random(seed),
         emit=lambda event, /, **attributes: events.append((event, attributes)),
         meter=MemoryMeter(),
+        names=names,
     )
     env.events = events
     env.sleeps = []

@@ -39,5 +39,6 @@ def test_every_policy_of_the_readme_has_an_example() -> None:
         spec = load(read(str(path)), {}).spec
         assert spec is not None
         shown |= {name for route in spec.routes for name in route.blocks}
+        shown |= {name for each in spec.upstreams.values() for name in named if getattr(each, name, None) is not None}
     assert named - shown == set()
     assert named

@@ -26,6 +26,7 @@ class Weakened(NamedTuple):
 
 
 NO_CAPACITY: Final = "how much a service can do is in no policy file, so no limit is too high by arithmetic"
+NO_NEED: Final = "which parts are worth waiting for, and how much one customer may ask, are decisions, and not numbers"
 TABLE: Final[dict[str, Weakened | str]] = {
     "bad_canary": Weakened("shop", "return_when: {errors: {worse_by_points: 1}, p99: {worse_by: 50%}}",
                            "ramp: {to: 100%, over: 1m}", "R090"),
@@ -44,9 +45,11 @@ TABLE: Final[dict[str, Weakened | str]] = {
     "noisy_neighbour": Weakened("api", "queue: 9,", "queue: 900,", "R062"),
     "one_bad_of_three": Weakened("shop", "min_healthy: 2", "min_healthy: 0", "R070"),
     "retry_storm": Weakened("front", "ratio: 10%", "ratio: 100%", "R026"),
+    "profile_page": NO_NEED,
     "rolling_restart": Weakened("shop", "on: [connect_failure, reset]}", "on: [reset], methods: [POST]}", "R020"),
     "sidecar_killed": Weakened("shop", "ejection: {consecutive_failures: 3, eject_for: 1s, min_healthy: 1}",
                                "slow_start: 1s", "R073"),
+    "slow_optional_part": NO_NEED,
     "slow_dependency": Weakened("shop", "timeout: {request: 250ms}", "timeout: {request: 30s}", "R042"),
     "slow_loris_bodies": Weakened("portal", "request: 300ms", "request: 60s", "R042"),
     "tenant_floods": Weakened("api", "key: path.tenant", "key: header.x-tenant", "R000"),
