@@ -697,6 +697,63 @@ def inject(
         click.echo(f"{file}: no workload {'has the sidecar' if undo else 'to add the sidecar to'}", err=True)
 
 
+@main.command(
+    examples=[
+        ("sidecar capture policies.yaml", "Print the rules for nftables."),
+        ("sidecar capture --apply --uid 65532 policies.yaml", "Put them in force."),
+        ("sidecar capture --undo policies.yaml", "Remove them."),
+    ]
+)
+@click.argument("path", type=PATH)
+@click.option("--apply", "is_applied", is_flag=True, help="Put the rules in force, in place of earlier ones.")
+@click.option("--undo", is_flag=True, help="Remove the rules.")
+@click.option("--iptables", "uses_iptables", is_flag=True, help="Use iptables and ip6tables instead of nftables.")
+@click.option(
+    "--uid",
+    type=click.IntRange(0, 2**32 - 2),
+    default=65532,
+    show_default=True,
+    help="User of the sidecar, whose connections are exempt.",
+)
+@click.option(
+    "--skip-port", "ports", type=click.IntRange(1, 65535), multiple=True, help="Port to leave alone; may be repeated."
+)
+@click.option(
+    "--skip-network", "networks", multiple=True, metavar="CIDR", help="Network to leave alone; may be repeated."
+)
+def capture(
+    path: str,
+    is_applied: bool,
+    undo: bool,
+    uses_iptables: bool,
+    uid: int,
+    ports: tuple[int, ...],
+    networks: tuple[str, ...],
+) -> None:
+    """Print the kernel's rules that redirect connections to the sidecar.
+
+    The rules hold for all programs of this network namespace.  Their connections go to the listeners of PATH with
+    `original_destination`.  Loopback and the sidecar's own user are exempt.
+    """
+    from sidecar.process import redirect as rules
+
+    if is_applied and undo:
+        reject("--undo", "stands beside --apply; give one of them")
+    try:
+        if undo:
+            rules.undo(uses_iptables=uses_iptables)
+            click.echo("the rules are removed")
+            return
+        redirect = rules.plan(load_policies(path), uid, ports, networks)
+        if not is_applied:
+            click.echo(rules.iptables_script(redirect) if uses_iptables else rules.nft_rules(redirect), nl=False)
+            return
+        rules.apply(redirect, uses_iptables=uses_iptables)
+    except rules.RedirectError as error:
+        raise Failure(f"{path}: {error}" if str(error).startswith("listeners") else str(error)) from None
+    click.echo("the rules are in force")
+
+
 def write_files(directory: str, files: Mapping[str, str]) -> None:
     """Write files to a directory, which is made if it is missing; a failure ends the command."""
     try:

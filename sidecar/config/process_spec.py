@@ -108,6 +108,39 @@ class UntrustedSpec(Model):
     is not trusted; by default none."""
 
 
+MOST_NAMES: Final = 1000
+"""Most server names of a listener."""
+
+
+def _server_name(text: str) -> str:
+    """Return a server name in lower case, with or without `*.` before it.  Raises `ValueError` for anything else."""
+    try:
+        _host_name(text.removeprefix("*."))
+    except ValueError:
+        raise ValueError("is not a server name; write such as db.example.com, or *.example.com for all below") from None
+    return text.lower().rstrip(".")
+
+
+class CaptureSpec(Model):
+    """Settings of a listener for connections that the kernel has redirected to it."""
+
+    sniff_timeout: Duration = 0.2
+    """Longest wait for the first bytes of a client, by which its protocol is found.  After it the connection passes as
+    TCP: in some protocols, such as MySQL's and SMTP, the server speaks first.  (Envoy: 15s, or off; Istio: off.)"""
+    connect_timeout: Duration = 5.0
+    """Timeout of a connection to an original destination, or to an endpoint found by server name."""
+    idle_timeout: Duration = 3600.0
+    """Time without bytes in either direction after which a connection that passes as TCP is closed (Envoy: 1h)."""
+    max_passages: Annotated[int, Field(ge=1)] = 1000
+    """Most connections that pass as TCP at a time; more of them are closed at once."""
+    server_names: Annotated[dict[Annotated[str, AfterValidator(_server_name)], str], Field(max_length=MOST_NAMES)] = (
+        Field(default={})
+    )
+    """Upstreams of TLS connections by the server name of the client (SNI): `{db.example.com: db}`, or `*.example.com`
+    for all names below.  The bytes are passed on as they are, never decrypted.  Other connections go on to their
+    original destination."""
+
+
 class ListenerSpec(Model):
     """Address to which clients connect, and which of them are trusted."""
 
@@ -135,6 +168,12 @@ class ListenerSpec(Model):
     3.1)."""
     grpc_web: bool = False
     """True to take calls of gRPC-Web, in binary and text form over HTTP/1.1 and HTTP/2, and pass them on as gRPC."""
+    original_destination: bool = False
+    """True for connections that the kernel has redirected here (`sidecar capture`).  HTTP takes the routes of the
+    listener; a request without a route, TLS and all other protocols go on to the address that the client had dialled
+    (Envoy's `original_dst`).  Connections made to the listener itself are closed."""
+    capture: CaptureSpec = CaptureSpec.built_in()
+    """Settings for redirected connections; they need `original_destination`."""
     problem_details: bool | None = None
     """True if problem documents name the failed endpoint, the cause, and the policy's file and line.  By default only
     on a loopback address or a Unix socket: other clients should not learn what is behind the sidecar."""

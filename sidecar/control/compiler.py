@@ -46,6 +46,7 @@ from sidecar.upstream.slow_places import SlowPlaces
 
 if TYPE_CHECKING:
     from sidecar.cache.store import Store
+    from sidecar.control.passthrough import Passthrough
     from sidecar.identity.outgoing.source import Credentials
     from sidecar.identity.outgoing.spec import CredentialsSpec
     from sidecar.identity.verdict import Identity
@@ -115,6 +116,8 @@ class Snapshot:
     """Upstreams by name."""
     identities: dict[str, Identity]
     """Identities that routes use, by name."""
+    passthrough: Passthrough | None = None
+    """Routes to original destinations; None without a listener that takes redirected connections."""
 
 
 class CompileError(Exception):
@@ -255,7 +258,17 @@ class Compilation:
             yield
         for route in routes.values():
             route.metrics = self._metrics(route.spec)
-        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams, self.identities)
+        passthrough = self.make_passthrough()
+        self.snapshot = Snapshot(self._digest, spec, routes, listeners, self.upstreams, self.identities, passthrough)
+
+    def make_passthrough(self) -> Passthrough | None:
+        """Return the routes to original destinations; None without a listener that takes redirected connections."""
+        settings = [each.capture for each in self.spec.listeners.values() if each.original_destination]
+        if not settings:
+            return None
+        from sidecar.control.passthrough import Passthrough
+
+        return Passthrough(self.spec, self.env, self.lease.obtain, self._metrics, settings[0])
 
     def raise_problems(self) -> None:
         """Raise `CompileError` if problems were found so far; a problem that several routes share is raised once."""

@@ -242,6 +242,18 @@ POOL_STREAMS: Final = metric(
     "sidecar.upstream.streams", "{stream}", "Open streams on HTTP/2 connections to an upstream."
 )
 CONNECTIONS: Final = metric("sidecar.downstream.connections", "{connection}", "Open connections of clients.")
+CAPTURED: Final = metric(
+    "sidecar.capture.connections", "{connection}", "Redirected connections, by protocol and by where they went."
+)
+CAPTURE_FAILURES: Final = metric(
+    "sidecar.capture.failures",
+    "{connection}",
+    "Redirected connections that were closed without a destination, by reason.",
+)
+CAPTURE_BYTES: Final = metric("sidecar.capture.traffic", "By", "Bytes that redirected connections passed on as TCP.")
+CAPTURE_PASSAGES: Final = metric(
+    "sidecar.capture.passages", "{connection}", "Open redirected connections that pass as TCP."
+)
 SLOW_CLIENT_BYTES: Final = metric("sidecar.downstream.slow_clients", "By", "Bytes that are buffered for slow clients.")
 RELOADS: Final = metric("sidecar.reloads", "{reload}", "Reloads, by result.")
 POLICIES_REJECTED: Final = metric(

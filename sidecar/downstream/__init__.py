@@ -7,6 +7,7 @@ Path of a request: `listener` accepts the connection (for TLS, `tls_acceptor`). 
 
     connection      one client connection, and the table of its phases: start reading here
     http2           HTTP/2 from clients: a package of its own (protocol: `sidecar.http2`)
+    capture/        connections that the kernel has redirected to a listener
     grpc/           answers to gRPC calls; gRPC-Web
     request_head    parses a head into an `Exchange`; validation and trust             (mirrors upstream/request_head)
     forwarded       parses what trusted proxies state about the client

@@ -609,8 +609,11 @@ class DownstreamConnection(asyncio.Protocol):
         try:
             route = self.listener.match(x)
             if route is None:
-                self._respond(x, self.listener.no_route(x))
-                return
+                capture = self.listener.capture
+                route = None if capture is None else capture.route_of(x, self._transport)
+                if route is None:
+                    self._respond(x, self.listener.no_route(x))
+                    return
             x.route = route
             if x.stated_criticality < 0:
                 x.criticality = route.criticality

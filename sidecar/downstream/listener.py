@@ -30,6 +30,7 @@ from sidecar.telemetry.plain import Masks
 from sidecar.upstream.certificates import CertificateWatch
 
 if TYPE_CHECKING:
+    from sidecar.downstream.capture.capture import Capture
     from sidecar.downstream.server import Recorder, Server
 
 REFUSED: Final = (
@@ -125,6 +126,12 @@ class Listener:
         """Addresses for clients (`Sockets.addresses`); empty before `bind`."""
         self.connections: set[ManagedConnection] = set()
         """Open connections, without refused ones."""
+        self.capture: Capture | None = None
+        """Redirected connections; None if the listener does not take such."""
+        if spec.original_destination:
+            from sidecar.downstream.capture.capture import Capture as MakeCapture
+
+            self.capture = MakeCapture(self, spec.capture)
         self.certificates: CertificateWatch | None = None
         """Certificates of a TLS listener; None before `bind` and for plain text."""
         self.match: Match = lambda _: None
@@ -164,7 +171,15 @@ class Listener:
             return TlsAcceptor(self, sock, self.certificates.front)
         loop = asyncio.get_running_loop()
         create = loop.create_unix_server if self.spec.address.path else loop.create_server
-        return await create(lambda: DownstreamConnection(self), sock=sock, backlog=BACKLOG, start_serving=False)
+        return await create(self._make_protocol, sock=sock, backlog=BACKLOG, start_serving=False)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection without TLS."""
+        if self.capture is not None:
+            from sidecar.downstream.capture.connection import CapturedConnection
+
+            return CapturedConnection(self, self.capture)
+        return DownstreamConnection(self)
 
     def share(self) -> Sockets | None:
         """Return the sockets for a successor to share; None if the listener is not bound."""
@@ -192,6 +207,8 @@ class Listener:
         self._allowed = router.allowed
         self.limits = Limits(snapshot.spec.limits)
         self._snapshot = snapshot
+        if self.capture is not None:
+            self.capture.use(snapshot)
 
     def note_web_call(self, x: Exchange) -> None:
         """Make a request that is refused before it has a route a call of gRPC-Web, if it is one."""
@@ -290,7 +307,7 @@ class Listener:
 
     async def _take(self, sock: socket.socket) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: DownstreamConnection(self), sock)
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, sock)
         except OSError:  # the client has left meanwhile
             sock.close()
 

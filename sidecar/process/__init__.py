@@ -4,6 +4,7 @@
     stall          detection of a blocked event loop
     interpreter    settings of the garbage collector and of thread switching
     handover       listening sockets that pass to a new process
+    redirect       rules of the kernel for redirected connections, and the programs that apply them
     workers/       several worker processes under one supervisor
     children       child processes that end with their parent, for demos, chaos and benchmarks
 

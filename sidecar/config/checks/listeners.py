@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from sidecar.config.listen_address import ListenAddress
+from sidecar.config.process_spec import CaptureSpec, ListenerSpec
 from sidecar.config.report import Report
 from sidecar.config.spec import PolicySpec
 from sidecar.core.message import CLAIM_PREFIXES, CLAIMS, fold
@@ -20,6 +21,7 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
     effect.
     """
     for name, listener in spec.listeners.items():
+        _check_capture(name, listener, spec, report)
         for index, field in enumerate(listener.untrusted.pass_):
             folded = fold(field.encode())
             if folded not in CLAIMS and not folded.startswith(CLAIM_PREFIXES):
@@ -45,6 +47,24 @@ def check_listeners(spec: PolicySpec, report: Report) -> None:
             report.error_in(node, f"is also where `{known[0]}` listens ({other}); give each listener a port of its own")
         for group in own:
             firsts.setdefault(group, place)
+
+
+def _check_capture(name: str, listener: ListenerSpec, spec: PolicySpec, report: Report) -> None:
+    """Report a listener that cannot take redirected connections, or has settings for them without taking any."""
+    place = spec.node.nearest("listeners", name, "original_destination")
+    if not listener.original_destination:
+        if listener.capture != CaptureSpec.built_in():
+            node = spec.node.nearest("listeners", name, "capture")
+            report.error_in(node, "holds for redirected connections only; add original_destination: true")
+        return
+    if listener.address.path:
+        report.error_in(place, "needs a TCP address, since only TCP can be redirected; write such as 127.0.0.1:15001")
+    if listener.tls is not None:
+        report.error_in(
+            place, "stands beside `tls`, but TLS of clients is for their own servers; leave one of them out"
+        )
+    if listener.address.port == 0:
+        report.warn(place, "has port 0, which `sidecar capture` cannot know; write a fixed port such as 15001")
 
 
 def _groups(address: ListenAddress) -> tuple[list[object], list[object]]:

@@ -127,10 +127,21 @@ class References:
             message = f"names a store that is a file, which {what} cannot use; name one with `redis`"
             self._report.error_in(named, message)
 
+    def _check_captures(self) -> None:
+        """Check that the upstreams of server names are declared; mark listeners that take redirected connections."""
+        for listener in self.listeners.values():
+            taken, capture = listener.child("original_destination"), listener.child("capture")
+            if taken is not None and taken.value is True:
+                self._used.add(id(listener))
+            names = capture.child("server_names") if capture is not None else None
+            for named in names.items.values() if names is not None else ():
+                self._refer("upstream", named, self._upstreams)
+
     def check_use(self) -> None:
         """Warn of upstreams, stores, caches, identities, bundles and listeners that no route uses."""
         for upstream in self._upstreams.values():
             self.check_limits(upstream, {})
+        self._check_captures()
         for node in self._named_by_caches:
             self._needs_redis(node, self._refer("store", node, self._shared), "a cache")
         sections = {

@@ -108,6 +108,11 @@ class Http2Connection(asyncio.Protocol):
         """Instant (`Env.now`) of the next look."""
 
     @property
+    def transport(self) -> asyncio.Transport | None:
+        """Transport; None once it is closed or handed over."""
+        return self._transport
+
+    @property
     def serving(self) -> int:
         """Number of requests under way."""
         return len(self._session.streams)

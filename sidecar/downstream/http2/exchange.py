@@ -182,8 +182,11 @@ class StreamExchange:
             self._request = x.stream = Body(self, length)
         route = listener.match(x)
         if route is None:
-            self.refuse(listener.no_route(x))
-            return
+            capture = listener.capture
+            route = None if capture is None else capture.route_of(x, self._connection.transport)
+            if route is None:
+                self.refuse(listener.no_route(x))
+                return
         x.route = route
         if x.stated_criticality < 0:
             x.criticality = route.criticality

@@ -41,6 +41,7 @@ LEVELS: Final[dict[str, Level]] = {
     events.DISCOVERY_FAILED: "warning",
     events.LOOP_STALLED: "warning",
     events.CONNECTION_REFUSED: "warning",
+    events.CAPTURE_REFUSED: "warning",
     events.KEYS_FAILED: "warning",
     events.CREDENTIALS_FAILED: "warning",
     events.CREDENTIALS_REJECTED: "warning",
