@@ -27,6 +27,7 @@ EXIT_CODES: Final = {
     "sidecar check": ("no problem; warnings do not count", "a problem, or a path that cannot be read"),
     "sidecar lint": ("nothing but notes found", "a problem, an error, a warning, or a path that cannot be read"),
     "sidecar diff": ("printed, whether or not there is a difference", "a problem, or a path that cannot be read"),
+    "sidecar replay": ("the new policies keep the bounds", "they exceed one, or a file has a problem"),
     "sidecar test": ("every test passed", "a test failed, a file cannot be used, or no test has the word"),
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),

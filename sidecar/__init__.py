@@ -18,7 +18,7 @@
     inspect  admin                               `sidecar explain` and `routes`; the admin listener with its page
     process  app                                 lifecycle of the process; the composition root
     cli  commands  command_line                  command line: entry point, commands, form of errors and help
-    policytest  top  demo  proto  manifests  starter  the commands that are programs of their own
+    policytest  replay  top  demo  proto  manifests  starter  the commands that are programs of their own
 
 A module imports only from packages further up (`tests/test_architecture.py`).  Start with `core/stage.py` for the
 abstraction, `downstream/__init__.py` for the path of a request, `control/reload.py` for that of a policy file.

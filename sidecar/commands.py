@@ -255,6 +255,86 @@ def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
         click.echo(meaning.text(found), nl=False)
 
 
+@main.command(
+    examples=[
+        ("sidecar replay old.yaml new.yaml --log access.jsonl", "Predict what the new policies would have done."),
+        ("sidecar replay --seeds 5 --html replay.html old new --log access.jsonl", "Write a page too."),
+    ]
+)
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH)
+@click.option("--log", "log", type=PATH, required=True, metavar="FILE", help="Access log whose requests are replayed.")
+@click.option(
+    "--format",
+    "form",
+    type=Choice(("sidecar", "nginx", "envoy", "envoy_json")),
+    help="Format of the log; else guessed.",
+)
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, metavar="N", help="Number of seeds; 3 if not given.")
+@click.option(
+    "--max-drop", type=click.FloatRange(0, 100), default=0.5, metavar="POINTS",
+    help="Largest drop of availability and goodput in points; 0.5 if not given.",
+)  # fmt: skip
+@click.option("--max-p99", type=click.FloatRange(0), metavar="FACTOR", help="Largest factor of p99; else any.")
+@click.option("--max-load", type=click.FloatRange(0), metavar="FACTOR", help="Largest factor of attempts; else any.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write a page of HTML too.")
+@json_option
+def replay(
+    old: str,
+    new: str,
+    log: str,
+    form: str | None,
+    seeds: int,
+    max_drop: float,
+    max_p99: float | None,
+    max_load: float | None,
+    html: str | None,
+    as_json: bool,
+) -> None:
+    """Replay a log under two sets of policies, in virtual time.
+
+    OLD and NEW are policy files or directories.  The requests of the log go through the real pipeline, to upstreams
+    that behave as the log says for the same time.  Printed are availability, latency, load and what the policies did,
+    and what the log cannot tell.  The exit code is 1 if NEW exceeds a bound, or if a file has a problem.
+    """
+    from sidecar.control.compiler import CompileError
+    from sidecar.replay import report
+    from sidecar.replay.formats import read_log
+    from sidecar.replay.run import replay as run_replay
+    from sidecar.replay.world import Unmatched
+
+    before, after = load_policies(old, as_json=as_json), load_policies(new, as_json=as_json)
+    try:
+        record = read_log(log, form)
+    except OSError as error:
+        raise Failure(describe_path_error(error, "name an access log")) from None
+    if not record.requests:
+        named = "".join(f"\n{each}" for each in record.named)
+        raise Failure(
+            f"{log}: has no requests to replay; name a log in JSON of the sidecar, of nginx or of Envoy{named}"
+        )
+    try:
+        result = run_replay(before, after, record, range(1, seeds + 1))
+    except CompileError as error:
+        raise Failure(str(error)) from None
+    except Unmatched:
+        raise Failure(f"{log}: no request has a route in the policies; name the log of this service") from None
+    failures = result.is_worse(max_drop, max_p99, max_load)
+    if html is not None:
+        from sidecar.replay.page import page
+
+        try:
+            with open(html, "w", encoding="utf-8") as file:
+                file.write(page(result, failures, old, new))
+        except OSError as error:
+            raise Failure(describe_path_error(error, "name a file that can be written")) from None
+    if as_json:
+        print_json(report.document(result, failures))
+    else:
+        click.echo(report.text(result, failures), nl=False)
+    sys.exit(FAILURE if failures else 0)
+
+
 @main.command(examples=[("sidecar schema > schema.json", "Save it for an editor.")])
 def schema() -> None:
     """Print the JSON Schema of policy files."""

@@ -28,7 +28,7 @@ RANKS = {
     "process": 11,
     "app": 12, "demo": 12, "policytest": 12, "top": 12, "proto": 12, "starter": 12, "imports": 12,
     "command_line": 12,
-    "commands": 13, "cli": 14, "__main__": 15,
+    "replay": 12, "commands": 13, "cli": 14, "__main__": 15,
 }  # fmt: skip
 """Rank of each package: a module imports from packages of lower rank and from its own."""
 

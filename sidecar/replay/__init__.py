@@ -1,0 +1,15 @@
+"""Replay of a log: recorded requests in virtual time, through the real pipeline under policies that may differ.
+
+run       start here: both policy sets with all seeds, side by side
+record    the record of a log: requests, attempts, and what could not be read
+formats   lines of access logs: those of the sidecar, of nginx and of Envoy
+fit       upstreams fitted to a record: answers drawn from attempts of the same time
+peers     upstream's end of virtual connections
+world     one policy set with one seed on a virtual loop
+tally     numbers of one run
+limits    sentences about what the log cannot tell
+report    result as text and as a JSON document
+page      result as a page of HTML
+
+Policy tests, whose upstreams follow a script, are in `policytest`; scenarios with made traffic are in `chaos`.
+"""
