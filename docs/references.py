@@ -35,6 +35,10 @@ EXIT_CODES: Final = {
     "sidecar promote": ("written, or shown", "the route has no such arm, or the file cannot be edited or written"),
     "sidecar key": ("made", "the file cannot be used"),
     "sidecar top": ("ended by q or Ctrl-C", "the admin listener cannot be reached, or wants a token"),
+    "sidecar capture": (
+        "the rules, or they are applied or taken out",
+        "the program is missing, or the right to change rules",
+    ),
     "sidecar init": ("a policy", "a file cannot be read or written, or describes no service"),
     "sidecar import": ("policies", "a file cannot be read or written, or is no configuration of its kind"),
     "sidecar inject": ("manifests", "a file cannot be read or written, or is no YAML"),
