@@ -697,7 +697,7 @@ def init(files: tuple[str, ...], service: str, output: str | None) -> None:
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="FILE", help="New file to write; by default standard output.")
 def import_(kind: str, file: str, output: str | None) -> None:
-    """Print a policy that another proxy's configuration stands for.
+    """Print a policy made from another proxy's configuration.
 
     Each value has the line that it comes from beside it.  What has no equal here, or another meaning, is listed with
     its line on standard error and at the end of the policies.
@@ -810,7 +810,7 @@ def capture(
     ports: tuple[int, ...],
     networks: tuple[str, ...],
 ) -> None:
-    """Print the kernel's rules that redirect connections to the sidecar.
+    """Print rules of the kernel that redirect connections here.
 
     The rules hold for all programs of this network namespace.  Their connections go to the listeners of PATH with
     `original_destination`.  Loopback and the sidecar's own user are exempt.

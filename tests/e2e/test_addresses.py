@@ -130,7 +130,7 @@ async def test_endpoints_are_found_by_name(shared: Sidecar) -> None:
             assert (await sidecar.fetch("GET", "/app", host="test")).status == 200
             assert server.requests[0].get("host") == "test"
             failed = await sidecar.until("discovery.failed")
-            assert failed["source"] == "dns:nowhere.invalid:80"
+            assert failed["source"] == "dns nowhere.invalid"
             answer = await sidecar.fetch("GET", "/lost")
             assert (answer.status, answer.get("x-sidecar-reason")) == (503, "no_endpoint")
             assert b"nowhere.invalid" in answer.body, answer.body
