@@ -74,7 +74,10 @@ def test_connections_to_the_sidecar_and_loops_are_refused_and_counted(seen: dict
     assert value(seen, "sidecar_capture_failures_total", reason="no_destination") == 1
     assert seen["loops"][0] == "ConnectionResetError"
     assert seen["loops"][1].startswith("508 "), seen["loops"]
-    assert seen["loop_log"] == ["loop"]
+    assert seen["loop_log"][0] == "loop"
+    assert set(seen["loop_log"]) <= {"loop", "connect"}, (
+        "the reset may meet the sidecar's own connection while it opens"
+    )
 
 
 def test_a_destination_where_nobody_listens_is_reset_and_counted(seen: dict[str, Any]) -> None:
