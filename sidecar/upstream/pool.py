@@ -229,7 +229,7 @@ class Pool:
             outcome = self.timed_out(f"connecting to {self.name} took too long")
             now = self.env.now()
             self.times.fall_silent(now - self.connect_timeout, now)
-        except (OSError, ssl.CertificateError) as error:
+        except (OSError, ssl.CertificateError, RuntimeError) as error:  # uvloop: of a socket that it has closed
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")
         self.opening -= 1
         if self.has_left:

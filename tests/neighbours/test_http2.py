@@ -205,7 +205,7 @@ def row_policies(upstreams: dict[str, dict[str, Any]]) -> dict[str, Any]:
     ]  # fmt: skip
     return policies(
         listeners={name: listener() for name in upstreams},
-        upstreams=upstreams,
+        upstreams={name: {"connect_timeout": f"{PATIENCE}s", **each} for name, each in upstreams.items()},
         routes=routes,
         limits={"header_timeout": "20s", "drain_timeout": "1s"},
     )

@@ -212,6 +212,14 @@ class MultiplexedConnection(asyncio.Protocol):
         self._write(transport)
         transport.close()
 
+    def discard(self) -> None:
+        """Leave the pool and abort the transport, without an announcement: the socket may be closed already."""
+        self._is_lost = True
+        self.pool.deadlines.discard(self)
+        self.pool.remove(self)
+        if self.transport is not None:
+            self.transport.abort()
+
     def abort(self, error: str) -> None:
         """Abort the transport; its exchanges fail."""
         self._error = error

@@ -54,7 +54,9 @@ class Opening(asyncio.Protocol):
 
         It is closed even if its event loop never reports `connection_lost`, as uvloop after a cancelled connect.
         """
-        if self.carrier is not None:
+        if isinstance(self.carrier, MultiplexedConnection):
+            self.carrier.discard()
+        elif self.carrier is not None:
             self.carrier.close()
         if self._transport is not None:
             self._transport.abort()

@@ -197,7 +197,7 @@ class StreamPool(Pool):
             opening.abort()
             outcome = self.timed_out(f"connecting to {self.name} took too long")
             self.times.fall_silent(now, self.env.now())
-        except (OSError, ssl.CertificateError) as error:
+        except (OSError, ssl.CertificateError, RuntimeError) as error:  # uvloop: of a socket that it has closed
             outcome = failed(CONNECT_FAILURE, cause=f"{self.name}: {describe_error(error)}")
         self.opening -= 1
         carrier = opening.carrier
