@@ -135,8 +135,9 @@ class Body:
             if self._barred is not None:
                 self.bar_trailers(self._barred)
         self._close(None)  # before the sink, whose owner may rely on what the listeners have settled
-        if self._sink is not None:
-            self._sink.finish(self.trailers)
+        sink, self._sink = self._sink, None  # breaks a reference cycle, as in _close
+        if sink is not None:
+            sink.finish(self.trailers)
 
     def bar_trailers(self, names: frozenset[bytes]) -> None:
         """Drop the trailers with these folded names, which a policy has removed from the fields too."""
@@ -151,8 +152,9 @@ class Body:
         self.failure = failure
         self.cause = cause
         self._close(failure)
-        if self._sink is not None:
-            self._sink.fail(failure)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.fail(failure)
 
     # ----- called by the reader
 
@@ -166,8 +168,10 @@ class Body:
         if self._sink is not sink:
             return
         if self.state == COMPLETE:
+            self._sink = None
             sink.finish(self.trailers)
         elif self.state == BROKEN and self.failure is not None:
+            self._sink = None
             sink.fail(self.failure)
         elif was_paused and not self._paused and self.source is not None:
             self.source.resume_body()

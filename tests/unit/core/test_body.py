@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+import pytest
+
 from sidecar.core.body import BROKEN, CANCELLED, COMPLETE, HIGH_WATER, OPEN, Body
 from sidecar.core.message import Headers
 from sidecar.core.outcome import CLIENT_CLOSED, RESET, Failure
@@ -270,3 +274,21 @@ def test_rewinding_lets_a_paused_source_go_on() -> None:
     body.rewind()
     assert not source.paused
     assert body.state == OPEN
+
+
+@pytest.mark.parametrize("is_attached_first", [True, False], ids=["attached first", "attached last"])
+@pytest.mark.parametrize("is_complete", [True, False], ids=["complete", "broken"])
+def test_a_body_that_has_ended_refers_to_neither_end(is_attached_first: bool, is_complete: bool) -> None:
+    """The sink refers to the body, so only the garbage collector would free the two."""
+    source, reader = Connection(), Reader()
+    body = Body(source)
+    if is_attached_first:
+        body.attach(reader)
+    if is_complete:
+        body.finish()
+    else:
+        body.fail(RESET)
+    if not is_attached_first:
+        body.attach(reader)
+    assert reader.trailers is not None or reader.failure is not None
+    assert not {id(source), id(reader)} & set(map(id, gc.get_referents(body)))
