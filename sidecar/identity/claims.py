@@ -108,6 +108,7 @@ def _instant(claims: dict[str, Any], name: str) -> float | None:
     value: Any = claims.get(name)
     if value is None and name not in claims:
         return None
-    if value.__class__ not in NUMBERS or not -MOST_SECONDS < value < MOST_SECONDS:
+    kind: object = value.__class__
+    if kind not in NUMBERS or not -MOST_SECONDS < value < MOST_SECONDS:
         raise InvalidToken(f"the token's {name} is not a date")
     return float(value)
