@@ -115,7 +115,7 @@ async def test_a_call_of_grpc_web_over_http2_with_a_token(browser: Browser, tmp_
         cors = {
             "origins": [f"http://localhost:{page_port}"],
             "methods": ["POST"],
-            "headers": ["authorization", "content-type", "x-grpc-web"],
+            "headers": ["authorization", "content-type", "x-grpc-web", "x-caller"],
         }
         policy = policies(
             listeners={
@@ -146,7 +146,7 @@ async def test_a_call_of_grpc_web_over_http2_with_a_token(browser: Browser, tmp_
 
             token = sign(key(), {"exp": time.time() + 600}).decode()
             assert await call(token) == [200, "0", True]
-            assert await call(token) == [200, "0", True]
+            assert await call(token, **{"x-caller": "root"}) == [200, "0", True]
             assert [dict(seen)["x-caller"] for _, seen in server.calls] == ["alice", "alice"]
             assert await call() == [200, "16", False], "UNAUTHENTICATED can be read"
             assert await call(token[:-9]) == [200, "16", False]
