@@ -455,6 +455,14 @@ async def test_a_certificate_with_two_uris_has_no_spiffe_id() -> None:
         {"api_key": {"file": "x"}, "certificate": {"dns": "x"}},
         {"certificate": {"dns": "x", "subject": "y"}},
         {"introspection": {"url": "https://i", "client": {"id": "a", "secret": ""}}},
+        {"certificate": {"spiffe": "*"}},
+        {"certificate": {"spiffe": ["spiffe://a/b", "a/b"]}},
+        {"certificate": {"dns": ""}},
+        {"api_key": {"file": "x", "header": "content-length"}},
+        {"api_key": {"file": "x", "header": "host"}},
+        {"external": {"url": "https://i", "headers": ["transfer-encoding"]}},
+        {"external": {"url": "https://i", "forward": ["content_length"]}},
+        {"external": {"url": "https://i", "forward": ["connection"]}},
     ],
 )
 def test_impossible_identities_are_refused(settings: Any) -> None:
