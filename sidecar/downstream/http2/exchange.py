@@ -20,7 +20,7 @@ from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import HIGH_WATER, OPEN, Body, add_piece
-from sidecar.core.exchange import NO_FIELDS, Exchange
+from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
 from sidecar.core.outcome import (
@@ -28,6 +28,7 @@ from sidecar.core.outcome import (
     CLIENT_CLOSED,
     CLIENT_TIMEOUT,
     INTERNAL,
+    NOT_MARKED,
     OVERLOADED,
     PROTOCOL,
     RESET,
@@ -558,8 +559,8 @@ class StreamExchange:
             lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
         else:
             lines = b""
-        x = self.x
-        self._session.send_trailers(self._stream, lines, NO_FIELDS if x is None else x.sensitive)
+        marks = NOT_MARKED if answer is None else answer.sensitive
+        self._session.send_trailers(self._stream, lines, marks)
         self._finish(None)
         self._connection.flush()
 

@@ -50,8 +50,10 @@ class Answer:
             lines += self._fields(outcomes)
         if self._timing:
             lines += server_timing(parts)
-        status = self._status if missing else 200
-        return Outcome(status, None, self._body(scope, missing), lines=lines)
+        found = Outcome(self._status if missing else 200, None, self._body(scope, missing), lines=lines)
+        if self._passed:
+            found.sensitive = found.sensitive.union(*[outcome.sensitive for outcome in outcomes])
+        return found
 
     def _body(self, scope: Scope, missing: list[str]) -> bytes:
         values = scope.parts

@@ -352,9 +352,12 @@ class UpstreamStream:
         known = head.derived
         if known is None:
             known = head.derived = parse_fields(head.lines)
-        x = self._exchange
-        if head.sensitive and x is not None:
-            x.sensitive |= head.sensitive
+        if head.sensitive:
+            answer, outcome = self._answer, self._outcome
+            if answer is not None:
+                answer.sensitive = head.sensitive
+            elif outcome is not None:
+                outcome.sensitive |= head.sensitive
         self._trailers = list(cast("Headers", known))
         self._is_whole = True
         self._touch()
@@ -470,6 +473,7 @@ class UpstreamStream:
             self._leave()
             if trailers:
                 outcome.stream = body = Body(None, self._length if self._length >= 0 else None)
+                body.sensitive = outcome.sensitive
                 if data:
                     body.feed(data)
                 body.finish(trailers)
