@@ -46,21 +46,22 @@ HTTP_OK: Final = 200
 
 
 class KeySet:
-    """Keys in force, by ID."""
+    """Keys in force, by algorithm and ID."""
 
-    __slots__ = ("_by_id", "keys")
+    __slots__ = ("_known", "keys")
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.keys = tuple(keys)
         """All keys."""
-        self._by_id: dict[str | None, list[Key]] = {}
+        self._known: dict[tuple[str, str | None], list[Key]] = {}
         for key in self.keys:
-            self._by_id.setdefault(key.id, []).append(key)
+            for algorithm in key.algorithms:
+                for kid in {key.id, None}:
+                    self._known.setdefault((algorithm, kid), []).append(key)
 
     def find(self, algorithm: str, kid: str | None) -> list[Key]:
         """Return the keys that may have made a signature.  Without an ID, those are all keys for the algorithm."""
-        found = self.keys if kid is None else self._by_id.get(kid, ())
-        return [key for key in found if key.fits(algorithm)]
+        return self._known.get((algorithm, kid), [])
 
     def replaced_by(self, keys: Iterable[Key]) -> KeySet:
         """Return the set of other keys; a key that is in both stays the same object, and the rest leave."""

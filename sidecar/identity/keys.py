@@ -164,10 +164,6 @@ class Key:
         """Algorithms that the key may be used with."""
         return list(self._verifiers)
 
-    def fits(self, algorithm: str) -> bool:
-        """True if the key may be used with an algorithm."""
-        return algorithm in self._verifiers
-
     def verify(self, algorithm: str, signature: bytes, signed: bytes) -> bool:
         """True if the signature is right."""
         return self._verifiers[algorithm](signature, signed)
