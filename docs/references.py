@@ -82,7 +82,7 @@ def commands() -> str:
 
 def all_commands(program: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
     """Yield the commands of a program with their whole names, those of inner groups included."""
-    for name, each in group.commands.items():
+    for name, each in sorted(group.commands.items()):
         if isinstance(each, click.Group):
             yield from all_commands(f"{program} {name}", each)
         else:
