@@ -58,7 +58,7 @@ DEMO_PORTS: Final = {
     "shop": {"SHOP_PORT": 100},
 }
 """Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
-IMPORTS: Final = ("envoy", "nginx")
+IMPORTS: Final = ("envoy", "nginx", "istio", "dapr", "traefik", "gateway-api")
 """Kinds of configuration that `import` translates."""
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -691,6 +691,10 @@ def init(files: tuple[str, ...], service: str, output: str | None) -> None:
     examples=[
         ("sidecar import envoy envoy.yaml -o policies.yaml", "From Envoy's bootstrap."),
         ("sidecar import nginx nginx.conf", "From an nginx configuration."),
+        ("sidecar import istio reviews.yaml", "From VirtualServices, DestinationRules, ServiceEntries and Gateways."),
+        ("sidecar import dapr resiliency.yaml", "From Dapr's resiliency."),
+        ("sidecar import traefik dynamic.toml", "From a dynamic configuration, or from IngressRoutes."),
+        ("sidecar import gateway-api routes.yaml", "From HTTPRoutes, GRPCRoutes and Gateways."),
     ],
 )
 @click.argument("kind", type=Choice(IMPORTS), metavar=f"[{'|'.join(IMPORTS)}]")
