@@ -12,7 +12,7 @@ from sidecar.command_line import FAILURE, Choice, Failure, Program, counted, rej
 from sidecar.commands.files import PATH, open_binary, print_problems, read_sources, write_new
 from sidecar.commands.group import main
 
-IMPORTS: Final = ("envoy", "nginx")
+IMPORTS: Final = ("envoy", "nginx", "istio", "dapr", "traefik", "gateway-api")
 """Kinds of configuration that `import` translates."""
 
 
@@ -126,6 +126,10 @@ def init(files: tuple[str, ...], service: str, output: str | None) -> None:
     examples=[
         ("sidecar import envoy envoy.yaml -o policies.yaml", "From Envoy's bootstrap."),
         ("sidecar import nginx nginx.conf", "From an nginx configuration."),
+        ("sidecar import istio reviews.yaml", "From VirtualServices, DestinationRules, ServiceEntries and Gateways."),
+        ("sidecar import dapr resiliency.yaml", "From Dapr's resiliency."),
+        ("sidecar import traefik dynamic.toml", "From a dynamic configuration, or from IngressRoutes."),
+        ("sidecar import gateway-api routes.yaml", "From HTTPRoutes, GRPCRoutes and Gateways."),
     ],
 )
 @click.argument("kind", type=Choice(IMPORTS), metavar=f"[{'|'.join(IMPORTS)}]")
