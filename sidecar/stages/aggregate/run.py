@@ -27,8 +27,9 @@ from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
 from sidecar.stages.aggregate.answer import Answer
-from sidecar.stages.aggregate.heads import Head, read_head
+from sidecar.stages.aggregate.heads import NO_HEAD, Head
 from sidecar.stages.aggregate.lifetime import NO_STORE
+from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.targets import PartPlan, key_of
 from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
 from sidecar.transform.buffering import read_body
@@ -47,8 +48,6 @@ MOST_NAMES: Final = 20
 """Most names that are taken from a part's partial answer."""
 BLANK: Final = 0x20
 """Highest octet of white space around a JSON text."""
-NO_ITEMS: Final[list[list[Value]]] = []
-"""Items of a part without a list; never changed."""
 NO_VALUE: Final = "no_value"
 """Reason of a part whose path needs a value that is missing."""
 NEEDS: Final = "needs"
@@ -71,11 +70,13 @@ def inner_names(part: str, value: bytes) -> tuple[str, ...]:
 
 
 class Result:
-    """Result of one request of a part."""
+    """Result of a part, or of one of its requests."""
 
-    __slots__ = ("detail", "outcome", "reason", "value")
+    __slots__ = ("detail", "head", "outcome", "reason", "value")
 
-    def __init__(self, value: Value | None, reason: str, detail: str, outcome: Outcome | None) -> None:
+    def __init__(
+        self, value: Value | None, reason: str, detail: str, outcome: Outcome | None, head: Head = NO_HEAD
+    ) -> None:
         self.value = value
         """Answer; None for a failure."""
         self.reason = reason
@@ -84,14 +85,16 @@ class Result:
         """Description of the failure; empty for a success."""
         self.outcome = outcome
         """Outcome of the request; None if none was made."""
+        self.head = head
+        """Head of the answer; `NO_HEAD` for a failure."""
 
 
 class Gathering:
     """Parts of one request, from the start of the first to the whole answer."""
 
     __slots__ = (
-        "_answer", "_env", "_now", "_plans", "_promise", "_runs", "_unfinished", "_waiting", "_where", "absent",
-        "allowance", "asked", "is_merged", "is_over", "lines", "missing", "outcome", "outcomes", "parts", "scope",
+        "_answer", "_env", "_now", "_plans", "_promise", "_unfinished", "_waiting", "_where", "absent", "allowance",
+        "asked", "asks", "is_merged", "is_over", "lines", "missing", "outcome", "outcomes", "parts", "scope",
         "speaks", "values", "x",
     )  # fmt: skip
 
@@ -112,8 +115,10 @@ class Gathering:
         """Names of what is missing, by the part: its own, or those that its partial answer has named."""
         self.outcomes: dict[str, Outcome] = {}
         """Outcomes of the parts with an answer of their own, by name."""
+        self.asks: list[Ask] = []
+        """All requests; empty once the whole has ended."""
         self.asked: dict[tuple[object, ...], Ask] = {}
-        """Safe requests that were made, by their identity."""
+        """Requests that may be made once for several, by their identity; empty once the whole has ended."""
         self.parts: list[Part] = []
         """Records of all requests."""
         self.scope = Scope(x, self.values)
@@ -134,8 +139,6 @@ class Gathering:
         self._waiting = [len(plan.needs) for plan in plans]
         """Number of parts that each part still waits for."""
         self._unfinished = len(plans)
-        self._runs: list[PartRun] = []
-        """Parts that have started and not ended."""
         self._promise: Promise[Outcome] | None = None
         """Promise of the outcome; None if nobody waits."""
         x.parts = self.parts
@@ -159,23 +162,55 @@ class Gathering:
 
     def cancel(self) -> None:
         """Cancel all parts, since the client has left."""
-        self._promise = None  # breaks a reference cycle, as `asked.clear` in `_stop`
-        self._stop()
+        self._promise = None
+        for ask in self._close():
+            ask.cancel()
 
-    def _stop(self) -> None:
-        """Cancel all parts in flight, and start no more."""
+    def _close(self) -> list[Ask]:
+        """Start no more parts, and return all requests."""
         self.is_over = True
-        runs, self._runs = self._runs, []
-        for run in runs:
-            run.cancel()
-        self.asked.clear()  # breaks a reference cycle, which only the garbage collector would free
+        asks, self.asks = self.asks, []  # breaks reference cycles, which only the garbage collector would free
+        self.asked.clear()
+        return asks
 
     def _begin(self, plan: PartPlan, now: float) -> None:
-        run = PartRun(self, plan, now)
-        self._runs.append(run)
-        run.begin()
+        """Start a part, or end it at once if it cannot start."""
+        for need in plan.needs:
+            if need in self.absent:
+                self._skip(plan, NEEDS, f"it needs the part {need}, which failed ({self.absent[need]})", now)
+                return
+        deadline = self._deadline(plan, now)
+        if deadline <= now:
+            self._skip(plan, NO_TIME, "no time was left for it", now)
+        elif plan.each is None:
+            Ask(self, plan, plan.name, now, deadline, None).start(self.scope)
+        else:
+            self._begin_list(plan, plan.each, now, deadline)
 
-    def deadline(self, plan: PartPlan, now: float) -> float:
+    def _begin_list(self, plan: PartPlan, each: EachSpec, now: float, deadline: float) -> None:
+        """Start a part that is asked for each item of a list."""
+        list_of = plan.list_of
+        assert list_of is not None
+        text = value_of(list_of, self.scope)
+        items = None if text is None else items_of(Value(text).document)
+        if items is None:
+            self._skip(plan, NO_VALUE, f"{{{list_of.text}}} is no list", now)
+        elif len(items) > each.max:
+            self._skip(plan, TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}", now)
+        elif not items:
+            self.end(plan, Result(Value(b"[]"), "", "", None), now, None)
+        else:
+            ListRun(self, plan, each, items, now, deadline).begin()
+
+    def _skip(self, plan: PartPlan, reason: str, detail: str, now: float) -> None:
+        """End a part without a request."""
+        record = Part(plan.name, None, "skipped", now)
+        record.ended = now
+        record.reason = reason
+        self.parts.append(record)
+        self.end(plan, Result(None, reason, detail, None), now, None)
+
+    def _deadline(self, plan: PartPlan, now: float) -> float:
         """Return the deadline of a part that starts now; `now` or less if it cannot end in time."""
         left = self.x.deadline - now
         allowed = left
@@ -198,38 +233,32 @@ class Gathering:
 
     # ----- ends of parts
 
-    def end(self, run: PartRun, result: Result, now: float) -> None:
-        """Take the result of a part, and start those that needed only it."""
-        plan = run.plan
+    def end(self, plan: PartPlan, result: Result, now: float, ask: Ask | None) -> None:
+        """Take the result of a part, and start those that needed only it.
+
+        `ask` is its request, the last one of several; None if none was made.
+        """
         if self.is_over:
             return
-        self._runs.remove(run)
         value = result.value
         if value is None:
             if plan.is_required:
-                run.release()
                 self._fail(plan, result)
                 return
-            self.missing[plan.name] = (plan.name,)
-            value = self._substitute(run)
-            if value is None:
-                self.absent[plan.name] = result.reason
-                value = Value(NULL, is_substitute=True)
-            run.relabel()
-            plan.counter(metrics.AGGREGATE_PARTS, run.substituted).value += 1
+            value = self._replace(plan, result, [] if ask is None else ask.siblings())
         else:
             usual = plan.usual
-            plan.usual = usual + (now - run.started - usual) * (MEMORY if usual else 1.0)
+            seconds = 0.0 if ask is None else now - ask.begun
+            plan.usual = usual + (seconds - usual) * (MEMORY if usual else 1.0)
             outcome = result.outcome
             if outcome is not None:
                 self.outcomes[plan.name] = outcome
-                head = plan.head_of(outcome)
+                head = result.head
                 if head.speaks:
                     self.speaks = True
                 if head.partial is not None and plan.name not in self.missing:
                     self.missing[plan.name] = inner_names(plan.name, head.partial)
             plan.count_success()
-        run.release()
         self.values[plan.name] = value
         self._unfinished -= 1
         for each in plan.dependents:
@@ -239,24 +268,49 @@ class Gathering:
         if self._unfinished == 0 and not self.is_over:
             self._conclude()
 
-    def _substitute(self, run: PartRun) -> Value | None:
-        """Return the first substitute that is there; None without one."""
-        for substitute in run.plan.substitutes:
+    def _replace(self, plan: PartPlan, result: Result, asks: list[Ask]) -> Value:
+        """Return the first substitute that is there for a part that has failed, else null; `asks` are its requests."""
+        self.missing[plan.name] = (plan.name,)
+        value: Value | None = None
+        word = "failed"
+        for substitute in plan.substitutes:
             if substitute is not None:
-                run.substituted = "substituted"
-                return substitute
-            stale = run.stale(self.is_merged)
-            if stale is not None:
-                run.substituted = "stale"
-                return stale
-        return None
+                value, word = substitute, "substituted"
+            elif asks and plan.each is None:
+                value, word = self._stale(asks[0]), "stale"
+            if value is not None:
+                break
+        else:
+            word = "failed"
+            self.absent[plan.name] = result.reason
+            value = Value(NULL, True)
+        for ask in asks:
+            if ask.record.result == "failed":
+                ask.record.result = word
+        plan.counter(metrics.AGGREGATE_PARTS, word).value += 1
+        return value
+
+    def _stale(self, ask: Ask) -> Value | None:
+        """Return the stale response of the cache that a request has met; None if there is none."""
+        x = ask.x
+        if x is None or x.stale is None:
+            return None
+        outcome = x.stale()
+        if outcome.stream is not None:
+            return None
+        limit = min(ask.plan.max_body, max(0, self.allowance.left))
+        found = evaluate(outcome, ask.plan, limit, self.is_merged).value
+        if found is not None:
+            self.allowance.left -= len(found.text)
+        return found
 
     def _conclude(self) -> None:
         """Make the whole answer."""
         missing: list[str] = []
         outcomes: list[Outcome] = []
         for plan in self._plans:
-            missing += self.missing.get(plan.name, ())
+            if self.missing:
+                missing += self.missing.get(plan.name, ())
             outcome = self.outcomes.get(plan.name)
             if outcome is not None:
                 outcomes.append(outcome)
@@ -272,7 +326,8 @@ class Gathering:
     def _fail(self, plan: PartPlan, result: Result) -> None:
         """Fail as a whole, since a required part has failed."""
         plan.counter(metrics.AGGREGATE_PARTS, "failed").value += 1
-        self._stop()
+        for ask in self._close():
+            ask.cancel()
         outcome = result.outcome
         detail = f"The required part {plan.name} failed: {result.detail}"
         refusal = Refusal("aggregate", self._where, detail)
@@ -297,9 +352,8 @@ class Gathering:
         self._resolve(found)
 
     def _resolve(self, outcome: Outcome) -> None:
-        self.is_over = True
+        self._close()
         self.outcome = outcome
-        self.asked.clear()
         promise, self._promise = self._promise, None
         if promise is not None:
             promise.resolve(outcome)
@@ -333,176 +387,115 @@ def refused(status: int, detail: str, part: str, lines: bytes) -> Outcome:
     return Outcome(status, None, json.dumps(document).encode(), lines=lines)
 
 
-class PartRun:
-    """One part in flight, with one request or with one for each item of its list."""
+class ListRun:
+    """Part in flight that is asked for each item of a list, or for several at once."""
 
-    __slots__ = ("_asks", "_count", "_done", "_items", "deadline", "gathering", "plan", "started", "substituted")
+    __slots__ = ("_done", "_each", "_items", "asks", "deadline", "gathering", "plan", "started")
 
-    def __init__(self, gathering: Gathering, plan: PartPlan, now: float) -> None:
-        self.plan = plan
+    def __init__(
+        self, gathering: Gathering, plan: PartPlan, each: EachSpec, items: list[bytes], now: float, deadline: float
+    ) -> None:
         self.gathering = gathering
+        self.plan = plan
         self.started = now
         """Instant of its start."""
-        self.deadline = NEVER
+        self.deadline = deadline
         """Instant by which it must end."""
-        self.substituted = "failed"
-        """Result of the part if it fails: `failed`, `stale` or `substituted`."""
-        self._asks: list[Ask] = []
+        self.asks: list[Ask] = []
         """Requests that were started, in the order of their items."""
-        self._items = NO_ITEMS
-        """Items of each request; empty without a list."""
-        self._count = 1
-        """Number of requests."""
+        self._each = each
+        size, values = each.batch or 1, [Value(item) for item in items]
+        self._items = [values[at : at + size] for at in range(0, len(values), size)]
+        """Items of each request."""
         self._done = 0
         """Number of requests that have ended."""
 
     def begin(self) -> None:
-        """Start the part, or end it at once if it cannot start."""
-        plan, gathering = self.plan, self.gathering
-        for need in plan.needs:
-            if need in gathering.absent:
-                self._skip(NEEDS, f"it needs the part {need}, which failed ({gathering.absent[need]})")
-                return
-        self.deadline = gathering.deadline(plan, self.started)
-        if self.deadline <= self.started:
-            self._skip(NO_TIME, "no time was left for it")
-            return
-        each, list_of = plan.each, plan.list_of
-        if each is None or list_of is None:
-            self._ask(gathering.scope, plan.name, self.started)
-            return
-        text = value_of(list_of, gathering.scope)
-        items = None if text is None else items_of(Value(text).document)
-        if items is None:
-            self._skip(NO_VALUE, f"{{{list_of.text}}} is no list")
-        elif len(items) > each.max:
-            self._skip(TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}")
-        elif not items:
-            gathering.end(self, Result(Value(b"[]"), "", "", None), self.started)
-        else:
-            size = each.batch or 1
-            values = [Value(item) for item in items]
-            self._items = [values[at : at + size] for at in range(0, len(values), size)]
-            self._count = len(self._items)
-            for _ in range(min(each.at_once, self._count)):
-                if len(self._asks) < self._count and not gathering.is_over:
-                    self._ask_next(self.started)
-
-    def _skip(self, reason: str, detail: str) -> None:
-        """End the part without a request."""
-        record = Part(self.plan.name, None, "skipped", self.started)
-        record.ended = self.started
-        record.reason = reason
-        self.gathering.parts.append(record)
-        self.gathering.end(self, Result(None, reason, detail, None), self.started)
-
-    def _ask(self, scope: Scope, name: str, now: float) -> None:
-        ask = Ask(self, name, now)
-        self._asks.append(ask)
-        ask.start(scope)
+        """Start the first requests."""
+        for _ in range(min(self._each.at_once, len(self._items))):
+            if len(self.asks) < len(self._items) and not self.gathering.is_over:
+                self._ask_next(self.started)
 
     def _ask_next(self, now: float) -> None:
         """Start the request for the next items."""
-        gathering, plan, number = self.gathering, self.plan, len(self._asks)
-        each = plan.each
-        assert each is not None
-        scope = Scope(gathering.x, gathering.values, self._items[number], each.separator)
-        self._ask(scope, f"{plan.name}[{number}]", now)
+        gathering, number = self.gathering, len(self.asks)
+        ask = Ask(gathering, self.plan, f"{self.plan.name}[{number}]", now, self.deadline, self)
+        self.asks.append(ask)
+        ask.start(Scope(gathering.x, gathering.values, self._items[number], self._each.separator))
 
-    def take(self, result: Result, now: float) -> None:
+    def take(self, ask: Ask, result: Result, now: float) -> None:
         """Take the result of one request."""
-        gathering = self.gathering
-        if gathering.is_over:
+        if self.gathering.is_over:
             return
         self._done += 1
-        if not self._items or (result.value is None and self.plan.is_required):
-            gathering.end(self, result, now)
-        elif self._done == self._count:
-            self._join(now)
-        elif len(self._asks) < self._count:
+        is_refused = result.value is None and self.plan.is_required
+        if is_refused or self._done == len(self._items):
+            self.gathering.end(self.plan, result if is_refused else self._joined(), now, ask)
+            self.asks = []  # breaks a reference cycle, which only the garbage collector would free
+        elif len(self.asks) < len(self._items):
             self._ask_next(now)
 
-    def _join(self, now: float) -> None:
-        """Join the answers for all items to one list, in which an item that failed is null."""
+    def _joined(self) -> Result:
+        """Return the result of all requests: a list, in which an item that failed is null."""
         plan = self.plan
-        results = [ask.result for ask in self._asks if ask.result is not None]
-        failures = [each for each in results if each.value is None]
-        if len(failures) == len(results):
-            self.gathering.end(self, failures[0], now)
-            return
+        results = [ask.result for ask in self.asks if ask.result is not None]
+        first = next((each for each in results if each.value is not None), None)
+        if first is None:
+            return results[0]
         texts: list[bytes] = []
         for result, items in zip(results, self._items, strict=True):
             value = result.value
             if value is None:
                 texts += [NULL] * len(items)
-            elif plan.each is None or plan.each.batch is None:
+                self.gathering.missing[plan.name] = (plan.name,)
+            elif self._each.batch is None:
                 texts.append(value.text)
             else:
                 found = items_of(value.document)
                 texts += [value.text] if found is None else found
-        if failures:
-            self.gathering.missing[plan.name] = (plan.name,)
-        found_outcome = next((each.outcome for each in results if each.value is not None), None)
-        self.gathering.end(self, Result(Value(b"[" + b",".join(texts) + b"]"), "", "", found_outcome), now)
-
-    def stale(self, is_merged: bool) -> Value | None:
-        """Return the stale response of the cache of the part's route; None if there is none."""
-        if self._items or not self._asks:
-            return None
-        x = self._asks[0].x
-        if x is None or x.stale is None:
-            return None
-        outcome = x.stale()
-        if outcome.stream is not None:
-            return None
-        allowance = self.gathering.allowance
-        limit = min(self.plan.max_body, max(0, allowance.left))
-        found = evaluate(outcome, read_head(outcome), limit, is_merged).value
-        if found is not None:
-            allowance.left -= len(found.text)
-        return found
-
-    def relabel(self) -> None:
-        """Set the result of the records of failed requests to that of the part."""
-        for ask in self._asks:
-            if ask.record.result == "failed":
-                ask.record.result = self.substituted
-
-    def cancel(self) -> None:
-        """Cancel all requests in flight."""
-        for ask in self._asks:
-            ask.cancel()
-        self.release()
-
-    def release(self) -> None:
-        """Drop the requests, which refer to the part: only the garbage collector would free such a cycle."""
-        self._asks = []
+        return Result(Value(b"[" + b",".join(texts) + b"]"), "", "", first.outcome, first.head)
 
 
 class Ask:
     """One request of a part."""
 
-    __slots__ = ("_followers", "_inner", "_run", "record", "result", "x")
+    __slots__ = (
+        "_followers", "_gathering", "_inner", "_list", "begun", "deadline", "plan", "record", "result", "x",
+    )  # fmt: skip
 
-    def __init__(self, run: PartRun, name: str, now: float) -> None:
+    def __init__(
+        self, gathering: Gathering, plan: PartPlan, name: str, now: float, deadline: float, of: ListRun | None
+    ) -> None:
+        """`of` is the list for one of whose items the request is made; None without a list."""
+        self.plan = plan
+        self.deadline = deadline
+        """Instant by which it must end."""
+        self.begun = now if of is None else of.started
+        """Instant at which its part has started."""
         self.x: Exchange | None = None
         """Request; None before it is made, and if another part's request is used."""
         self.record = Part(name, None, "failed", now)
         """Record."""
         self.result: Result | None = None
         """Result; None until the end."""
-        self._run = run
+        self._gathering = gathering
+        self._list = of
         self._inner: InnerExchange | None = None
         """Request in flight; None before and after."""
         self._followers: list[Ask] | None = None
         """Requests that are the same, and wait for its result; None without any."""
 
+    def siblings(self) -> list[Ask]:
+        """Return all requests of its part."""
+        return [self] if self._list is None else self._list.asks
+
     def start(self, scope: Scope) -> None:
         """Make the request, or wait for the same request of another part."""
-        run, record = self._run, self.record
-        gathering, plan, now = run.gathering, run.plan, record.started
+        gathering, plan, record = self._gathering, self.plan, self.record
+        now = record.started
+        gathering.asks.append(self)
         gathering.parts.append(record)
-        if now >= run.deadline:
+        if now >= self.deadline:
             self._end(Result(None, NO_TIME, "no time was left for it", None), "skipped", now)
             return
         try:
@@ -520,8 +513,8 @@ class Ask:
                 else:
                     leader._followers.append(self)
                 return
-        if run.deadline < x.deadline:
-            x.deadline = run.deadline
+        if self.deadline < x.deadline:
+            x.deadline = self.deadline
         x.caller_deadline = x.deadline
         self.x = record.x = x
         inner = self._inner = InnerExchange(x, plan.max_body, self._took, gathering.allowance)
@@ -530,8 +523,7 @@ class Ask:
     def _took(self, inner: InnerExchange) -> None:
         """Take the answer."""
         self._inner = None
-        run = self._run
-        gathering, plan = run.gathering, run.plan
+        gathering, plan = self._gathering, self.plan
         outcome = inner.outcome
         assert outcome is not None
         if inner.error is not None:
@@ -539,9 +531,7 @@ class Ask:
         self.record.outcome = outcome
         allowance, size = gathering.allowance, len(outcome.body)
         left = size + allowance.left if allowance.left > 0 else size
-        result = evaluate(
-            outcome, plan.head_of(outcome), plan.max_body if plan.max_body < left else left, gathering.is_merged
-        )
+        result = evaluate(outcome, plan, plan.max_body if plan.max_body < left else left, gathering.is_merged)
         if result.value is not None and len(result.value.text) > size:
             allowance.left -= len(result.value.text) - size  # decoded, it is in memory as a whole
         self._end(result, "failed", gathering.now())
@@ -554,7 +544,10 @@ class Ask:
         record.result = "ok" if not result.reason and word == "failed" else word
         self.result = result
         followers, self._followers = self._followers, None
-        self._run.take(result, now)
+        if self._list is None:
+            self._gathering.end(self.plan, result, now, self)
+        else:
+            self._list.take(self, result, now)
         if followers is not None:
             for follower in followers:
                 follower._end(result, "duplicate", now)
@@ -564,15 +557,17 @@ class Ask:
         inner, self._inner = self._inner, None
         record = self.record
         if not record.ended:
-            record.ended = self._run.gathering.now()
+            record.ended = self._gathering.now()
             record.result = "cancelled"
         self._followers = None
+        if self._list is not None:
+            self._list.asks = []  # breaks a reference cycle
         if inner is not None:
             inner.cancel()
 
 
-def evaluate(outcome: Outcome, head: Head, limit: int, is_merged: bool) -> Result:
-    """Return the result of a request by its outcome and head; `limit` holds for the decoded body too."""
+def evaluate(outcome: Outcome, plan: PartPlan, limit: int, is_merged: bool) -> Result:
+    """Return the result of a request by its outcome; `limit` holds for the decoded body too."""
     failure = outcome.failure
     if failure is not None:
         detail = outcome.refusal.detail or outcome.cause or failure.title
@@ -580,9 +575,9 @@ def evaluate(outcome: Outcome, head: Head, limit: int, is_merged: bool) -> Resul
     status = outcome.status
     if not 200 <= status < 300:
         return Result(None, str(status), f"the answer has the status {status}", outcome)
-    text = outcome.body
+    head, text = plan.head_of(outcome), outcome.body
     if not text:
-        return Result(Value(NULL), "", "", outcome)
+        return Result(Value(NULL), "", "", outcome, head)
     if head.coding or len(text) > limit:
         body = read_body(outcome, limit)
         if body.problem is not None:
@@ -600,4 +595,4 @@ def evaluate(outcome: Outcome, head: Head, limit: int, is_merged: bool) -> Resul
         text = text.strip(SPACE)
     if is_merged and text[:1] != b"{" and text != NULL:
         return Result(None, INVALID, "the body is no object, and cannot be merged", outcome)
-    return Result(Value(text), "", "", outcome)
+    return Result(Value(text), "", "", outcome, head)
