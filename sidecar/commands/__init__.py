@@ -6,7 +6,7 @@
 | `files` | policy files as commands read them, and documents as they print them |
 | `serving` | `run`, `demo`, `top` |
 | `policies` | `check`, `schema`, `test`, `routes`, `explain` |
-| `evidence` | `lint`, `diff`, `replay` |
+| `evidence` | `lint`, `diff`, `replay`, `recommend` |
 | `writing` | `promote`, `key`, `init`, `import`, `proto pull` |
 | `cluster` | `inject`, `capture` |
 

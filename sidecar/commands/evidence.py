@@ -1,4 +1,4 @@
-"""Commands that compute before a policy ships: `lint`, `diff`, `replay`."""
+"""Commands that compute before a policy ships: `lint`, `diff`, `replay`, `recommend`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidecar.lint.chain import Chain
     from sidecar.lint.run import Linted
     from sidecar.lint.traffic import TrafficSpec
+    from sidecar.replay.record import Record
 
 MOST_MARGINS: Final = 10
 """Most routes of which `lint --deep` searches the margin."""
@@ -182,20 +183,11 @@ def replay(
     """
     from sidecar.control.compiler import CompileError
     from sidecar.replay import report
-    from sidecar.replay.formats import read_log
     from sidecar.replay.run import replay as run_replay
     from sidecar.replay.world import Unmatched
 
     before, after = load_policies(old, as_json=as_json), load_policies(new, as_json=as_json)
-    try:
-        record = read_log(log, form)
-    except OSError as error:
-        raise Failure(describe_path_error(error, "name an access log")) from None
-    if not record.requests:
-        named = "".join(f"\n{each}" for each in record.named)
-        raise Failure(
-            f"{log}: has no requests to replay; name a log in JSON of the sidecar, of nginx or of Envoy{named}"
-        )
+    record = read_record(log, form)
     try:
         result = run_replay(before, after, record, range(1, seeds + 1))
     except CompileError as error:
@@ -216,6 +208,72 @@ def replay(
     else:
         click.echo(report.text(result, failures), nl=False)
     sys.exit(FAILURE if failures else 0)
+
+
+@main.command(
+    examples=[
+        ("sidecar recommend policies.yaml --log access.jsonl", "Print what the log suggests."),
+        ("sidecar recommend policies.yaml --log access.jsonl --write values.patch", "Write the change as a patch too."),
+    ]
+)
+@click.argument("path", type=PATH)
+@click.option("--log", "log", type=PATH, required=True, metavar="FILE", help="Access log of good days.")
+@click.option(
+    "--format",
+    "form",
+    type=Choice(("sidecar", "nginx", "envoy", "envoy_json")),
+    help="Format of the log; else guessed.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(0, 100), default=1, metavar="N", help="Replays of each change; 1 if not given."
+)
+@click.option("--write", type=PATH, metavar="FILE", help="Write the changes as a patch for `patch -p0`.")
+@json_option
+def recommend(path: str, log: str, form: str | None, seeds: int, write: str | None, as_json: bool) -> None:
+    """Print the values that a log suggests for policies.
+
+    Timeouts come from percentiles, thresholds of breakers from the noise of good times, limits from calls in flight.
+    Each value has its evidence, its place, and its effect in a replay of the log.  The policies are not changed.
+    """
+    from sidecar.control.compiler import CompileError
+    from sidecar.replay import recommend as values
+    from sidecar.replay.world import Unmatched
+
+    sources = read_sources(path, as_json=as_json)
+    spec = load_policies(path, as_json=as_json)
+    record = read_record(log, form)
+    try:
+        result = values.recommend(sources, spec, record, os.environ, range(1, seeds + 1))
+    except CompileError as error:
+        raise Failure(str(error)) from None
+    except Unmatched:
+        raise Failure(f"{log}: no request has a route in the policies; name the log of this service") from None
+    if write is not None:
+        try:
+            with open(write, "w", encoding="utf-8") as file:
+                file.write(result.patch())
+        except OSError as error:
+            raise Failure(describe_path_error(error, "name a file that can be written")) from None
+    if as_json:
+        print_json(values.document(result))
+    else:
+        click.echo(values.text(result), nl=False)
+
+
+def read_record(log: str, form: str | None) -> Record:
+    """Return the record of an access log.  A log without requests ends the command."""
+    from sidecar.replay.formats import read_log
+
+    try:
+        record = read_log(log, form)
+    except OSError as error:
+        raise Failure(describe_path_error(error, "name an access log")) from None
+    if not record.requests:
+        named = "".join(f"\n{each}" for each in record.named)
+        raise Failure(
+            f"{log}: has no requests to replay; name a log in JSON of the sidecar, of nginx or of Envoy{named}"
+        )
+    return record
 
 
 def print_margins(sources: Sequence[Source], spec: PolicySpec) -> None:

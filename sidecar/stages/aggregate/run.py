@@ -466,7 +466,7 @@ class Ask:
     def __init__(
         self, gathering: Gathering, plan: PartPlan, name: str, now: float, deadline: float, of: ListRun | None
     ) -> None:
-        """`of` is the list for one of whose items the request is made; None without a list."""
+        """Make a request of a part; `of` is the list for one of whose items it is made, None without a list."""
         self.plan = plan
         self.deadline = deadline
         """Instant by which it must end."""
