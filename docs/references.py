@@ -28,6 +28,7 @@ EXIT_CODES: Final = {
     "sidecar lint": ("nothing but notes found", "a problem, an error, a warning, or a path that cannot be read"),
     "sidecar diff": ("printed, whether or not there is a difference", "a problem, or a path that cannot be read"),
     "sidecar replay": ("the new policies keep the bounds", "they exceed one, or a file has a problem"),
+    "sidecar recommend": ("printed, whether or not there is a suggestion", "a file has a problem, or cannot be read"),
     "sidecar test": ("every test passed", "a test failed, a file cannot be used, or no test has the word"),
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),

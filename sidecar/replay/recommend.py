@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.config.edit import put
 from sidecar.config.files import Source
 from sidecar.config.load import load
+from sidecar.config.node import Mark
 from sidecar.config.report import visible
 from sidecar.config.spec import PolicySpec
 from sidecar.replay.advice import Advice, advise, unknown
@@ -28,13 +29,13 @@ BOM: Final = b"\xef\xbb\xbf"
 class Suggestion(NamedTuple):
     """Suggested value with its place and its effect.
 
-    - `place`: `file:line` of the value in force, or of its owner.
+    - `place`: place of the value in force, or of its owner.
     - `effect`: numbers of a replay with this value alone; None if it was not replayed.
     - `by_hand`: reason why the file cannot be edited; empty if it can.
     """
 
     advice: Advice
-    place: str
+    place: Mark
     effect: Numbers | None
     by_hand: str
 
@@ -86,7 +87,7 @@ def recommend(
                 one = load(alone, environ).spec
                 effect = None if one is None else _replayed(one, record, seeds[:1])
         node = _owner(spec, advice).nearest(*advice.path)
-        found.append(Suggestion(advice, f"{node.place.file}:{node.place.line}", effect, by_hand))
+        found.append(Suggestion(advice, node.place, effect, by_hand))
     after = _replayed(final, record, seeds) if found else before
     told = unknown(record) + limits(record, 0)
     return Recommended(record, found, before, after, list(sources), changed, told)
@@ -142,7 +143,7 @@ def text(result: Recommended) -> str:
     lines = [f"{len(record.requests)} requests in {record.seconds:.0f} s", ""]
     for each in result.suggestions:
         advice = each.advice
-        lines.append(f"{each.place}: {advice.place}: {advice.old or 'not set'} -> {advice.new}")
+        lines.append(f"{each.place.file}:{each.place.line}: {advice.place}: {advice.old or 'not set'} -> {advice.new}")
         lines.append(f"    {advice.why}")
         if each.by_hand:
             lines.append(f"    not in the patch: {each.by_hand}")
@@ -157,7 +158,7 @@ def text(result: Recommended) -> str:
 
 
 def document(result: Recommended) -> dict[str, Any]:
-    """Return the result as a JSON document."""
+    """Return the result as a `RecommendDocument`."""
 
     def numbers(found: Numbers | None) -> dict[str, Any] | None:
         return None if found is None else found._asdict()
@@ -169,7 +170,7 @@ def document(result: Recommended) -> dict[str, Any]:
         "suggestions": [
             {
                 "path": each.advice.place,
-                "place": each.place,
+                "place": {"file": each.place.file, "line": each.place.line},
                 "old": each.advice.old or None,
                 "new": each.advice.new,
                 "why": each.advice.why,
