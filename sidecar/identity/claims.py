@@ -64,14 +64,14 @@ class ClaimRules:
         known = self._audiences
         if known and not (audience in known if isinstance(audience, str) else known & audiences_of(audience)):
             raise InvalidToken(f"the token's audience {audience!r} is another service")
-        expires = _instant(claims, "exp")
+        expires = numeric_date(claims, "exp")
         if expires is None:
             raise InvalidToken("the token has no exp")
         left = expires + self._leeway - wall
         if left <= 0:
             raise InvalidToken(f"the token expired {-left + self._leeway:.0f} s ago")
         for name in ("nbf", "iat"):
-            if (instant := _instant(claims, name)) is not None and instant > wall + self._leeway:
+            if (instant := numeric_date(claims, name)) is not None and instant > wall + self._leeway:
                 raise InvalidToken(f"the token's {name} is {instant - wall:.0f} s in the future")
         for name in self._require:
             if claims.get(name) is None:
@@ -103,7 +103,7 @@ def caller_id(claims: dict[str, Any], name: str) -> str:
     return value
 
 
-def _instant(claims: dict[str, Any], name: str) -> float | None:
+def numeric_date(claims: dict[str, Any], name: str) -> float | None:
     """Return a NumericDate (RFC 7519 2); None if it is absent.  Raises `InvalidToken`."""
     value: Any = claims.get(name)
     if value is None and name not in claims:

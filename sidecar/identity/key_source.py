@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TaskHandle
+from sidecar.identity.claims import MOST_SECONDS
 from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import parse_json
 from sidecar.identity.keys import Key, read_keys
@@ -352,7 +353,9 @@ class RemoteKeys(KeySource):
             if not isinstance(document, dict) or document.get("source") != self._source.url:
                 raise ValueError(f"{path} holds the keys of another URL")
             fetched = document.get("fetched")
-            age = self._env.wall() - fetched if isinstance(fetched, int | float) else -1.0
+            if not isinstance(fetched, int | float) or not 0 <= fetched < MOST_SECONDS:
+                raise ValueError(f"{path} does not say when its keys were fetched")
+            age = self._env.wall() - fetched
             if not 0 <= age <= spec.refresh + spec.stale_for:
                 raise ValueError(f"{path} is too old, or from the future")
             keys, _ = _read(path, document, has_secrets=False)

@@ -185,6 +185,7 @@ def test_a_key_is_used_only_as_it_says() -> None:
         ({"alg": "RSA-OAEP"}, "is for the algorithm"),
         ({"kty": "rsa"}, "has the type"),
         ({"kid": 7}, "kid"),
+        ({"kid": "k" * 257}, "kid"),
         ({"e": "AQ"}, "cannot be read"),
         ({"e": "AQAAAAE"}, "exponent"),
         ({"n": jwk(key("RSA"))["n"][:100]}, "bits"),
