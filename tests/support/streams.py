@@ -22,7 +22,7 @@ from tests.support.loop import settle
 from tests.support.proxy import Proxy, Service
 from tests.support.transports import Wire
 
-ANY_RATE = Limits(frame_burst=1e9, reset_burst=1e9)
+ANY_RATE = Limits(frame_burst=1e9, reset_burst=1e9, allows_connect=True)
 TURNS = 200
 """Turns of the loop that an event may take; each is a millisecond of virtual time."""
 CALL = b"content-type: application/grpc\r\nte: trailers\r\n"
@@ -107,6 +107,12 @@ class StreamEnd(Wire):
         super().connection_made(transport)
         self.flush()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.session.detach()
+        if self.session.is_client:
+            self.streams.clear()
+
     def data_received(self, data: bytes) -> None:
         self.session.receive(data, 0.0)
         self.flush()
@@ -120,6 +126,13 @@ class StreamEnd(Wire):
         stream = self.session.open(method, b"http", b"a.test", path, lines, end and not body)
         if body:
             self.session.send(stream, body, end)
+        self.streams[stream.id] = found = Exchanged(self, stream)
+        self.flush()
+        return found
+
+    def open_socket(self, path: bytes, lines: bytes) -> Exchanged:
+        """Open a stream for a WebSocket (RFC 8441)."""
+        stream = self.session.open(b"CONNECT", b"http", b"a.test", path, lines, False, protocol=b"websocket")
         self.streams[stream.id] = found = Exchanged(self, stream)
         self.flush()
         return found
