@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sidecar.replay.record import Record
 
 MOST_MARGINS: Final = 10
-"""Most routes of which `lint --deep` searches the margin."""
+"""Most routes of which `--deep` searches the margin."""
 
 
 @main.command(
@@ -116,8 +116,9 @@ def lint(
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH)
 @click.option("--markdown", is_flag=True, help="Print Markdown for a pull request.")
+@click.option("--deep", is_flag=True, help="Search the load from which each route recovers, in virtual time.")
 @json_option
-def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
+def diff(old: str, new: str, markdown: bool, deep: bool, as_json: bool) -> None:
     """Print what a change of policies means.
 
     OLD and NEW are policy files or directories.  Printed is what requests will experience, not how the texts differ:
@@ -128,7 +129,13 @@ def diff(old: str, new: str, markdown: bool, as_json: bool) -> None:
         reject("--markdown", "cannot stand beside --json; choose one of them")
     from sidecar.lint import diff as meaning
 
-    found = meaning.diff(load_policies(old, as_json=as_json), load_policies(new, as_json=as_json))
+    before, after = load_policies(old, as_json=as_json), load_policies(new, as_json=as_json)
+    found = meaning.diff(before, after)
+    if deep:
+        sides = ((old, before), (new, after))
+        found = meaning.with_margins(
+            found, *(margins_of(read_sources(path, as_json=as_json), spec) for path, spec in sides)
+        )
     if as_json:
         from sidecar.inspect.documents import diff_document
 
@@ -276,14 +283,20 @@ def read_record(log: str, form: str | None) -> Record:
     return record
 
 
-def print_margins(sources: Sequence[Source], spec: PolicySpec) -> None:
-    """Print to standard error the load from which each route to the service beside the sidecar recovers."""
+def margins_of(sources: Sequence[Source], spec: PolicySpec) -> dict[str, float]:
+    """Return the margin of the first routes to the service beside the sidecar (`chaos.deep`)."""
     from chaos.deep import margins
     from sidecar.config.process_spec import OUTBOUND
-    from sidecar.config.report import visible
 
     names = [each.name for each in spec.routes if each.upstream and each.listener not in (OUTBOUND, "none")]
-    for name, share in margins(sources, os.environ, names[:MOST_MARGINS]).items():
+    return margins(sources, os.environ, names[:MOST_MARGINS])
+
+
+def print_margins(sources: Sequence[Source], spec: PolicySpec) -> None:
+    """Print to standard error the load from which each route to the service beside the sidecar recovers."""
+    from sidecar.config.report import visible
+
+    for name, share in margins_of(sources, spec).items():
         words = f"recovers from an overload at up to {share:.0%} of what its service can do"
         click.echo(visible(f"route {name}: {words if share else 'does not recover from an overload'}"), err=True)
 

@@ -498,7 +498,12 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
-            if body.state == COMPLETE and not marked and not body.sensitive and self._answer_whole(outcome, body, lines):
+            if (
+                body.state == COMPLETE
+                and not marked
+                and not body.sensitive
+                and self._answer_whole(outcome, body, lines)
+            ):
                 return
             session.respond(stream, status, lines, False, marked)
             self._answer = body
