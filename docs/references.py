@@ -28,6 +28,7 @@ EXIT_CODES: Final = {
     "sidecar lint": ("nothing but notes found", "a problem, an error, a warning, or a path that cannot be read"),
     "sidecar diff": ("printed, whether or not there is a difference", "a problem, or a path that cannot be read"),
     "sidecar replay": ("the new policies keep the bounds", "they exceed one, or a file has a problem"),
+    "sidecar recommend": ("printed, whether or not there is a suggestion", "a file has a problem, or cannot be read"),
     "sidecar test": ("every test passed", "a test failed, a file cannot be used, or no test has the word"),
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),
@@ -82,7 +83,7 @@ def commands() -> str:
 
 def all_commands(program: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
     """Yield the commands of a program with their whole names, those of inner groups included."""
-    for name, each in group.commands.items():
+    for name, each in sorted(group.commands.items()):
         if isinstance(each, click.Group):
             yield from all_commands(f"{program} {name}", each)
         else:

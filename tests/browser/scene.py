@@ -180,6 +180,7 @@ def calm(scene: Scene) -> Scene:
         ("retry_budget", "payments"): Thing(
             tokens=52.4, first_attempts=140, retries=3, ratio=0.2, floor=30.0, window=10.0
         ),
+        ("retry_worth", "order", "retry"): Thing(requests=9, rescued=8, attempts=10, is_useless=False, window=30.0),
         ("cache", "default"): Thing(
             entries=1204,
             bytes=9_400_000,
@@ -228,6 +229,7 @@ def broken(scene: Scene) -> Scene:
         ("retry_budget", "payments"): Thing(
             tokens=0.2, first_attempts=140, retries=58, ratio=0.2, floor=30.0, window=10.0
         ),
+        ("retry_worth", "order", "retry"): Thing(requests=58, rescued=1, attempts=80, is_useless=True, window=30.0),
         ("cache", "default"): Thing(
             entries=1204,
             bytes=9_400_000,

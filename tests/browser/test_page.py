@@ -52,9 +52,9 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(11)
+    await expect(page.locator("#problems li")).to_have_count(12)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 7
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 8
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -63,6 +63,7 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "held open by hand",
         "1 of 2 endpoints out",
         "budget of payments is spent",
+        "order: a retry hardly ever helps: 1 of 58 requests rescued in 30 s",
         "at its limit of 100 in flight, 21 wait",
         "cannot reach its Redis",
         "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",

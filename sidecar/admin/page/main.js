@@ -73,6 +73,7 @@ function render() {
   panels.refusals(model);
   panels.limits(model);
   panels.budgets(model);
+  panels.worth(model);
   panels.caches(model, purge);
   panels.keys(model);
   panels.reloads(model);

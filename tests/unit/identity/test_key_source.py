@@ -60,7 +60,7 @@ class Rig:
         x = exchange(headers={"authorization": f"Bearer {token.decode()}"}, deadline=deadline)
         lines = x.lines
         found = self.identity.authenticate(x, lines, b"\n" + lines.lower(), self.env.now())
-        return await found.coroutine if isinstance(found, Wait) else found
+        return await found.awaited if isinstance(found, Wait) else found
 
     def fresh(self, number: int, **claims: Any) -> bytes:
         """Return a token that was not seen before, and does not end in this test."""

@@ -64,7 +64,7 @@ async def ask(found: Any, env: FakeEnv, **facts: Any) -> Verdict | None:
     x = exchange(**facts)
     lines = x.lines
     verdict = found.authenticate(x, lines, b"\n" + lines.lower(), env.now())
-    return await verdict.coroutine if isinstance(verdict, Wait) else verdict
+    return await verdict.awaited if isinstance(verdict, Wait) else verdict
 
 
 # ----- API keys
