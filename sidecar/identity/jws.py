@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 PARTS: Final = 3
 """Parts of a token: header, payload and signature."""
-TO_PLAIN: Final = bytes.maketrans(b"-_+/=", b"+/...")
+TO_PLAIN: Final = bytes.maketrans(b"-_+/=", b"+/***")
 """Translation from base64url to base64, in which characters of base64 alone become one that neither has."""
 PADDING: Final = (b"", b"===", b"==", b"=")
 """Padding of base64, by the number of characters in the last group."""
@@ -51,7 +51,7 @@ class Token(NamedTuple):
 
 def parse_token(token: bytes) -> Token:
     """Return the parts of a token.  Raises `InvalidToken`."""
-    parts = token.split(b".", PARTS)
+    parts = token.translate(TO_PLAIN).split(b".", PARTS)
     if len(parts) != PARTS:
         raise InvalidToken("the token is not a signed token in compact form")
     head, payload, signature = parts
@@ -79,11 +79,12 @@ def _parse_header(head: bytes) -> dict[str, Any]:
 
 
 def _decode(text: bytes, part: str) -> bytes:
+    """Return the bytes of a part of a token, which `TO_PLAIN` has translated.  Raises `InvalidToken`."""
     rest = len(text) % 4
     if rest and (rest == 1 or text[-1] not in LAST[rest]):
         raise InvalidToken(f"the token's {part} is not base64url")
     try:
-        found = a2b_base64(text.translate(TO_PLAIN) + PADDING[rest])
+        found = a2b_base64(text + PADDING[rest])
     except ValueError:
         found = b""
     if len(found) != len(text) * 3 // 4:  # the decoder skips other characters; its strict mode takes twice as long
