@@ -107,7 +107,7 @@ class KeySource:
 
 
 class InlineKeys(KeySource):
-    """Keys of the policy itself.  Raises `ValueError` if none of them is usable."""
+    """Keys of the policy itself.  Raises `ValueError` if one of them cannot be used."""
 
     def __init__(self, name: str, jwks: Iterable[dict[str, Any]]) -> None:
         self.name = name
