@@ -213,10 +213,11 @@ class Call:
                     if outcome.stream is not None and len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
-                    if type(found) is Wait:
-                        self._wait(index, found, False, outcome)
-                        return
-                    outcome = found
+                    if found is not outcome:
+                        if type(found) is Wait:
+                            self._wait(index, found, False, outcome)
+                            return
+                        outcome = found
                 has_answered = False
                 body = outcome.stream
                 if body is None or body.state == COMPLETE:

@@ -44,7 +44,7 @@ from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, read_call
 from sidecar.downstream.http2.slow_streams import Download, Upload
 from sidecar.downstream.http2.stream_transport import StreamTransport
 from sidecar.downstream.request_body import too_large
-from sidecar.downstream.request_head import SPECIAL, Peer, read_request
+from sidecar.downstream.request_head import SPECIAL, KnownHead, Peer, can_repeat, read_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, PIECE
 from sidecar.downstream.response_head import make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
@@ -66,6 +66,19 @@ GOOD: Final = [(b"grpc-status", b"0")]
 GOOD_LINES: Final = b"grpc-status: 0\r\n"
 """Trailers of most calls of gRPC, and their lines."""
 NO_SWITCH: Final = "the upstream did not switch to WebSocket"
+
+
+class RequestLines:
+    """Parts of a request head; kept for heads that come again."""
+
+    __slots__ = ("lines", "previous", "repeated", "speaks_to_caches", "special")
+
+    def __init__(self, head: Head) -> None:
+        self.lines, self.special, self.speaks_to_caches = SPECIAL.take(head.lines, 0, len(head.lines))
+        self.previous = read_call(head)
+        """Attempts that the caller of a gRPC method has made before; -1 for another request."""
+        self.repeated: KnownHead | None = None
+        """The head as it was read, if it says the same each time; else None."""
 
 
 def trailer_lines(trailers: Headers) -> bytes:
@@ -152,19 +165,28 @@ class StreamExchange:
             self._is_grpc = read_call(head) >= 0
             self._refused_head = head
             raise Invalid(str(head.refusal), head.refusal.status)
-        if head.derived is None:
-            head.derived = (*SPECIAL.take(head.lines, 0, len(head.lines)), read_call(head))
-        lines, special, speaks_to_caches, previous = cast("tuple[bytes, Headers, bool, int]", head.derived)
+        known = head.derived
+        if not isinstance(known, RequestLines):
+            known = head.derived = RequestLines(head)
+        length: int | None = None
+        previous = known.previous
         self._is_grpc = previous >= 0
-        if head.protocol:
-            method = self._read_connect(head, is_end)
-        x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
+        if known.repeated is not None:
+            x = known.repeated.read(peer, now)
+        else:
+            if head.protocol:
+                method = self._read_connect(head, is_end)
+            special = known.special
+            x, length, _ = read_request(method, head.path, 11, known.lines, special, known.speaks_to_caches, peer, now)
+            if not head.protocol and can_repeat(method, head.path, special):
+                known.repeated = KnownHead(x)
         x.version = VERSION
         if head.sensitive:
             x.sensitive = head.sensitive
         if previous >= 0:
             x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
-            x.marked_attempt = max(x.marked_attempt, previous)
+            if previous > x.marked_attempt:
+                x.marked_attempt = previous
         self.x = x
         if not x.request_id:
             x.request_id = listener.make_request_id()

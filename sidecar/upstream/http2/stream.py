@@ -78,18 +78,20 @@ class UpstreamStream:
     """Exchange on a stream of its own."""
 
     __slots__ = (
-        "_answer", "_cause", "_connection", "_deadline", "_exchange", "_failure", "_interims", "_is_paused",
-        "_is_told", "_is_whole", "_length", "_outcome", "_piece_at", "_pieces", "_receiver", "_request_body",
-        "_started", "_stream", "_trailers", "expires", "is_touched", "pool",
+        "_answer", "_cause", "_connection", "_deadline", "_exchange", "_failure", "_has_room", "_interims",
+        "_is_paused", "_is_told", "_is_whole", "_length", "_outcome", "_piece_at", "_pieces", "_receiver",
+        "_request_body", "_started", "_stream", "_trailers", "expires", "is_touched", "pool",
     )  # fmt: skip
 
-    def __init__(self, connection: MultiplexedConnection) -> None:
+    def __init__(self, connection: MultiplexedConnection, has_room: bool = False) -> None:
+        """`has_room` is True if the connection has just said so, and `exchange` follows at once."""
         self.pool = connection.pool
         self.expires = NEVER
         """Deadline after which the sweep calls `expire`, while the exchange is in flight."""
         self.is_touched = False
         """True while something that has arrived is to be delivered."""
         self._connection = connection
+        self._has_room = has_room
         self._stream: Stream | None = None
         """Stream of the exchange; None before the request is sent, and after the end."""
         self._exchange: Exchange | None = None
@@ -139,7 +141,7 @@ class UpstreamStream:
         `expires` is the instant by which the response must be complete; `now` is the start of the attempt.
         """
         connection, pool = self._connection, self.pool
-        if not connection.has_room:
+        if not self._has_room and not connection.has_room:
             receiver.take(failed(STALE_CONNECTION, cause="the connection takes no more streams"))
             return
         self._exchange = x
