@@ -127,8 +127,8 @@ class StreamExchange:
         """True while the route waits for that body."""
         self._is_connect = False
         """True for an extended CONNECT."""
-        self._early: list[bytes] = []
-        """Bytes of a WebSocket client that came before the tunnel was open: at most a window."""
+        self._early: list[bytes] | None = None
+        """Bytes of a WebSocket client that came before the tunnel was open: at most a window; None without any."""
         self._call: Call | None = None
         self._outcome: Outcome | None = None
         self._answer: Body | None = None
@@ -139,8 +139,8 @@ class StreamExchange:
         """Bytes of the answer's body that were given to the session."""
         self._download: Download | None = None
         """Time of the answer's body; None if the client was never behind."""
-        self._end: list[Failure | None] = []
-        """Failure or None to record once everything is sent; empty while more of the response may come."""
+        self._end: list[Failure | None] | None = None
+        """Failure or None to record once everything is sent; None while more of the response may come."""
         self._method = b""
         """Method, also of a request that cannot be read."""
         self._is_grpc = False
@@ -375,6 +375,8 @@ class StreamExchange:
             self.abandon(CLIENT_CLOSED)
             self._session.reset(self._stream, CANCEL)
         elif self._outcome is None:
+            if self._early is None:
+                self._early = []
             add_piece(self._early, data)
             self._session.pause(self._stream)
 
@@ -388,7 +390,7 @@ class StreamExchange:
         connection = self._connection
         transport = StreamTransport(connection, self._session, self._stream, Outcome(200, lines=lines))
         transport.tunnel = tunnel = Tunnel(connection.listener, x, outcome)
-        if not tunnel.open(transport, upstream, b"", b"".join(self._early)):
+        if not tunnel.open(transport, upstream, b"", b"".join(self._early or ())):
             if outcome.stream is not None:
                 outcome.stream.fail(RESET)
             self.refuse(failed(RESET, cause="closed after switching protocols"))

@@ -15,7 +15,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.body import HIGH_WATER, Body
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, NO_FIELDS, Exchange
@@ -364,13 +364,13 @@ class UpstreamStream:
         self._touch()
 
     def _take_trailers(self, head: Head) -> None:
-        known = head.derived
+        known: Any = head.derived  # not a `cast`, which is a call where it is not compiled
         if known is None:
             known = head.derived = parse_fields(head.lines)
         x = self._exchange
         if head.sensitive and x is not None:
             x.sensitive |= head.sensitive
-        self._trailers = [*cast("Headers", known)]
+        self._trailers = [*known]
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
         """Note the end of the stream before its time."""
