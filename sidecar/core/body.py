@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from sidecar.core.http1 import CHUNKED, ChunkedDecoder
 from sidecar.core.message import Headers, fold
-from sidecar.core.outcome import CLIENT_CLOSED, Failure
+from sidecar.core.outcome import CLIENT_CLOSED, NOT_MARKED, Failure
 
 HIGH_WATER: Final = 64 * 1024
 """Buffered bytes at which the source is paused."""
@@ -74,6 +74,7 @@ class Body:
         "failure",
         "length",
         "received",
+        "sensitive",
         "source",
         "state",
         "trailers",
@@ -98,6 +99,8 @@ class Body:
         self.trailers: Headers = []
         self.verdict = 0
         """Verdict on the message (`Outcome.verdict`) that its trailers have brought; 0 without one."""
+        self.sensitive = NOT_MARKED
+        """Names of the trailers that came as never indexed, as `Outcome.sensitive`."""
         self._barred: frozenset[bytes] | None = None
         self._pieces: list[bytes] = []
         self._size = 0

@@ -128,6 +128,22 @@ class Handler(Protocol):
         """The peer has answered a PING."""
 
 
+class NoHandler:
+    """Handler of a session whose connection is lost."""
+
+    def on_head(self, stream: Stream, head: Head, is_end: bool) -> None: ...
+    def on_interim(self, stream: Stream, head: Head) -> None: ...
+    def on_data(self, stream: Stream, data: bytes, is_end: bool) -> None: ...
+    def on_trailers(self, stream: Stream, head: Head) -> None: ...
+    def on_reset(self, stream: Stream, code: int, text: str) -> None: ...
+    def on_writable(self, stream: Stream) -> None: ...
+    def on_goaway(self, last: int, code: int) -> None: ...
+    def on_pong(self, payload: bytes) -> None: ...
+
+
+NO_HANDLER: Final = NoHandler()
+
+
 class Session:
     """State of one connection."""
 
@@ -224,6 +240,18 @@ class Session:
         self._out.append(frames.settings(values))
         if self._credit > WINDOW:
             self._out.append(frames.window_update(0, self._credit - WINDOW))
+
+    def detach(self) -> None:
+        """Forget the handler and the streams once the connection is lost.
+
+        Handler, session and streams refer to each other, which only the garbage collector would free.
+        """
+        self.handler = NO_HANDLER
+        for stream in self.streams.values():
+            stream.user = None
+        self.streams.clear()
+        self._held = []
+        self._line = []
 
     # ----- receiving
 

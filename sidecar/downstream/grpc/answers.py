@@ -152,6 +152,7 @@ def as_grpc(outcome: Outcome) -> Outcome:
 def _trailers_only(fields: Headers, code: int, outcome: Outcome) -> Outcome:
     answer = Outcome(200, fields, failure=outcome.failure, refusal=outcome.refusal, cause=outcome.cause)
     answer.verdict = grpc_verdict(code)
+    answer.sensitive = outcome.sensitive
     return answer
 
 

@@ -20,7 +20,7 @@ from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import COMPLETE, HIGH_WATER, OPEN, Body, add_piece
-from sidecar.core.exchange import NO_FIELDS, Exchange
+from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
 from sidecar.core.outcome import (
@@ -28,6 +28,7 @@ from sidecar.core.outcome import (
     CLIENT_CLOSED,
     CLIENT_TIMEOUT,
     INTERNAL,
+    NOT_MARKED,
     OVERLOADED,
     PROTOCOL,
     RESET,
@@ -521,7 +522,12 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
-            if body.state == COMPLETE and not marked and not x.sensitive and self._answer_whole(outcome, body, lines):
+            if (
+                body.state == COMPLETE
+                and not marked
+                and not body.sensitive
+                and self._answer_whole(outcome, body, lines)
+            ):
                 return
             session.respond(stream, status, lines, False, marked)
             self._answer = body
@@ -596,8 +602,8 @@ class StreamExchange:
         if answer is not None and answer.verdict and self._outcome is not None:
             self._outcome.verdict = answer.verdict
         lines = GOOD_LINES if trailers == GOOD else trailer_lines(trailers)
-        x = self.x
-        self._session.send_trailers(self._stream, lines, NO_FIELDS if x is None else x.sensitive)
+        marks = NOT_MARKED if answer is None else answer.sensitive
+        self._session.send_trailers(self._stream, lines, marks)
         self._finish(None)
         self._connection.flush()
 

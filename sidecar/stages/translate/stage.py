@@ -210,14 +210,14 @@ class TranslateStage:
             return self._refuse(str(error))
         target = binding
 
-        def shape(head: Headers) -> GrpcAnswer:
-            return GrpcAnswer(head, target, self._types, self._limit)
+        def shape(call: Outcome) -> GrpcAnswer:
+            return GrpcAnswer(call, target, self._types, self._limit)
 
         def convert(outcome: Outcome) -> Outcome:
             found = self._convert(target, outcome)
             if isinstance(found, Outcome):
                 return found
-            found.coroutine.close()
+            found.close()
             outcome.discard()
             return self._broken(f"The answer is HTTP {outcome.status} and not gRPC.")
 
@@ -254,7 +254,7 @@ class TranslateStage:
                 return outcome
             outcome.discard()
             return self._broken("The answer is not gRPC.")
-        answer = GrpcAnswer(outcome.headers, binding, self._types, self._limit)
+        answer = GrpcAnswer(outcome, binding, self._types, self._limit)
         stream = outcome.stream
         if stream is not None and binding.method.server_streaming and not answer.has_status:
             return self._stream(answer, stream)

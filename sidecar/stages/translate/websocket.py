@@ -64,7 +64,7 @@ CLOSE_WITHIN: Final = 2.0
 """Seconds that a client has to answer a Close frame."""
 MAX_FRAMES_A_TURN: Final = 64
 """Messages that are read in one turn of the loop, since a read may hold thousands of them."""
-Shape = Callable[[Headers], GrpcAnswer]
+Shape = Callable[[Outcome], GrpcAnswer]
 """Function that reads the head of an answer."""
 Convert = Callable[[Outcome], Outcome]
 """Function that makes the answer of HTTP to a call that has ended before the handshake."""
@@ -203,7 +203,7 @@ class WebSocketCall(asyncio.Transport):
         stream = outcome.stream
         if stream is None or (stream.state == COMPLETE and not stream.received):
             try:
-                return self._shape(outcome.headers).code([] if stream is None else stream.trailers) == 0
+                return self._shape(outcome).code([] if stream is None else stream.trailers) == 0
             except AnswerError:
                 return False
         return True
@@ -392,7 +392,7 @@ class WebSocketCall(asyncio.Transport):
             self._answer = body
             if self._is_behind:
                 body.pause()
-            body.attach(_Answers(self, self._shape(outcome.headers), body))
+            body.attach(_Answers(self, self._shape(outcome), body))
 
     def send_message(self, data: bytes, is_raw: bool) -> None:
         """Send one message of the answer."""

@@ -323,6 +323,7 @@ class MultiplexedConnection(asyncio.Protocol):
         if error is not None and not self._is_lost:
             self._error = describe_error(error)
         self._lose()
+        self.session.detach()
 
     def pause_writing(self) -> None:
         self._is_full = True

@@ -243,7 +243,6 @@ class StreamPool(Pool):
         while self._queue and carrier.has_room:
             waiter = self._queue.popleft()
             self.deadlines.discard(waiter)
-            waiter.promise.on_cancel = None  # breaks a reference cycle, which only the garbage collector would free
             waiter.promise.resolve(UpstreamStream(carrier))
         if not carrier.active:
             open_ones = len(self.connections) + len(self.carriers)

@@ -367,9 +367,12 @@ class UpstreamStream:
         known: Any = head.derived  # not a `cast`, which is a call where it is not compiled
         if known is None:
             known = head.derived = parse_fields(head.lines)
-        x = self._exchange
-        if head.sensitive and x is not None:
-            x.sensitive |= head.sensitive
+        if head.sensitive:
+            answer, outcome = self._answer, self._outcome
+            if answer is not None:
+                answer.sensitive = head.sensitive
+            elif outcome is not None:
+                outcome.sensitive |= head.sensitive
         self._trailers = [*known]
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
@@ -482,7 +485,8 @@ class UpstreamStream:
         elif outcome is not None:
             self._leave()
             if trailers:
-                outcome.stream = Body.of(data, trailers, self._length if self._length >= 0 else None)
+                outcome.stream = body = Body.of(data, trailers, self._length if self._length >= 0 else None)
+                body.sensitive = outcome.sensitive
             else:
                 outcome.body = data
             if receiver is not None:
