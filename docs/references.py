@@ -328,9 +328,10 @@ Errors are problem documents (`application/problem+json`, RFC 9457) that say wha
 | 403 | a page of another site has sent it |
 | 404 | nothing is there, or no breaker or cache has that name; near names are proposed |
 | 405 | the path takes another method |
+| 413 | the policies of a trial have more than 256 KiB |
 | 421 | `Host` is a name that this listener does not answer to (`admin: {{hosts: …}}`) |
 | 422 | `/reload` found problems; all of them are listed, and the running policies stay |
-| 503 | `/readyz` before it is ready and while it drains; `/live` when too many pages are open |
+| 503 | `/readyz` before it is ready and while it drains; `/live` when too many pages are open; a trial beside another |
 
 ## Try it
 

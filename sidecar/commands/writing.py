@@ -139,7 +139,8 @@ def import_(kind: str, file: str, output: str | None) -> None:
     """Print a policy made from another proxy's configuration.
 
     Each value has the line that it comes from beside it.  What has no equal here, or another meaning, is listed with
-    its line on standard error and at the end of the policies.
+    its line on standard error and at the end of the policies.  A route refuses all requests if its original lets only
+    some in by means that are not translated.
     """
     from sidecar.imports.findings import TranslationError
     from sidecar.imports.translate import translate

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
-from sidecar.core.body import COMPLETE
+from sidecar.core.body import COMPLETE, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
@@ -207,24 +207,31 @@ class Call:
         self._begun = None
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
         outward = pipeline.outward
+        whole: Body | None = None  # complete body of `outcome`, once a ticket was settled with it
         try:
             for index, answer, settle in outward if first == INNERMOST else outward[len(outward) - 1 - first :]:
                 if answer is not None and not has_answered:
-                    if outcome.stream is not None and len(tickets) > index + 1:
+                    body = outcome.stream
+                    if body is not None and body is not whole and len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
-                    if type(found) is Wait:
-                        self._wait(index, found, False, outcome)
-                        return
-                    outcome = found
+                    if found is not outcome:
+                        if type(found) is Wait:
+                            self._wait(index, found, False, outcome)
+                            return
+                        outcome = found
+                        whole = None
                 has_answered = False
                 body = outcome.stream
-                if body is None or body.state == COMPLETE:
-                    if body is not None and body.verdict:
+                if body is not None and body is not whole:
+                    if body.state != COMPLETE:
+                        continue
+                    whole = body
+                    if body.verdict:
                         outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
-                    ticket = tickets.pop()
-                    if settle is not None:
-                        settle(x, ticket, outcome)
+                ticket = tickets.pop()
+                if settle is not None:
+                    settle(x, ticket, outcome)
             if tickets:
                 self._bind(outcome, 0)
         except BaseException as error:

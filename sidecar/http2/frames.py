@@ -70,7 +70,19 @@ class FrameReader:
     After `advance` has returned True the attributes tell of the frame, whose payload is `data[start:end]`.
     """
 
-    __slots__ = ("_missing", "_pieces", "_position", "block", "data", "end", "flags", "kind", "start", "stream")
+    __slots__ = (
+        "_missing",
+        "_pieces",
+        "_position",
+        "block",
+        "data",
+        "end",
+        "flags",
+        "kind",
+        "start",
+        "stream",
+        "trailers",
+    )
 
     def __init__(self) -> None:
         self.data = b""
@@ -86,6 +98,8 @@ class FrameReader:
         """Bytes that it needs before it can be looked at again."""
         self.block = 0
         """Stream whose header block is not at its end; 0 if there is none."""
+        self.trailers: bytes | None = None
+        """Header block behind the content that was taken last; None if that was the end."""
 
     @property
     def is_within_frame(self) -> bool:
@@ -129,49 +143,37 @@ class FrameReader:
             self.block = 0 if flags & END_HEADERS else stream
         return True
 
-    def take_content(self, stream: int, most: int, expected: int) -> bytes | None:
-        """Go to the next frame and return its payload, if it is whole, the last DATA of the stream, and not padded.
+    def take_content(self, stream: int, most: int, expected: int, has_trailers: bool) -> bytes | None:
+        """Go over the rest of a message and return its content, if that is whole, in one DATA of the stream.
 
-        None, and no step, for any other frame, for more than `most` bytes, and for another number than `expected`
-        unless that is negative.
+        DATA is the last frame, or with `has_trailers` it may have content and trailers behind it (`trailers`).  None,
+        and no step, for any other frames, for more than `most` bytes, for padding, and for another number of bytes than
+        `expected` unless that is negative.
         """
-        data, at = self.data, self._position
-        left = len(data) - at - HEAD
+        data, at = self.data, self._position + HEAD
+        left = len(data) - at
         if left < 0:
             return None
-        high, length, kind, flags, number = UNPACK(data, at)
-        if kind != DATA or flags != END_STREAM or number != stream or high or length > left or length > most:
+        high, length, kind, flags, number = UNPACK(data, at - HEAD)
+        if kind != DATA or number != stream or high or length > left or length > most or length > MAX_FRAME:
             return None
-        if length != expected >= 0 or length > MAX_FRAME:
+        if length != expected >= 0:
             return None
-        at += HEAD
-        self._position = end = at + length
-        return data[at:end]
-
-    def take_message(self, stream: int, most: int) -> tuple[bytes, bytes] | None:
-        """Go over the next two frames and return their payloads, if they are one DATA of the stream and its trailers.
-
-        Both are whole and not padded, and DATA is not empty.  None, and no step, for any other frames, and for more
-        than `most` bytes.
-        """
-        data, at = self.data, self._position
-        left = len(data) - at - 2 * HEAD
-        if left <= 0:
-            return None
-        high, length, kind, flags, number = UNPACK(data, at)
-        if kind != DATA or flags or number != stream or high or not 0 < length < left or length > most:
-            return None
-        if length > MAX_FRAME:
-            return None
-        at += HEAD
         end = at + length
-        left -= length
+        if flags == END_STREAM:
+            self.trailers = None
+            self._position = end
+            return data[at:end]
+        if flags or not has_trailers or not length or left - length < HEAD:
+            return None
+        left -= length + HEAD
         high, length, kind, flags, number = UNPACK(data, end)
         if kind != HEADERS or flags != LAST_HEADERS or number != stream or high or length > left or length > MAX_FRAME:
             return None
         start = end + HEAD
         self._position = start + length
-        return data[at:end], data[start : start + length]
+        self.trailers = data[start : start + length]
+        return data[at:end]
 
     def _wait(self, missing: int) -> bool:
         """Keep the beginning of a frame until the missing bytes are here."""

@@ -590,44 +590,35 @@ class Session:
                 return
             self._end_received(stream)
         elif joins:
+            reader = self._reader
             most = stream.credit if stream.credit < self._credit else self._credit
-            content = self._reader.take_content(stream.id, most, expected)
+            content = reader.take_content(stream.id, most, expected, self.is_client)
             if content is not None:
-                is_end = True
-                self._take_content(stream, content)
-                self._end_received(stream)
-            elif self.is_client and expected < 0:
-                message = self._reader.take_message(stream.id, most)
-                if message is not None:
-                    self._take_message(stream, head, *message)
+                self.progress += 1
+                self._count_taken(len(content))
+                if reader.trailers is not None and not self._take_ending(stream, head, content, reader.trailers):
                     return
+                stream.content = content
+                is_end = True
+                self._end_received(stream)
         self.handler.on_head(stream, head, is_end)
 
-    def _take_content(self, stream: Stream, content: bytes) -> None:
-        """Take content that has come whole with its head."""
-        stream.content = content
-        stream.received = size = len(content)
-        self.progress += 1
-        self._count_taken(size)
-
-    def _take_message(self, stream: Stream, head: Head, content: bytes, trailers: bytes) -> None:
-        """Take a response that has come whole with its trailers."""
-        block = self._decoder.decode(trailers)
+    def _take_ending(self, stream: Stream, head: Head, content: bytes, data: bytes) -> bool:
+        """Take the trailers of a response that has come whole; False if they are wrong, and all is done."""
+        block = self._decoder.decode(data)
         ending = block.trailers or trailers_of(block, self.limits)
-        self._take_content(stream, content)
-        if ending.error:
-            stream.content = None
-            self.handler.on_head(stream, head, False)
-            self.handler.on_data(stream, content, False)
-            if block.is_too_large:
-                self._charge_large(block, len(trailers))
-            if stream.id in self.streams:
-                self._fail_stream(stream, PROTOCOL_ERROR, ending.error)
-            return
-        self.progress += 1
-        stream.ending = ending
-        self._end_received(stream)
-        self.handler.on_head(stream, head, True)
+        if not ending.error:
+            self.progress += 1
+            stream.ending = ending
+            return True
+        stream.received = len(content)
+        self.handler.on_head(stream, head, False)
+        self.handler.on_data(stream, content, False)
+        if block.is_too_large:
+            self._charge_large(block, len(data))
+        if stream.id in self.streams:
+            self._fail_stream(stream, PROTOCOL_ERROR, ending.error)
+        return False
 
     def _take_trailers(self, stream: Stream, block: Block, is_end: bool) -> None:
         head = block.trailers or trailers_of(block, self.limits)

@@ -71,9 +71,7 @@ class _Resiliency:
         for kind, known in self.policies.items():
             for name, policy in known.items():
                 if (kind, name) not in self.used:
-                    policy.lose(
-                        f"{UNUSED}; `defaults` is the place for all apps" if name.startswith("Default") else UNUSED
-                    )
+                    policy.lose(f"{UNUSED}; write `defaults` for all" if name.startswith("Default") else UNUSED)
 
     def _add_app(self, name: str, app: Part) -> None:
         draft = self.draft

@@ -42,13 +42,23 @@ def rewrite_prefix(draft: Draft, keys: dict[str, Any], prefix: str, to: str, lin
         path = keys.setdefault("transform", {}).setdefault("request", {}).setdefault("path_prefix", {})
         path[prefix.rstrip("/")] = draft.value(to, line)
     elif to != "/":
-        replacement = to.replace("\\", "\\\\") + "/\\1"
-        rewrite_pattern(draft, keys, "^/(.*)$", replacement, line)
+        rewrite_pattern(draft, keys, "^/(.*)$", to.replace("\\", "\\\\") + "/\\1", line)
 
 
-def rewrite_pattern(draft: Draft, keys: dict[str, Any], pattern: str, to: str, line: int) -> None:
-    r"""Replace the whole path by a regular expression; `\1` is a group."""
+def rewrite_pattern(draft: Draft, keys: dict[str, Any], pattern: str, to: str, line: int) -> str:
+    r"""Replace what a regular expression matches in a path; `\1` is a group.
+
+    Return the difference of meaning; empty without one.  Patterns are for the whole path here, so the end of a path
+    that one leaves open becomes a group.
+    """
+    is_anchored = pattern.startswith("^")
+    pattern = pattern.removeprefix("^")
+    if pattern.endswith("$") and not pattern.endswith("\\$"):
+        pattern = pattern[:-1]
+    elif is_anchored:
+        pattern, to = f"(?:{pattern})(?P<rest>.*)", to + "\\g<rest>"
     put(keys, "transform.request.path_regex", {"pattern": draft.value(pattern, line), "to": draft.value(to, line)})
+    return "" if is_anchored else "replaces each match of a part of the path there, but the whole path here"
 
 
 def from_dollars(text: str) -> str:

@@ -26,7 +26,7 @@ def keeps_out(name: str) -> bool:
 
 def refusal(draft: Draft, line: int, what: str) -> dict[str, Any]:
     """Return the block that refuses all requests, with the reason."""
-    comment = f"{draft.findings.place(line)}: {what} let only some in; write here who may pass"
+    comment = f"{draft.findings.place(line)}: {what}: only some requests pass there; say here which"
     return {"authorize": [{"deny": {"networks": Value(EVERYONE, comment, line)}}]}
 
 

@@ -78,7 +78,7 @@ def _lines(text: str) -> Iterator[tuple[Path, int]]:
                 yield table, line
                 is_header, is_key = False, False
         elif word == "=":
-            yield (*table, *words), line
+            yield from (((*table, *words[: end + 1]), line) for end in range(len(words)))
             is_key = False
         elif word[0] in "\"'" or word[0].isalnum() or word[0] in "_-":
             words.append(_key(word))

@@ -95,7 +95,8 @@ def checked(data: bytes) -> bytes:
 
     Raises `InvalidBody`.
     """
-    data = data.removeprefix(BOM)
+    if data and data[0] == BOM[0]:
+        data = data.removeprefix(BOM)
     try:
         try:
             value = _decode(data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import SecretStr
 
@@ -19,6 +20,8 @@ from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.refusals import Refusals
 
+RUNNING: Final = Path(__file__).parents[2] / "policies" / "recommended.yaml"
+"""Policies that the listener calls its own."""
 WALL = 1_795_300_000.0
 """Wall clock at the loop's zero, as Unix time."""
 PROBES = {"under_way": 1, "results": 1, "failed": 0, "slow": 0}
@@ -110,6 +113,7 @@ class Scene:
             states=lambda: self.states,
             recent=self.events,
             secrets=Secrets(),
+            path=str(RUNNING),
             sections={
                 "policies": lambda: {"service": "orders", "digest": "5ea39229a93f"},
                 "reloads": lambda: self.reloads,

@@ -9,10 +9,11 @@ import re
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from sidecar.admin import what_if
 from sidecar.core.metrics import FALLBACKS
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from tests.browser.conftest import HERE, Window
-from tests.browser.scene import WALL, Scene, Thing, breaker, broken, endpoint
+from tests.browser.scene import RUNNING, WALL, Scene, Thing, breaker, broken, endpoint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -95,6 +96,25 @@ async def test_it_follows(scene: Scene, window: Window) -> None:
     await page.get_by_role("button", name="refund").click()
     await expect(page.locator("#scope")).to_have_value("refund")
     await expect(page.locator("#plot-requests output")).to_have_text(re.compile(r"\d"))
+
+
+async def test_policies_are_tried_before_they_are_in_force(
+    scene: Scene, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(what_if, "SECONDS", 600.0)
+    page = await window.open(scene.url)
+    note = page.locator("#what-if-note")
+    await page.fill("#what-if-text", RUNNING.read_text().replace("request: 1s", "request: 4s"))
+    await page.fill("#what-if-url", "/orders/7")
+    await page.click("#what-if-try")
+    await expect(note).to_have_text(re.compile("change.* to what runs"), timeout=60_000)
+    assert "worst latency" in await text(page, "#what-if-lines")
+    assert "orders" in await text(page, "#what-if-route")
+    await page.fill("#what-if-text", "version: 1\nroutes: [{nam: x}]")
+    await page.click("#what-if-try")
+    await expect(note).to_have_text(re.compile("error"), timeout=60_000)
+    assert "line 2: routes" in await text(page, "#what-if-lines")
+    assert await page.locator("#what-if-route").is_hidden()
 
 
 async def test_breakers_by_hand(scene: Scene, window: Window) -> None:

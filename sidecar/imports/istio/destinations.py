@@ -79,6 +79,7 @@ class Destinations:
         for host, entry in self._entries.items():
             if any(key[0] == host for key in self._added):
                 continue
+            entry.label("spec")
             for port in entry.items("spec", "ports"):
                 if port.text("protocol").upper() in ("HTTP", "HTTP2", "GRPC", "") or host in self._rules:
                     found.append((host, self.upstream(host, "", port.text("number"), "", entry.line), entry.line))
@@ -138,7 +139,6 @@ class Destinations:
         spec = entry.get("spec")
         if spec is None:
             raise entry.fail("has no spec; name its ports")
-        resolution = spec.text("resolution")
         spec.label("location")
         ports = {each.text("number"): each for each in spec.items("ports")}
         for each in ports.values():
@@ -160,7 +160,7 @@ class Destinations:
             spec.lose(f"host {host} is many hosts; connections to them pass by `original_destination`")
         if not found:
             found = [draft.value(f"{scheme}://{host.replace('*.', '')}:{number}", entry.line)]
-        if resolution == "NONE":
+        if spec.text("resolution") == "NONE":
             spec.differ("requests go to the address that the client chose there, and to a look-up of the name here")
         return {"endpoints": found}
 

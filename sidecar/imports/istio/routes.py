@@ -277,8 +277,8 @@ class _Virtual:
         if (authority := part.get("rewrite", "authority")) is not None:
             edits.rewrite_host(draft, keys, authority.text(), authority.line)
         if (regex := part.get("rewrite", "uriRegexRewrite")) is not None:
-            edits.rewrite_pattern(draft, keys, regex.text("match"), regex.text("rewrite"), regex.line)
-            regex.differ("replaces each match of a part of the path there, but the whole path here")
+            note = edits.rewrite_pattern(draft, keys, regex.text("match"), regex.text("rewrite"), regex.line)
+            regex.differ(note) if note else regex.take()
 
     def _retry(self, part: Part) -> dict[str, Any]:
         """Return the retries of a route; `attempts` counts retries."""

@@ -8,7 +8,6 @@ from fractions import Fraction
 from typing import Any, Final
 
 from sidecar.imports import edits
-from sidecar.imports.conditions import whole
 from sidecar.imports.draft import Draft, Value, merged, put
 from sidecar.imports.fields import DURATION, Field, copy, in_range
 from sidecar.imports.findings import NO_EQUAL
@@ -280,7 +279,7 @@ def _strip_regex(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
         each.lose("a route has one regular expression for its path here")
     for each in part.items("regex")[:1]:
         pattern = each.text().removeprefix("^").rstrip("/").removesuffix("$")
-        edits.rewrite_pattern(draft, keys, f"^(?:{pattern})(?P<rest>/.*)$", "\\g<rest>", each.line)
+        edits.rewrite_pattern(draft, keys, f"^(?:{pattern})(?P<end>/.*)$", "\\g<end>", each.line)
 
 
 def _add_prefix(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
@@ -292,10 +291,9 @@ def _replace_path(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
 
 
 def _replace_regex(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
-    pattern = part.text("regex")
-    edits.rewrite_pattern(draft, keys, pattern, edits.from_dollars(part.text("replacement")), part.line)
-    if whole(pattern) != f"(?:{pattern.removeprefix('^').removesuffix('$')})":
-        part.differ("replaces each match of a part of the path there, but the whole path here")
+    to = edits.from_dollars(part.text("replacement"))
+    if note := edits.rewrite_pattern(draft, keys, part.text("regex"), to, part.line):
+        part.differ(note)
 
 
 READERS: Final[dict[str, Callable[[Draft, Part, dict[str, Any]], None]]] = {

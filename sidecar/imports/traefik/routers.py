@@ -100,7 +100,7 @@ class _Routes:
         found = self.middlewares.get(plain)
         if found is None:
             part.lose(f"the middleware `{name}` is not in the file; {REFUSED}")
-            return refusal(self.draft, part.line, f"the middleware {name} may")
+            return refusal(self.draft, part.line, f"middleware {name}")
         return read_middleware(self.draft, found.get("spec") or found, self._middleware, depth)
 
 

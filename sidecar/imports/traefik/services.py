@@ -127,8 +127,9 @@ class Balancers:
         keys: dict[str, Any] = {}
         host = ""
         for each in part.items("servers"):
-            match = URL.fullmatch(each.text("url"))
-            if match is None:
+            url = each.get("url")
+            match = URL.fullmatch(url.text()) if url is not None else None
+            if match is None or url is None:
                 each.lose(f"`{each.text('url')}` is no URL such as http://host:port")
                 continue
             scheme, host, port, path = match.groups()
@@ -138,16 +139,16 @@ class Balancers:
             if (path or "/") != "/":
                 each.differ(f"the path {path} of an address has no equal here; write `transform.request.path_prefix`")
             address = f"{scheme}://{host}:{port or (443 if scheme == 'https' else 80)}"
-            endpoints.append((draft.value(address, each.line), each.number("weight")))
+            endpoints.append((draft.value(address, url.line), each.number("weight")))
         if not endpoints:
             part.lose("has no servers in the file")
             return Resolved([], {})
         if any(weight is not None for _, weight in endpoints):
             keys["endpoints"] = [
-                {"url": url, "weight": Value(weight or 1, url.comment, url.line)} for url, weight in endpoints
+                {"url": one, "weight": Value(weight or 1, one.comment, one.line)} for one, weight in endpoints
             ]
         else:
-            keys["endpoints"] = [url for url, _ in endpoints]
+            keys["endpoints"] = [one for one, _ in endpoints]
         policies = self._policies(part)
         of_route: dict[str, Any] = {}
         passes = part.get("passHostHeader")

@@ -33,6 +33,8 @@ PART_NAME: Final = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"
 _TOKEN: Final = re.compile(r"\{(\{(?:parts|items?)\b[^{}]*\})\}|\{((?:parts|items?)\b[^{}]*)\}")
 _NAMES: Final = re.compile(rf"parts\.({PART_NAME})(?:\.(/.*))?|item(?:\.(/.*))?|items", re.DOTALL)
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
+CAPTURED: Final = "path."
+"""Beginning of the name of a capture."""
 NULL: Final = b"null"
 LONGEST_TARGET: Final = 2 * uri.MAX_BYTES
 """Most bytes of path and query of a part."""
@@ -159,6 +161,15 @@ def references_in(value: Any) -> Iterator[Reference]:
         yield from references_in(inner)
 
 
+class Capture:
+    """Value of a capture in the path of the client's request."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Text:
     """Compiled text."""
 
@@ -166,12 +177,17 @@ class Text:
 
     def __init__(self, text: str, constants: Mapping[str, str], *, is_target: bool = False) -> None:
         """`is_target`: True for a piece of a path or a query, whose plain text is percent-encoded."""
-        self._pieces: list[str | Read | Reference] = []
+        self._pieces: list[str | Read | Reference | Capture] = []
         for piece in split(text):
             if isinstance(piece, Reference):
                 self._pieces.append(piece)
-            else:
-                self._pieces += Template(literal(piece).decode() if is_target else piece, constants).parts
+                continue
+            template = Template(literal(piece).decode() if is_target else piece, constants)
+            for part, name in zip(template.parts, template.names, strict=True):
+                if name.startswith(CAPTURED):
+                    self._pieces.append(Capture(name.removeprefix(CAPTURED)))
+                elif part:
+                    self._pieces.append(part)
         plain_pieces = [piece for piece in self._pieces if isinstance(piece, str)]
         self.fixed = "".join(plain_pieces) if len(plain_pieces) == len(self._pieces) else None
         """The text, if no request changes it; None if one may."""
@@ -187,7 +203,9 @@ class Text:
             elif isinstance(piece, Reference):
                 found.append(_written(piece, scope, escape, is_strict))
             else:
-                found.append(escape(piece(scope.x, None)))
+                value = scope.x.captures.get(piece.name, "") if isinstance(piece, Capture) else piece(scope.x, None)
+                # Every escape leaves letters and digits as they are.
+                found.append(value if value.isalnum() and value.isascii() else escape(value))
         return "".join(found)
 
 

@@ -92,13 +92,13 @@ class StreamPool(Pool):
         for carrier in self.carriers:
             if carrier.has_room:
                 if (
-                    not carrier.active
+                    not carrier.session.streams
                     and x.method != b"GET"
                     and x.method not in IDEMPOTENT_METHODS
                     and carrier.is_closed_by_peer()
                 ):
                     continue
-                return UpstreamStream(carrier)
+                return UpstreamStream(carrier, True)
         return super().take(x, now) if self.idle else None
 
     def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:

@@ -15,7 +15,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.body import HIGH_WATER, Body
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, NO_FIELDS, Exchange
@@ -78,18 +78,20 @@ class UpstreamStream:
     """Exchange on a stream of its own."""
 
     __slots__ = (
-        "_answer", "_cause", "_connection", "_deadline", "_exchange", "_failure", "_interims", "_is_paused",
-        "_is_told", "_is_whole", "_length", "_outcome", "_piece_at", "_pieces", "_receiver", "_request_body",
-        "_started", "_stream", "_trailers", "expires", "is_touched", "pool",
+        "_answer", "_cause", "_connection", "_deadline", "_exchange", "_failure", "_has_room", "_interims",
+        "_is_paused", "_is_told", "_is_whole", "_length", "_outcome", "_piece_at", "_pieces", "_receiver",
+        "_request_body", "_started", "_stream", "_trailers", "expires", "is_touched", "pool",
     )  # fmt: skip
 
-    def __init__(self, connection: MultiplexedConnection) -> None:
+    def __init__(self, connection: MultiplexedConnection, has_room: bool = False) -> None:
+        """`has_room` is True if the connection has just said so, and `exchange` follows at once."""
         self.pool = connection.pool
         self.expires = NEVER
         """Deadline after which the sweep calls `expire`, while the exchange is in flight."""
         self.is_touched = False
         """True while something that has arrived is to be delivered."""
         self._connection = connection
+        self._has_room = has_room
         self._stream: Stream | None = None
         """Stream of the exchange; None before the request is sent, and after the end."""
         self._exchange: Exchange | None = None
@@ -139,7 +141,7 @@ class UpstreamStream:
         `expires` is the instant by which the response must be complete; `now` is the start of the attempt.
         """
         connection, pool = self._connection, self.pool
-        if not connection.has_room:
+        if not self._has_room and not connection.has_room:
             receiver.take(failed(STALE_CONNECTION, cause="the connection takes no more streams"))
             return
         self._exchange = x
@@ -362,7 +364,7 @@ class UpstreamStream:
         self._touch()
 
     def _take_trailers(self, head: Head) -> None:
-        known = head.derived
+        known: Any = head.derived  # not a `cast`, which is a call where it is not compiled
         if known is None:
             known = head.derived = parse_fields(head.lines)
         if head.sensitive:
@@ -371,7 +373,7 @@ class UpstreamStream:
                 answer.sensitive = head.sensitive
             elif outcome is not None:
                 outcome.sensitive |= head.sensitive
-        self._trailers = [*cast("Headers", known)]
+        self._trailers = [*known]
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
         """Note the end of the stream before its time."""
