@@ -284,7 +284,19 @@ class Body:
 
     def whole(self) -> bytes:
         """Return the content of a complete body that has had no sink."""
-        return b"".join(self._pieces)
+        pieces = self._pieces
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @staticmethod
+    def of(content: bytes, trailers: Headers, length: int | None = None) -> Body:
+        """Return a complete body."""
+        body = Body(None, length)
+        body.state = COMPLETE
+        body.trailers = trailers
+        body.received = body._size = len(content)
+        if content:
+            body._pieces.append(content)
+        return body
 
     def __repr__(self) -> str:
         state = ("open", "whole", "broken", "cancelled")[self.state]

@@ -162,6 +162,9 @@ REFUSALS: Final = metric(
 )
 RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the first.")
 RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due but not made, by reason.")
+REPEATED_REQUESTS: Final = metric(
+    "sidecar.repeated_requests", "{request}", "Requests with retries or hedges, by whether one of these answered well."
+)
 HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first attempt.")
 WEBSOCKET_MESSAGES: Final = metric(
     "sidecar.websocket.messages", "{message}", "Messages of WebSockets that `translate` serves, by their direction."

@@ -124,22 +124,23 @@ def names(text: str) -> list[str]:
 class Template:
     """Parsed text.  `constants` has the values of `service`, `route` and `upstream`."""
 
-    __slots__ = ("_parts", "text")
+    __slots__ = ("parts", "text")
 
     def __init__(self, text: str, constants: Mapping[str, str]) -> None:
         names(text)
         self.text = text
-        self._parts: list[str | Read] = []
+        self.parts: list[str | Read] = []
+        """Pieces of plain text, and functions that return the values between them."""
         end = 0
         for match in _TOKEN.finditer(text):
-            self._parts.append(text[end : match.start()])
-            self._parts.append(match[1] or _reader(match[2], constants))
+            self.parts.append(text[end : match.start()])
+            self.parts.append(match[1] or _reader(match[2], constants))
             end = match.end()
-        self._parts.append(text[end:])
+        self.parts.append(text[end:])
 
     def render(self, x: Exchange, outcome: Outcome | None = None, escape: Escape = plain) -> str:
         """Return the text with its values for one request; `outcome` is None if the request has none yet."""
-        return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self._parts)
+        return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self.parts)
 
     def __repr__(self) -> str:
         return f"<Template {self.text!r}>"

@@ -19,7 +19,7 @@ import asyncio
 from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.core.body import HIGH_WATER, OPEN, Body, add_piece
+from sidecar.core.body import COMPLETE, HIGH_WATER, OPEN, Body, add_piece
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
@@ -67,6 +67,11 @@ GOOD: Final = [(b"grpc-status", b"0")]
 GOOD_LINES: Final = b"grpc-status: 0\r\n"
 """Trailers of most calls of gRPC, and their lines."""
 NO_SWITCH: Final = "the upstream did not switch to WebSocket"
+
+
+def trailer_lines(trailers: Headers) -> bytes:
+    """Return the lines of trailers that may be sent."""
+    return b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
 
 
 class StreamExchange:
@@ -493,9 +498,28 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
+            if (
+                body.state == COMPLETE
+                and not marked
+                and not body.sensitive
+                and self._answer_whole(outcome, body, lines)
+            ):
+                return
             session.respond(stream, status, lines, False, marked)
             self._answer = body
             body.attach(self)
+
+    def _answer_whole(self, outcome: Outcome, body: Body, lines: bytes) -> bool:
+        """Send a response that is complete, with trailers, at once; False if it has to be sent piece by piece."""
+        content, trailers = body.whole(), body.trailers
+        ending = GOOD_LINES if trailers == GOOD else trailer_lines(trailers)
+        if not ending or not self._session.answer(self._stream, outcome.status, lines, content, ending):
+            return False
+        if body.verdict:
+            outcome.verdict = body.verdict
+        self._offered = len(content)
+        self._finish(None)
+        return True
 
     def _send_stored(self) -> None:
         """Send a stored body, piece by piece, until the client is behind; then finish the response."""
@@ -553,12 +577,7 @@ class StreamExchange:
         answer, self._answer = self._answer, None
         if answer is not None and answer.verdict and self._outcome is not None:
             self._outcome.verdict = answer.verdict
-        if trailers == GOOD:
-            lines = GOOD_LINES
-        elif trailers:
-            lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
-        else:
-            lines = b""
+        lines = GOOD_LINES if trailers == GOOD else trailer_lines(trailers)
         marks = NOT_MARKED if answer is None else answer.sensitive
         self._session.send_trailers(self._stream, lines, marks)
         self._finish(None)

@@ -225,7 +225,7 @@ class TranslateStage:
             found = self._convert(target, outcome)
             if isinstance(found, Outcome):
                 return found
-            found.coroutine.close()
+            found.close()
             outcome.discard()
             return self._broken(f"The answer is HTTP {outcome.status} and not gRPC.")
 

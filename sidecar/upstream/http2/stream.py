@@ -161,6 +161,7 @@ class UpstreamStream:
             x.sensitive,
             request_id=request_id,
             steady=(before, hop_lines(x)),
+            content=x.body,
         )
         stream.user = self
         pool.deadlines.add(self)
@@ -169,8 +170,6 @@ class UpstreamStream:
             body.record(HIGH_WATER)
             self._request_body = sink = StreamedBody(self, connection.transport, x, body)
             sink.start()
-        elif not is_end:
-            session.send(stream, x.body, True)
         connection.flush_later()
 
     def _leave(self) -> None:
@@ -322,8 +321,8 @@ class UpstreamStream:
 
     def on_head(self, head: Head, is_end: bool) -> None:
         """Note the head of the final response."""
-        x = self._exchange
-        if x is None:
+        x, stream = self._exchange, self._stream
+        if x is None or stream is None:
             return
         known = head.derived
         if not isinstance(known, ResponseLines):
@@ -337,8 +336,17 @@ class UpstreamStream:
         outcome.sensitive = head.sensitive
         if known.is_call:
             outcome.call_lines = lines
-        self._is_whole = is_end
-        self._touch()
+        if not is_end:
+            self._touch()
+            return
+        self._is_whole = True
+        if stream.content:
+            self._pieces.append(stream.content)
+        if stream.ending is not None:
+            self._take_trailers(stream.ending)
+        if not self.is_touched:
+            self.is_touched = True
+            self._connection.touch(self)
 
     def on_data(self, data: bytes, is_end: bool) -> None:
         """Note the next piece of the body."""
@@ -349,6 +357,11 @@ class UpstreamStream:
 
     def on_trailers(self, head: Head) -> None:
         """Note the trailers, which end the body."""
+        self._take_trailers(head)
+        self._is_whole = True
+        self._touch()
+
+    def _take_trailers(self, head: Head) -> None:
         known = head.derived
         if known is None:
             known = head.derived = parse_fields(head.lines)
@@ -358,9 +371,7 @@ class UpstreamStream:
                 answer.sensitive = head.sensitive
             elif outcome is not None:
                 outcome.sensitive |= head.sensitive
-        self._trailers = list(cast("Headers", known))
-        self._is_whole = True
-        self._touch()
+        self._trailers = [*cast("Headers", known)]
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
         """Note the end of the stream before its time."""
@@ -472,11 +483,8 @@ class UpstreamStream:
         elif outcome is not None:
             self._leave()
             if trailers:
-                outcome.stream = body = Body(None, self._length if self._length >= 0 else None)
+                outcome.stream = body = Body.of(data, trailers, self._length if self._length >= 0 else None)
                 body.sensitive = outcome.sensitive
-                if data:
-                    body.feed(data)
-                body.finish(trailers)
             else:
                 outcome.body = data
             if receiver is not None:

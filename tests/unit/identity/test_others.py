@@ -64,7 +64,7 @@ async def ask(found: Any, env: FakeEnv, **facts: Any) -> Verdict | None:
     x = exchange(**facts)
     lines = x.lines
     verdict = found.authenticate(x, lines, b"\n" + lines.lower(), env.now())
-    return await verdict.coroutine if isinstance(verdict, Wait) else verdict
+    return await verdict.awaited if isinstance(verdict, Wait) else verdict
 
 
 # ----- API keys
@@ -261,6 +261,10 @@ async def test_an_answer_is_never_used_beyond_the_end_of_the_token() -> None:
         ({"active": True, "sub": "alice", "aud": "payments"}, Rejection),
         ({"active": True, "aud": "orders"}, Rejection),
         ({"active": "yes", "sub": "alice"}, Unavailable),
+        ({"active": True, "sub": "alice", "aud": "orders", "exp": "never"}, Unavailable),
+        ({"active": True, "sub": "alice", "aud": "orders", "exp": 10**400}, Unavailable),
+        ({"active": True, "sub": "alice", "aud": "orders", "exp": True}, Unavailable),
+        ({"active": False, "exp": "never"}, Rejection),
         ({}, Unavailable),
         ([], Unavailable),
         (b"<html>", Unavailable),

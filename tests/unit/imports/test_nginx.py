@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.imports.findings import Findings, TranslationError
-from sidecar.imports.nginx_grammar import MOST_TEXT, read_directives
+from sidecar.imports.nginx.grammar import MOST_TEXT, read_directives
 from sidecar.imports.translate import translate
 from tests.support.cases import each
 from tests.unit.imports.checked import Checked, checked

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.imports.draft import Draft, Value, put
-from sidecar.imports.nginx_grammar import Directive, read_directives
-from sidecar.imports.nginx_policies import Scope, add_headers, add_limits, add_retries, add_timeouts, report_protection
-from sidecar.imports.nginx_upstream import Upstreams
+from sidecar.imports.nginx.grammar import Directive, read_directives
+from sidecar.imports.nginx.policies import Scope, add_headers, add_limits, add_retries, add_timeouts, report_protection
+from sidecar.imports.nginx.upstream import Upstreams
 
 SELF: Final = (
     "return",

@@ -12,22 +12,14 @@ from fractions import Fraction
 from typing import Any, Final
 
 from sidecar.imports.draft import Draft, Value, merged, put, split
-from sidecar.imports.envoy_cluster import add_cluster, duration_of, in_range
+from sidecar.imports.envoy.cluster import add_cluster
+from sidecar.imports.fields import duration_of, in_range
 from sidecar.imports.findings import UNPROTECTED
-from sidecar.imports.first_match import Ordered, is_reached
+from sidecar.imports.first_match import Ordered, is_reached, plain
+from sidecar.imports.retries import ALL_METHODS, bounded, outcomes, repeats_every_method
 from sidecar.imports.source import Part, read_documents
 from sidecar.imports.units import literal, share
 
-ALL_METHODS: Final = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
-RESETS: Final = ["connect_failure", "reset", "timeout"]
-RETRY_ON: Final = {
-    "5xx": [*RESETS, "5xx"], "gateway-error": [*RESETS, "502", "503", "504"], "reset": RESETS,
-    "connect-failure": ["connect_failure"], "refused-stream": ["reset"], "retriable-4xx": ["409"],
-    "cancelled": ["cancelled"], "deadline-exceeded": ["deadline_exceeded"], "internal": ["internal"],
-    "resource-exhausted": ["resource_exhausted"], "unavailable": ["unavailable"],
-}  # fmt: skip
-"""Outcomes that each word of `retry_on` stands for; `retriable-status-codes` takes a list beside it."""
-MOST_ATTEMPTS: Final = 10
 DEFAULT_TIMEOUT: Final = "15s"
 CORS: Final = "envoy.filters.http.cors"
 LIMIT: Final = "envoy.filters.http.local_ratelimit"
@@ -196,11 +188,7 @@ class _Listener:
         action = part.get("route")
         if match is None:
             return
-        plain = {key: each.value if isinstance(each, Value) else each for key, each in match.items()}
-        plain |= {
-            key: {name: each.value for name, each in plain[key].items()} for key in ("headers", "query") if key in plain
-        }
-        order = Ordered(part.line, part.name, plain)
+        order = Ordered(part.line, part.name, plain(match))
         reached = is_reached(part.findings, self.earlier, order)
         self.earlier.append(order)
         if not reached:
@@ -376,27 +364,14 @@ class _Listener:
         if (stated := part.get("num_retries")) is not None:
             line = stated.line
         attempts = (1 if retries is None else retries) + 1
-        if attempts > MOST_ATTEMPTS:
-            part.findings.differ(line, "retry_policy.num_retries", f"at most {MOST_ATTEMPTS} attempts are made here")
-        on: list[str] = []
         condition = part.get("retry_on")
-        for word in condition.text().split(",") if condition is not None else []:
-            word = word.strip()
-            if word == "retriable-status-codes":
-                found = [each.text() for each in part.items("retriable_status_codes")]
-            elif word in RETRY_ON:
-                found = RETRY_ON[word]
-            else:
-                if condition is not None and word:
-                    condition.findings.lose(condition.line, condition.name, f"`{word}` has no equal here")
-                continue
-            on += [each for each in found if each not in on]
+        statuses = [each.number() or 0 for each in part.items("retriable_status_codes")]
+        on = outcomes(condition.text(), condition, statuses) if condition is not None else []
         if attempts < 2 or not on:
             return {"retry": Value("off", draft.findings.place(line), line)} if attempts < 2 else {}
-        codes = [int(each) if each.isascii() and each.isdigit() else each for each in on]
-        put(keys, "retry.max_attempts", draft.value(min(attempts, MOST_ATTEMPTS), line))
-        put(keys, "retry.on", draft.value(codes, condition.line if condition is not None else line))
-        put(keys, "retry.methods", Value(ALL_METHODS, "Envoy repeats every method; take out what must not run twice"))
+        put(keys, "retry.max_attempts", draft.value(bounded(stated, attempts), line))
+        put(keys, "retry.on", draft.value(on, condition.line if condition is not None else line))
+        put(keys, "retry.methods", Value(ALL_METHODS, repeats_every_method("Envoy")))
         if (each := part.get("per_try_timeout")) is not None:
             put(keys, "timeout.attempt", duration_of(draft, each, zero="off"))
         if (base := part.get("retry_back_off", "base_interval")) is not None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.imports.draft import Draft, Value, put
 from sidecar.imports.findings import UNPROTECTED
-from sidecar.imports.nginx_grammar import Directive
+from sidecar.imports.nginx.grammar import Directive
+from sidecar.imports.retries import IDEMPOTENT
 from sidecar.imports.units import duration, literal, seconds
 
 if TYPE_CHECKING:
-    from sidecar.imports.nginx_upstream import Passed
+    from sidecar.imports.nginx.upstream import Passed
 
 CONDITIONS: Final[dict[str, list[Any]]] = {
     "error": ["connect_failure", "reset"], "timeout": ["timeout"], "invalid_header": ["protocol_error"],
@@ -20,7 +21,6 @@ CONDITIONS: Final[dict[str, list[Any]]] = {
     "http_403": [403], "http_404": [404], "http_429": [429],
 }  # fmt: skip
 """Outcomes that each word of `proxy_next_upstream` stands for."""
-METHODS: Final = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
 VARIABLES: Final = {"$remote_addr": "{client.address}", "$request_id": "{request.id}"}
 OWN: Final = frozenset({
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-forwarded-server", "forwarded",
@@ -90,7 +90,7 @@ def add_retries(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed
     if attempts < 2 or "off" in words:
         return
     on: list[Any] = []
-    methods = list(METHODS)
+    methods = list(IDEMPOTENT)
     for word in words:
         if word == "non_idempotent":
             methods += ["POST", "PATCH"]
