@@ -83,11 +83,14 @@ class Frames:
         limits: dict[str, Any] | None = None,
         slow_clients: dict[str, Any] | None = None,
         settings: bytes | None = None,
+        is_acknowledged: bool = True,
         **listener: Any,
     ) -> None:
+        """With `is_acknowledged` False, the client never acknowledges the settings of the listener."""
         self.front = Front(service, limits, slow_clients=slow_clients, listener=listener)
         self.client = self.front.connect()
-        self.client.write(f.PREFACE + (f.settings([]) if settings is None else settings) + f.SETTINGS_ACK)
+        first = f.PREFACE + (f.settings([]) if settings is None else settings)
+        self.client.write(first + f.SETTINGS_ACK if is_acknowledged else first)
         self.got: list[Frame] = []
         """All frames received so far."""
         self._read = 0

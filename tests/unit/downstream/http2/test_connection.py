@@ -15,10 +15,17 @@ from sidecar.downstream.slow_clients import START_AFTER
 from sidecar.http2 import errors as e
 from sidecar.http2 import frames as f
 from tests.support.loop import settle, virtual
+from tests.support.streams import StreamProxy
 from tests.unit.downstream.front import GET, Front, Source, always
 from tests.unit.downstream.http2.talk import ECHO, Frames, Talk
 from tests.unit.http2.peer import GET as FIELDS
 from tests.unit.http2.peer import POST, data, headers
+
+PASSING = """version: 1
+listeners: {inbound: {address: "127.0.0.1:8080"}}
+upstreams: {app: {endpoints: ["http://10.0.0.1:80"], protocol: http2}}
+routes: [{name: all, match: {path_prefix: /}, upstream: app}]
+"""
 
 
 @virtual
@@ -310,6 +317,28 @@ async def test_idle_connections_are_closed_and_silent_ones_too() -> None:
     silent.client.write(f.PREFACE)
     await asyncio.sleep(10)
     assert silent.front.is_empty
+
+
+@virtual
+async def test_settings_that_are_not_acknowledged_in_time_end_the_connection() -> None:
+    """RFC 9113 6.5.3."""
+    talk = Frames(ECHO, {"header_timeout": "5s"}, is_acknowledged=False)
+    await talk.feed(headers(1, FIELDS))
+    assert talk.data(1)
+    await asyncio.sleep(10)
+    await talk.feed()
+    assert talk.codes(f.GOAWAY) == [e.SETTINGS_TIMEOUT]
+
+
+@virtual
+async def test_the_field_priority_passes_both_ways() -> None:
+    """RFC 9218 4."""
+    proxy = StreamProxy(PASSING)
+    got = proxy.client.ask(b"GET", b"priority: u=1, i\r\n")
+    (asked,) = await proxy.asked(1)
+    assert b"priority: u=1, i\r\n" in asked.lines
+    asked.answer(b"hi", lines=b"priority: u=5\r\n")
+    assert b"priority: u=5\r\n" in (await got.end()).lines
 
 
 @virtual
