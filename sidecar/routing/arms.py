@@ -8,6 +8,7 @@ from typing import Generic
 from sidecar.core.exchange import Exchange
 from sidecar.rollout.arms import Arms
 from sidecar.routing.preflight import PreflightRouter
+from sidecar.routing.router import Router
 from sidecar.routing.rule import R, Rule
 
 
@@ -37,7 +38,7 @@ class ArmRouter(PreflightRouter[R]):
 
     def match(self, x: Exchange) -> R | None:
         """Return the target of a request: the arm, if the matched one has candidates."""
-        found = super().match(x)
+        found = super().match(x) if x.method == b"OPTIONS" else Router.match(self, x)  # no preflight
         if found is None:
             return None
         candidates = self._candidates.get(found)
