@@ -36,7 +36,7 @@ def state_limit(outcome: Outcome, lines: object, form: str) -> Outcome:
 class FieldLines:
     """Writer of the field lines of one limit.  Parts of the lines that were written last are used again."""
 
-    __slots__ = ("_between", "_end", "_first", "_first_of", "_rest", "_rest_of", "_start")
+    __slots__ = ("_between", "_end", "_rest_of", "_start", "first", "floor", "rest")
 
     def __init__(self, name: str, quota: int, window: float, form: str) -> None:
         """Take the name of the limit, its window in seconds, and the form, `STRUCTURED` or `SEPARATE`."""
@@ -50,11 +50,11 @@ class FieldLines:
             self._end = b'\r\nratelimit-policy: "%b";q=%d;w=%d\r\n' % (
                 name.encode(), quota, max(1, ceil(window - 1e-6))
             )  # fmt: skip
-        self._first = self._start
+        self.first = self._start
         """Beginning of the lines, up to the last three digits of the requests that remain."""
-        self._first_of = 0
-        """Thousands of requests in that beginning."""
-        self._rest = b""
+        self.floor = 0
+        """Requests that remain according to that beginning, with zeros as the last digits; 0 if there is none."""
+        self.rest = b""
         """Lines behind the requests that remain; empty before the first."""
         self._rest_of = -1
         """Seconds in that rest."""
@@ -63,11 +63,11 @@ class FieldLines:
         """Return the lines, for requests that remain and whole seconds until the whole quota is available."""
         if seconds != self._rest_of:
             self._rest_of = seconds
-            self._rest = b"%b%d%b" % (self._between, seconds, self._end)
-        thousands = remaining // UNIT
-        if not thousands:
-            return b"%b%d%b" % (self._start, remaining, self._rest)
-        if thousands != self._first_of:
-            self._first_of = thousands
-            self._first = b"%b%d" % (self._start, thousands)
-        return self._first + LAST[remaining % UNIT] + self._rest
+            self.rest = b"%b%d%b" % (self._between, seconds, self._end)
+        if remaining < UNIT:
+            return b"%b%d%b" % (self._start, remaining, self.rest)
+        floor = remaining - remaining % UNIT
+        if floor != self.floor:
+            self.floor = floor
+            self.first = b"%b%d" % (self._start, floor // UNIT)
+        return self.first + LAST[remaining - floor] + self.rest

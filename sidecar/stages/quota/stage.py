@@ -29,13 +29,15 @@ from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.quota import EXHAUSTED, SKEW, QuotaTable
 from sidecar.leases.rate import ADMITTED, NEVER, OVERFLOW, UNKNOWN
-from sidecar.limits.fields import SEPARATE, FieldLines, state_limit
+from sidecar.limits.fields import LAST, SEPARATE, UNIT, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.stages.quota.spec import QuotaSpec, Spec
 from sidecar.stages.quota.windows import Windows
 
 WARN_EVERY: Final = 60.0
 """Seconds between two warnings that all keys of a quota are in use."""
+SLACK: Final = 1e-6
+"""Part of a request by which sums of costs may be too low, because of rounding."""
 ROUNDS: Final = 3
 """Answers of the store that a request waits for, at most."""
 
@@ -140,8 +142,8 @@ class RouteQuota:
     """Quota as one route applies it."""
 
     __slots__ = (
-        "cost", "form", "lines", "lines_of", "observed", "read", "read_cost", "seconds", "since", "spec", "state",
-        "until", "where",
+        "cost", "first", "floor", "form", "lines", "lines_of", "observed", "read", "read_cost", "rest", "seconds",
+        "since", "spec", "state", "top", "until", "where",
     )  # fmt: skip
 
     def __init__(self, spec: QuotaSpec, state: QuotaState, where: str, form: str, observed: Counter | None) -> None:
@@ -163,6 +165,10 @@ class RouteQuota:
         self.seconds = 0
         """Whole seconds to the end of the window, from `since` to before `until`."""
         self.since = self.until = 0.0
+        self.first = self.rest = b""
+        """Parts of the field lines that were written last: before the last three digits of what is left, and behind."""
+        self.floor = self.top = 0.0
+        """Bounds of what is left for which `first` holds, the lower one included; 0 if it holds for nothing."""
 
     def take(self, key: str, cost: float, now: float) -> float:
         """Return `ADMITTED`, `UNKNOWN` if the store has to be asked, or `EXHAUSTED`."""
@@ -203,7 +209,11 @@ class RouteQuota:
         """Return the field lines for requests that are left."""
         if not self.since <= wall < self.until:
             self._count_down(wall)
-        return self.lines.write(int(left + 1e-6), self.seconds)
+        lines = self.lines
+        text = lines.write(int(left + SLACK), self.seconds)
+        self.first, self.rest, self.floor = lines.first, lines.rest, lines.floor - SLACK
+        self.top = self.floor + UNIT if lines.floor else self.floor
+        return text
 
     def _count_down(self, wall: float) -> None:
         """Find the seconds that the lines state at a Unix time, and how long they hold."""
@@ -269,6 +279,8 @@ class Quota:
                         left = table.most - used - quota.cost
                         if left >= 0:
                             known[key] = used + quota.cost
+                            if quota.floor <= left < quota.top and quota.since <= wall < quota.until:
+                                return quota.first + LAST[int(left - quota.floor)] + quota.rest
                             return quota.report(left, wall) if self._reports else None
         return self._decide(x, 0)
 
