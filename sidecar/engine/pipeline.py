@@ -272,8 +272,8 @@ class Call:
                 if settle is not None:
                     settle(x, tickets[index], outcome)
             if lines_at is not None:
-                lines = tickets[lines_at]
-                if type(lines) is bytes:  # `append_lines` in place, without the call
+                lines: Any = tickets[lines_at]
+                if lines is not None:  # inlined `append_lines`
                     if outcome.parsed is None:
                         outcome.raw += lines
                     else:

@@ -15,15 +15,15 @@ from sidecar.routing.rule import R, Rule
 class Candidates(Generic[R]):
     """Targets of one rollout: the matched one, then its candidates."""
 
-    __slots__ = ("_arms", "_targets")
+    __slots__ = ("arms", "targets")
 
     def __init__(self, arms: Arms, targets: tuple[R, ...]) -> None:
-        self._arms = arms
-        self._targets = targets
+        self.arms = arms
+        self.targets = targets
 
     def pick(self, x: Exchange) -> R:
         """Return the arm of a request."""
-        return self._targets[self._arms.choose(x)]
+        return self.targets[self.arms.choose(x)]
 
 
 class ArmRouter(PreflightRouter[R]):
@@ -42,4 +42,4 @@ class ArmRouter(PreflightRouter[R]):
         if found is None:
             return None
         candidates = self._candidates.get(found)
-        return found if candidates is None else candidates.pick(x)
+        return found if candidates is None else candidates.targets[candidates.arms.choose(x)]

@@ -120,7 +120,7 @@ class RouteLimit:
         self.text = b""
         """Field lines that were written last."""
         self.above = self.up_to = 0.0
-        """Bounds of the seconds for which `text` holds, the upper one included."""
+        """Bounds of the seconds for which `text` holds, the upper one included and never beyond the depth."""
 
     def report(self, ahead: float) -> bytes:
         """Return the field lines after a request has moved the TAT to so many seconds ahead of the clock."""
@@ -171,10 +171,11 @@ class RateLimit:
                 ahead = limit.debit
                 if tat > now:
                     ahead += tat - now
+                if limit.above < ahead <= limit.up_to:  # within the depth too
+                    tats[key] = now + ahead
+                    return limit.text
                 if ahead <= gcra.depth:
                     tats[key] = now + ahead
-                    if limit.above < ahead <= limit.up_to:
-                        return limit.text
                     return limit.report(ahead) if self._reports else None
         return self._decide(x, now)
 
