@@ -153,10 +153,10 @@ class Call:
         """Tickets that are neither settled nor bound to a body, outermost first."""
         self._begun: InFlight | None = None
         """Request in flight at the terminal; None without one."""
-        self._run: Run[Any] | None = None
-        """Run of the stage that waits; None if none does."""
-        self._superseded: Run[Any] | None = None
-        """Cancelled run whose result is ignored; None without one."""
+        self._run: Run[Any] | Promise[Any] | None = None
+        """Run or promise of the stage that waits; None if none does."""
+        self._superseded: Run[Any] | Promise[Any] | None = None
+        """Cancelled run or promise whose result is ignored; None without one."""
         self._superseded_at = 0
         """Index of the stage that waited for the superseded run; negative if it waited in `answer`."""
         self._at = 0
@@ -349,27 +349,43 @@ class Call:
     # ----- stages that wait
 
     def _wait(self, index: int, wait: Wait, is_inward: bool, given: Outcome | None) -> None:
-        """Run the coroutine of a stage that waits; `given` is the outcome that the stage got in `answer`."""
+        """Wait for what a stage waits for; `given` is the outcome that the stage got in `answer`."""
         self._at = index
         self._is_inward = is_inward
         self._given = given
-        run = Run(wait.coroutine, self._waited)
+        awaited = wait.awaited
+        if isinstance(awaited, Promise):
+            self._run = awaited
+            awaited.set_waiter(self._promised)
+            if self._is_cancelled:
+                awaited.cancel()
+            return
+        run = Run(awaited, self._waited)
         if not run.has_ended:  # else `_waited` has continued the call, which may be waiting for another run
             self._run = run
             if self._is_cancelled:
                 run.cancel()
 
+    def _promised(self, promise: Promise[Any]) -> None:
+        """Continue with the value of a promise that a stage waited for."""
+        if promise.cancelled():
+            self._resume(promise, None, asyncio.CancelledError())
+        else:
+            self._resume(promise, promise.result(), None)
+
     def _waited(self, run: Run[Any]) -> None:
+        """Continue with the result of a stage that waited for a coroutine."""
+        self._resume(run, run.value, run.error)
+
+    def _resume(self, awaited: Run[Any] | Promise[Any], found: object, error: BaseException | None) -> None:
         """Continue with the result of a stage that waited."""
-        found = run.value
-        if run is self._superseded:
+        if awaited is self._superseded:
             self._superseded = None
-            if run.error is None:
+            if error is None:
                 self._refuse_found(found, self._superseded_at)
             return
         given, self._given = self._given, None
         self._run = None
-        error = run.error
         if error is None and self._is_cancelled:  # the run ended before the cancellation reached it
             self._refuse_found(found, self._at if self._is_inward else -1)
             error = asyncio.CancelledError()
