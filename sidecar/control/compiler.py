@@ -29,7 +29,7 @@ from sidecar.core.env import BuildContext, Env, StateKey
 from sidecar.core.exchange import SAFE_METHODS, Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.core.spec import Block, Problem
-from sidecar.core.stage import Gate, Service, Stage, unbound
+from sidecar.core.stage import Gate, Observer, Service, Stage, unbound
 from sidecar.engine.pipeline import Call, InFlight, Pipeline
 from sidecar.routing.arms import ArmRouter, Candidates
 from sidecar.routing.preflight import PreflightRouter
@@ -214,7 +214,7 @@ class Compilation:
         """Places for slow requests, by name of the upstream."""
         self.arms: dict[str, Arms] = {}
         """Arms of the routes with candidates, by the route's name."""
-        self.arm_stages: dict[str, Stage] = {}
+        self.arm_stages: dict[str, Stage | Observer] = {}
         """Stages that report to a rollout, by name of the route or of its candidate."""
         self.problems: list[Problem] = []
         """Problems found so far."""
@@ -437,7 +437,7 @@ class Compilation:
         """Return a route with its pipeline."""
         links: list[Link] = []
         observed: list[Link] = []
-        stages: list[Stage] = []
+        stages: list[Stage | Observer] = []
         for kind in STAGES:
             if spec.is_observed and (seen := self.make_observed(kind, spec)) is not None:
                 observed.append(seen)
@@ -497,7 +497,7 @@ class Compilation:
         if not any(each.arms for each in self.spec.routes):
             return
         from sidecar.rollout.arms import Arms, Settings
-        from sidecar.rollout.stage import ArmStage, CountedArmStage, TimedArmStage
+        from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
 
         for each in self.spec.routes:
             rule = each.rollout
@@ -511,7 +511,7 @@ class Compilation:
             is_timed = rule.return_when is not None and rule.return_when.p99 is not None
             for number, name in enumerate(names):
                 if rule.return_when is None:
-                    self.arm_stages[name] = CountedArmStage(arms.counts(number))
+                    self.arm_stages[name] = ArmCounter(arms.counts(number))
                 else:
                     self.arm_stages[name] = (
                         TimedArmStage(arms, number, self.env.now) if is_timed else ArmStage(arms, number)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
-from sidecar.core.message import Headers, Message
+from sidecar.core.message import Headers, Message, parse_fields
 
 if TYPE_CHECKING:
     import asyncio
@@ -284,6 +284,14 @@ class Outcome(Message):
 def failed(failure: Failure, refusal: Refusal = NO_REFUSAL, cause: str = "") -> Outcome:
     """Return the outcome of a failure, with the failure's status."""
     return Outcome(failure.status, failure=failure, refusal=refusal, cause=cause)
+
+
+def append_lines(outcome: Outcome, lines: bytes) -> None:
+    """Append field lines to those of an outcome, whose list of pairs a cache may hold too."""
+    if outcome.parsed is None:
+        outcome.raw += lines
+    else:
+        outcome.parsed = [*outcome.parsed, *parse_fields(lines)]
 
 
 def copy_streamed(outcome: Outcome) -> Outcome:

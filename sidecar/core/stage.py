@@ -18,7 +18,9 @@ two get.  A stage that may run the stages behind it again has an attribute `inne
    waiting time.
 5. While a body is still arriving, settling waits for its end, so a permit covers the body.  If the reader cancels the
    body, a bad status still counts; otherwise the failure of the body is the outcome.
-6. Each run of `inner` has tickets of its own, settled with the outcome of that run.  A breaker thus records a 503 that
+6. A stage with `adds_lines` has tickets that are bytes or None, no `settle`, and an `answer` that does nothing but
+   append the lines of the ticket to those of the outcome (`append_lines`).  The pipeline may do that itself.
+7. Each run of `inner` has tickets of its own, settled with the outcome of that run.  A breaker thus records a 503 that
    a retry replaces.
 """
 
@@ -40,6 +42,13 @@ class Stage(Protocol):
 
     def admit(self, x: Exchange) -> object:
         """Return an `Outcome` to answer the request, a `Wait` for an outcome or a ticket, or a ticket to admit it."""
+
+
+class Observer(Protocol):
+    """Stage that has no ticket and decides nothing: it only gets the outcomes of the requests that come to it."""
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        """Record the outcome of a request; its ticket is another stage's."""
 
 
 class Gate(Stage, Protocol):

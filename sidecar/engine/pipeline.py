@@ -5,10 +5,11 @@ callback that receives the head of the response, it loops over `answer` and `set
 For a stage that returns a `Wait`, it starts a `Run` and continues when the run has ended.  Rules:
 
 1. A call lists the tickets that are neither settled nor bound to a body, to settle them after a cancellation, a bug or
-   a superseding outcome.
+   a superseding outcome.  While an outcome passes without a stop, the list is not shortened: it is cleared at the end.
 2. Before `answer` is called, the tickets of the stages behind are settled with the outcome that `answer` gets, or bound
    to its body.  A stage that replaces the outcome (retry, fallback) cancels that body, which settles them.
 3. A call ends once: with an outcome, with `CancelledError` or with a bug.  It then calls `done`.
+4. An outcome whose body has ended passes in `take`, until a stage replaces it or waits.  All others pass in `_go_on`.
 
 `docs/design/engine.md` says why there is one path, without nested coroutines.
 """
@@ -20,14 +21,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
-from sidecar.core.body import COMPLETE, Body
+from sidecar.core.body import COMPLETE
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import ABANDONED, Failure, Outcome
+from sidecar.core.outcome import ABANDONED, Failure, Outcome, append_lines
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
+from sidecar.core.stage import Observer, Service, Stage, Wait, outcome_to_settle, unbound
 
-INNERMOST: Final = -2
-"""Index that stands for the innermost stage, whatever its index is."""
+Answer = Callable[..., Any] | None
+Settle = Callable[..., None] | None
+Step = tuple[int, Answer, Settle]
+"""Index of a stage's ticket, its `answer` and its `settle`; None for a call that the stage does not have."""
+LongStep = tuple[int, Answer, Settle, bool]
+"""The same, and True for an observer, whose index is that of the ticket outside of it."""
+ALL: Final = -1
+"""Number of tickets that stands for one of each stage."""
 
 
 class InFlight(Protocol):
@@ -51,31 +58,64 @@ class Pipeline:
     Awaiting `pipeline(x)` returns the outcome.  A `Call` does the same without a coroutine.
     """
 
-    __slots__ = ("admits", "begin_last", "can_be_superseded", "outward", "settles")
+    __slots__ = (
+        "_calls", "admits", "answered", "begin_last", "can_be_superseded", "lines_at", "outward", "passed", "refused",
+        "settles",
+    )  # fmt: skip
 
-    def __init__(self, stages: Sequence[Stage], terminal: Terminal | Service) -> None:
+    def __init__(self, stages: Sequence[Stage | Observer], terminal: Terminal | Service) -> None:
         """Take the stages, outermost first.  A stage with an `inner` must not be in another pipeline."""
         end = terminal if hasattr(terminal, "begin") else Awaited(terminal)
         self.begin_last = cast("Terminal", end).begin
-        self.admits = tuple(stage.admit for stage in stages)
-        answers: list[Callable[..., Any] | None] = [getattr(stage, "answer", None) for stage in stages]
-        self.settles: tuple[Callable[..., None] | None, ...]
-        self.settles = tuple(getattr(stage, "settle", None) for stage in stages)
-        self.outward = tuple(zip(range(len(stages)), answers, self.settles, strict=True))[::-1]
-        """Index, `answer` and `settle` of each stage, innermost first; None for a call that the stage does not have."""
         self.can_be_superseded = any(getattr(stage, "supersedes", False) for stage in stages)
+        names = ("admit", "answer", "settle", "adds_lines")
+        self._link([tuple([getattr(stage, name, None) for name in names]) for stage in stages])
         for index, stage in enumerate(stages):
             if hasattr(stage, "inner"):
                 cast("Any", stage).inner = Pipeline(stages[index + 1 :], end)
+
+    def _link(self, calls: list[Any]) -> None:
+        """Take `admit`, `answer`, `settle` and `adds_lines` of each stage, outermost first; None for what it lacks."""
+        self._calls = calls
+        admits: list[Callable[..., Any]] = []
+        settles: list[Settle] = []
+        steps: list[LongStep] = []
+        self.lines_at: int | None = None
+        """Index of the ticket whose lines a call itself appends to an outcome that all stages get, because no stage
+        further out has an `answer`; None without one."""
+        is_answered = False
+        for admit, answer, settle, adds_lines in calls:
+            is_observer = admit is None and bool(admits)
+            if not is_observer:
+                admits.append(_admit if admit is None else admit)
+                settles.append(settle)
+            index = len(admits) - 1
+            if adds_lines and settle is None and not is_answered:
+                self.lines_at = index
+            is_answered = is_answered or answer is not None
+            if answer is not None or settle is not None:
+                steps.insert(0, (index, answer, settle, is_observer))
+        self.admits = tuple(admits)
+        self.settles: tuple[Settle, ...] = tuple(settles)
+        counts = range(len(admits) + 1)
+        self.passed: tuple[tuple[LongStep, ...], ...]
+        self.passed = tuple([tuple([step for step in steps if step[0] < count]) for count in counts])
+        """Steps of an outcome outwards, by the number of stages that have admitted the request."""
+        self.answered: tuple[tuple[LongStep, ...], ...]
+        self.answered = tuple([_without_observers(found, index) for index, found in enumerate(self.passed[1:])])
+        """The same by the index of the stage that answers, or has answered, it."""
+        self.refused: tuple[tuple[Step, ...], ...]
+        self.refused = tuple([tuple([step[:3] for step in found]) for found in self.passed])
+        """As `passed`, in short."""
+        self.outward: tuple[Step, ...] = tuple([step[:3] for step in steps if step[0] != self.lines_at or step[3]])
+        """Steps of an outcome that all stages get, without the stage at `lines_at`."""
 
     def within(self, stage: Stage) -> Pipeline:
         """Return a pipeline of the same stages with one more outside of them, which has no `inner`."""
         outer = Pipeline([stage], unbound)
         outer.begin_last = self.begin_last
-        outer.admits += self.admits
-        outer.settles += self.settles
-        outer.outward = tuple([(index + 1, answer, settle) for index, answer, settle in self.outward]) + outer.outward
         outer.can_be_superseded = self.can_be_superseded
+        outer._link(outer._calls + self._calls)
         return outer
 
     async def __call__(self, x: Exchange) -> Outcome:
@@ -158,7 +198,7 @@ class Call:
         if given is not None:
             given.discard()
         self._abandon(index + 1)
-        self.take(outcome, index)
+        self._go_on(outcome, self._pipeline.answered[index], False)
 
     def discard(self) -> None:
         """Discard the outcome, which the caller does not need."""
@@ -175,13 +215,14 @@ class Call:
         try:
             for admit in pipeline.admits[len(tickets) :] if tickets else pipeline.admits:
                 found = admit(x)
-                kind = type(found)  # cheaper than isinstance, and far cheaper than `__class__`
-                if kind is Outcome:
-                    outcome = cast("Outcome", found)
-                    break
-                if kind is Wait:
-                    self._wait(len(tickets), cast("Wait", found), True, None)
-                    return
+                if found is not None:
+                    kind = type(found)  # cheaper than isinstance, and far cheaper than `__class__`
+                    if kind is Outcome:
+                        outcome = cast("Outcome", found)
+                        break
+                    if kind is Wait:
+                        self._wait(len(tickets), cast("Wait", found), True, None)
+                        return
                 tickets.append(found)
             else:
                 begun: Any = pipeline.begin_last(x, self)
@@ -194,50 +235,55 @@ class Call:
         except BaseException as error:
             self._break_down(error)
             return
-        self.take(outcome, len(tickets) - 1)
+        self.take(outcome, len(tickets))
 
     # ----- the way out
 
-    def take(self, outcome: Outcome, first: int = INNERMOST, has_answered: bool = False) -> None:
-        """Accept an outcome: call `answer` and `settle` of the stages from the index `first` outwards.
+    def take(self, outcome: Outcome, admitted: int = ALL) -> None:
+        """Accept an outcome: call `answer` and `settle` of the stages that have admitted the request, innermost first.
 
-        The terminal passes the outcome of the request in flight, which all stages get.  `has_answered` is True if
-        `outcome` is what `answer` of the first stage has returned.
+        The terminal passes the outcome of the request in flight, which all stages get.
         """
         self._begun = None
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
-        outward = pipeline.outward
-        whole: Body | None = None  # complete body of `outcome`, once a ticket was settled with it
+        body = outcome.stream
+        if body is not None:
+            if body.state != COMPLETE:
+                self._go_on(outcome, pipeline.passed[admitted], False)
+                return
+            if body.verdict:
+                outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
+        steps, lines_at = pipeline.outward, pipeline.lines_at
+        if admitted != ALL:
+            steps, lines_at = pipeline.refused[admitted], None
+        index, answer = 0, None
         try:
-            for index, answer, settle in outward if first == INNERMOST else outward[len(outward) - 1 - first :]:
-                if answer is not None and not has_answered:
-                    body = outcome.stream
-                    if body is not None and body is not whole and len(tickets) > index + 1:
-                        self._bind(outcome, index + 1)
+            for index, answer, settle in steps:
+                if answer is not None:
                     found = answer(x, tickets[index], outcome)
-                    if found is not outcome:
+                    if found is not outcome or outcome.stream is not body:
+                        del tickets[index + 1 :]
                         if type(found) is Wait:
                             self._wait(index, found, False, outcome)
-                            return
-                        outcome = found
-                        whole = None
-                has_answered = False
-                body = outcome.stream
-                if body is not None and body is not whole:
-                    if body.state != COMPLETE:
-                        continue
-                    whole = body
-                    if body.verdict:
-                        outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
-                ticket = tickets.pop()
+                        else:
+                            self._go_on(found, pipeline.answered[index], True)
+                        return
+                    answer = None
                 if settle is not None:
-                    settle(x, ticket, outcome)
-            if tickets:
-                self._bind(outcome, 0)
+                    settle(x, tickets[index], outcome)
+            if lines_at is not None:
+                lines: Any = tickets[lines_at]
+                if lines is not None:  # inlined `append_lines`
+                    if outcome.parsed is None:
+                        outcome.raw += lines
+                    else:
+                        append_lines(outcome, lines)
         except BaseException as error:
+            del tickets[index + (answer is not None) :]
             outcome.discard()
             self._break_down(error)
             return
+        tickets.clear()
         self.value = outcome
         if pipeline.can_be_superseded:  # inlined `_end`
             x.call = None
@@ -245,21 +291,58 @@ class Call:
         if done is not None:
             done(self)
 
-    def _bind(self, outcome: Outcome, first: int) -> None:
-        """Arrange that the tickets from `first` inwards are settled at the end of the outcome's body."""
-        tickets = self._tickets[first:]
+    def _go_on(self, outcome: Outcome, steps: tuple[LongStep, ...], has_answered: bool) -> None:
+        """Take an outcome outwards through `steps`; `has_answered` is True if the first of them has answered it."""
+        x, tickets = self.x, self._tickets
+        bound: list[tuple[Callable[..., None], object]] = []
+        try:
+            for index, answer, settle, is_observer in steps:
+                if answer is not None and not has_answered:
+                    if bound:
+                        self._bind(outcome, bound, index + 1)
+                        bound = []
+                    found = answer(x, tickets[index], outcome)
+                    if type(found) is Wait:
+                        del tickets[index + 1 :]
+                        self._wait(index, found, False, outcome)
+                        return
+                    outcome = found
+                has_answered = False
+                body = outcome.stream
+                if body is not None and body.state != COMPLETE:
+                    if settle is not None:
+                        bound.append((settle, tickets[index]))
+                    continue
+                if body is not None and body.verdict:
+                    outcome.verdict = body.verdict
+                ticket = tickets[index]
+                if not is_observer:
+                    del tickets[index:]
+                if settle is not None:
+                    settle(x, ticket, outcome)
+            if bound:
+                self._bind(outcome, bound, 0)
+        except BaseException as error:
+            outcome.discard()
+            self._break_down(error)
+            return
+        tickets.clear()
+        self.value = outcome
+        self._end()
+
+    def _bind(self, outcome: Outcome, bound: list[tuple[Callable[..., None], object]], first: int) -> None:
+        """Arrange that the stages of `bound`, whose tickets begin at `first`, are settled at the end of the body."""
         del self._tickets[first:]
         assert outcome.stream is not None
-        outcome.stream.on_close(partial(self._settle_bound, first, tickets, outcome))
+        outcome.stream.on_close(partial(self._settle_bound, bound, outcome))
 
-    def _settle_bound(self, first: int, tickets: list[object], outcome: Outcome, broken: Failure | None) -> None:
-        """Settle tickets at the end of a body; `broken` is the body's failure, None if it is complete."""
-        settles, x = self._pipeline.settles, self.x
+    def _settle_bound(
+        self, bound: list[tuple[Callable[..., None], object]], outcome: Outcome, broken: Failure | None
+    ) -> None:
+        """Settle stages at the end of a body; `broken` is the body's failure, None if it is complete."""
         judged = outcome_to_settle(outcome, broken)
-        for index in range(len(tickets) - 1, -1, -1):
-            settle = settles[first + index]
-            if settle is not None:
-                settle(x, tickets[index], judged)
+        for settle, ticket in bound:
+            settle(self.x, ticket, judged)
         if judged is not outcome:
             outcome.refusal = judged.refusal  # the access log reports what a stage found in `settle`
 
@@ -311,9 +394,9 @@ class Call:
                 given.discard()
             self._break_down(error)
         elif not self._is_inward:
-            self.take(cast("Outcome", found), self._at, True)
+            self._go_on(cast("Outcome", found), self._pipeline.answered[self._at], True)
         elif type(found) is Outcome:
-            self.take(found, self._at - 1)
+            self.take(found, self._at)
         else:
             self._tickets.append(found)
             self.start()
@@ -359,6 +442,15 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<Call {self.x!r} {len(self._tickets)} tickets>"
+
+
+def _admit(x: Exchange) -> None:
+    """Admit a request to the outermost stage, an observer."""
+
+
+def _without_observers(steps: tuple[LongStep, ...], index: int) -> tuple[LongStep, ...]:
+    """Return the steps without those of the observers inside the stage at `index`."""
+    return tuple([step for step in steps if step[0] < index or not step[3]])
 
 
 class Awaited:

@@ -74,38 +74,42 @@ def token_tail(lines: bytes) -> bytes | None:
 class KnownLines:
     """Table of field lines with an accepted token, and of those that go on in their place.
 
-    At most `MOST_LINES` are kept.  There is the same table in C, which forgets one for another with the same place.
+    At most `MOST_LINES` are kept, and one for each token.  There is the same table in C, which forgets one for another
+    with the same place.
     """
+
+    __slots__ = ("_found", "_kept", "_latest")
 
     def __init__(self, found: list[Any]) -> None:
         """`found` is a list of one, which `find` sets."""
         self._found = found
-        self._kept: dict[bytes, tuple[bytes, bytes, object]] = {}
+        self._kept: dict[bytes, tuple[bytes, object]] = {}
+        self._latest: dict[bytes, bytes] = {}
+        """Lines that are kept, by the `token_tail` of their token."""
 
     def find(self, lines: bytes, rest: int) -> bytes | None:
         """Return the lines that go on in place of `lines`, and set `found` to their entry; None if they are not known.
 
         `rest` is the length of the line X-Request-Id at their end, which goes on as it is; 0 without it.
         """
-        kept = self._kept.get(token_tail(lines) or b"")
-        if kept is None:
+        size = len(lines) - rest
+        kept = self._kept.get(lines[:size])
+        if kept is None or (rest and not lines.startswith(REQUEST_ID, size)):
             return None
-        known, others, entry = kept
-        size = len(known)
-        if len(lines) != size + rest or not lines.startswith(known):
-            return None
-        if rest and not lines.startswith(REQUEST_ID, size):
-            return None
-        self._found[0] = entry
-        return others + lines[size:]
+        self._found[0] = kept[1]
+        return kept[0] + lines[size:]
 
     def keep(self, known: bytes, others: bytes, entry: object) -> None:
         """Keep the lines that go on in place of `known`."""
-        if (tail := token_tail(known)) is not None:
-            self._kept.pop(tail, None)
-            if len(self._kept) >= MOST_LINES:
-                del self._kept[next(iter(self._kept))]
-            self._kept[tail] = (known, others, entry)
+        tail, latest = token_tail(known), self._latest
+        if tail is None:
+            return
+        if tail not in latest and len(latest) >= MOST_LINES:
+            del self._kept[latest.pop(next(iter(latest)))]
+        if (before := latest.pop(tail, None)) is not None:
+            del self._kept[before]
+        latest[tail] = known
+        self._kept[known] = (others, entry)
 
 
 def known_lines(found: list[Any]) -> Any:

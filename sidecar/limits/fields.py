@@ -13,15 +13,30 @@ from __future__ import annotations
 from math import ceil
 from typing import Final
 
+from sidecar.core.message import without
+from sidecar.core.outcome import Outcome, append_lines
+
 STRUCTURED: Final = "structured"
 SEPARATE: Final = "separate"
 SEPARATE_NAMES: Final = (b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
+UNIT: Final = 1000
+LAST: Final = tuple([b"%03d" % number for number in range(UNIT)])
+"""Last three digits of a number: formatting costs more than a look-up."""
+
+
+def state_limit(outcome: Outcome, lines: object, form: str) -> Outcome:
+    """Append the lines of a limit to an outcome; the separate fields replace those of the upstream."""
+    if isinstance(lines, bytes):
+        if form == SEPARATE and outcome.header(SEPARATE_NAMES[0]) is not None:
+            outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
+        append_lines(outcome, lines)
+    return outcome
 
 
 class FieldLines:
-    """Writer of the field lines of one limit."""
+    """Writer of the field lines of one limit.  Parts of the lines that were written last are used again."""
 
-    __slots__ = ("_between", "_end", "_start")
+    __slots__ = ("_between", "_end", "_rest_of", "_start", "first", "floor", "rest")
 
     def __init__(self, name: str, quota: int, window: float, form: str) -> None:
         """Take the name of the limit, its window in seconds, and the form, `STRUCTURED` or `SEPARATE`."""
@@ -35,7 +50,24 @@ class FieldLines:
             self._end = b'\r\nratelimit-policy: "%b";q=%d;w=%d\r\n' % (
                 name.encode(), quota, max(1, ceil(window - 1e-6))
             )  # fmt: skip
+        self.first = self._start
+        """Beginning of the lines, up to the last three digits of the requests that remain."""
+        self.floor = 0
+        """Requests that remain according to that beginning, with zeros as the last digits; 0 if there is none."""
+        self.rest = b""
+        """Lines behind the requests that remain; empty before the first."""
+        self._rest_of = -1
+        """Seconds in that rest."""
 
-    def write(self, remaining: int, seconds: float) -> bytes:
-        """Return the lines, for requests that remain and the seconds until the whole quota is available."""
-        return b"%b%d%b%d%b" % (self._start, remaining, self._between, ceil(seconds), self._end)
+    def write(self, remaining: int, seconds: int) -> bytes:
+        """Return the lines, for requests that remain and whole seconds until the whole quota is available."""
+        if seconds != self._rest_of:
+            self._rest_of = seconds
+            self.rest = b"%b%d%b" % (self._between, seconds, self._end)
+        if remaining < UNIT:
+            return b"%b%d%b" % (self._start, remaining, self.rest)
+        floor = remaining - remaining % UNIT
+        if floor != self.floor:
+            self.floor = floor
+            self.first = b"%b%d" % (self._start, floor // UNIT)
+        return self.first + LAST[remaining - floor] + self.rest

@@ -60,8 +60,8 @@ class Arms:
     """Arms of one route.  The state store has it under `("rollout", route)`."""
 
     __slots__ = (
-        "_condition", "_draw", "_env", "_evidence", "_key", "_measured", "_meter", "_now", "_returned", "_returns",
-        "_route", "_salt", "_settings", "_since", "is_ramping", "shares",
+        "_condition", "_draw", "_env", "_evidence", "_is_drawn", "_key", "_measured", "_meter", "_now", "_returned",
+        "_returns", "_route", "_salt", "_settings", "_since", "is_ramping", "shares",
     )  # fmt: skip
 
     def __init__(self, route: str, settings: Settings, env: Env) -> None:
@@ -93,6 +93,8 @@ class Arms:
         self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now) for _ in settings.shares]
         self._key = None if settings.sticky is None else key_reader(settings.sticky)
         self._condition = None if settings.when is None else condition.Condition(settings.when, facts.MATCH)
+        self._is_drawn = len(self.shares) == 1 and not (settings.ramp or settings.sticky or settings.when)
+        """True if nothing but chance decides on the only candidate."""
 
     def retune(self, settings: Settings) -> None:
         """Apply new settings: shares and evidence start anew."""
@@ -100,6 +102,9 @@ class Arms:
 
     def choose(self, x: Exchange) -> int:
         """Return the index of the arm of a request."""
+        if self._is_drawn:
+            draw = self._draw  # a method call is slow where the attribute holds a function
+            return STABLE if draw() >= self.shares[0] else 1
         if self._condition is not None and not self._condition.holds(x):
             return STABLE
         if self.is_ramping:

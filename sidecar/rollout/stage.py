@@ -15,16 +15,13 @@ from sidecar.rollout.evidence import Arm
 
 
 class ArmStage:
-    """Stage of one arm whose latencies are not compared.  A ticket is None."""
+    """Observer of one arm whose latencies are not compared."""
 
     __slots__ = ("_arm", "_arms")
 
     def __init__(self, arms: Arms, arm: int) -> None:
         self._arms = arms
         self._arm = arm
-
-    def admit(self, x: Exchange) -> object:
-        return None
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         failure = outcome.failure
@@ -34,24 +31,25 @@ class ArmStage:
             self._arms.note(self._arm, True, 0.0, failure.code == BREAKER_OPEN.code)
 
 
-class CountedArmStage:
-    """Stage of one arm of a rollout without `return_when`: it counts only.  A ticket is None."""
+class ArmCounter:
+    """Observer of one arm of a rollout without `return_when`: it counts only."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_count", "_others")
 
     def __init__(self, counts: list[Arm]) -> None:
-        self._counts = counts
-
-    def admit(self, x: Exchange) -> object:
-        return None
+        self._count = counts[0]
+        self._others = counts[1:]
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         failure = outcome.failure
         if failure is not None and failure.origin == "client":
             return
-        for each in self._counts:
-            each.requests += 1
-            if failure is not None or outcome.verdict >= 500:
+        self._count.requests += 1
+        if self._others:
+            for each in self._others:
+                each.requests += 1
+        if failure is not None or outcome.verdict >= 500:
+            for each in (self._count, *self._others):
                 each.errors += 1
 
 

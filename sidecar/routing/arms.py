@@ -8,21 +8,22 @@ from typing import Generic
 from sidecar.core.exchange import Exchange
 from sidecar.rollout.arms import Arms
 from sidecar.routing.preflight import PreflightRouter
+from sidecar.routing.router import Router
 from sidecar.routing.rule import R, Rule
 
 
 class Candidates(Generic[R]):
     """Targets of one rollout: the matched one, then its candidates."""
 
-    __slots__ = ("_arms", "_targets")
+    __slots__ = ("arms", "targets")
 
     def __init__(self, arms: Arms, targets: tuple[R, ...]) -> None:
-        self._arms = arms
-        self._targets = targets
+        self.arms = arms
+        self.targets = targets
 
     def pick(self, x: Exchange) -> R:
         """Return the arm of a request."""
-        return self._targets[self._arms.choose(x)]
+        return self.targets[self.arms.choose(x)]
 
 
 class ArmRouter(PreflightRouter[R]):
@@ -37,8 +38,8 @@ class ArmRouter(PreflightRouter[R]):
 
     def match(self, x: Exchange) -> R | None:
         """Return the target of a request: the arm, if the matched one has candidates."""
-        found = super().match(x)
+        found = super().match(x) if x.method == b"OPTIONS" else Router.match(self, x)  # no preflight
         if found is None:
             return None
         candidates = self._candidates.get(found)
-        return found if candidates is None else candidates.pick(x)
+        return found if candidates is None else candidates.targets[candidates.arms.choose(x)]

@@ -100,16 +100,23 @@ class Authenticator:
             self._observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="authenticate", route=ctx.route)
 
     def admit(self, x: Exchange) -> Outcome | Wait | None:
-        lines = x.lines
+        lines = x.raw if x.parsed is None else x.lines
         if self._caches:
             rest = len(x.request_id)
             if rest:
                 rest += IN_LINE
-            forwarded: bytes | None = self._find(lines, rest)
+            find = self._find  # a method call is slow where the attribute holds a function
+            forwarded: bytes | None = find(lines, rest)
             if forwarded is not None:
                 known: Entry = self._found[0]
                 if (x.arrived or self._now()) < known.until and known.validity.is_current:
-                    self._pass(x, known, forwarded)
+                    if x.stream is not None or self._has_ranks:
+                        self._pass(x, known, forwarded)
+                        return None
+                    known.hits.value += 1  # inlined `_pass`
+                    x.parsed = None
+                    x.raw = forwarded
+                    x.caller = known.caller
                     return None
             if self._is_known(x, lines, rest):
                 return None

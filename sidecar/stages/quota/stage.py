@@ -17,24 +17,27 @@ Refusals are no failures of the upstream: this stage is outside of breaker, retr
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
-from sidecar.core.message import parse_fields, without
+from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.quota import EXHAUSTED, SKEW, QuotaTable
 from sidecar.leases.rate import ADMITTED, NEVER, OVERFLOW, UNKNOWN
-from sidecar.limits.fields import SEPARATE, SEPARATE_NAMES, FieldLines
+from sidecar.limits.fields import LAST, SEPARATE, UNIT, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.stages.quota.spec import QuotaSpec, Spec
 from sidecar.stages.quota.windows import Windows
 
 WARN_EVERY: Final = 60.0
 """Seconds between two warnings that all keys of a quota are in use."""
+SLACK: Final = 1e-6
+"""Part of a request by which sums of costs may be too low, because of rounding."""
 ROUNDS: Final = 3
 """Answers of the store that a request waits for, at most."""
 
@@ -48,6 +51,8 @@ class QuotaState:
         """Counts of a quota without a store."""
         self.shared = shared
         self.windows = Windows(spec.per, spec.resets, spec.time_zone)
+        self.start = self.end = 0.0
+        """Unix times of the window that was found last."""
         self._spec = spec
         self._env = env
         self._labels = labels
@@ -74,6 +79,7 @@ class QuotaState:
         before, self._spec = self._spec, spec
         if (spec.per, spec.resets, spec.time_zone) != (before.per, before.resets, before.time_zone):
             self.windows = Windows(spec.per, spec.resets, spec.time_zone)
+            self.start = self.end = 0.0
             self.table.start = -SKEW
             self.table.used.clear()
             if self.shared is not None:
@@ -91,14 +97,15 @@ class QuotaState:
 
     def roll(self, wall: float) -> None:
         """Begin the window that a Unix time is in, unless it is the current one."""
-        windows = self.windows
-        if windows.start <= wall < windows.end or windows.start - SKEW <= wall < windows.start:
+        if self.start - SKEW <= wall < self.end:
             return
+        windows = self.windows
         windows.find(wall)
+        self.start, self.end = windows.start, windows.end
         if self.shared is None:
-            self.table.roll(windows.start)
+            self.table.roll(self.start)
         else:
-            self.shared.roll(windows.start, windows.end)
+            self.shared.roll(self.start, self.end)
 
     def count_overflow(self) -> None:
         """Count a request whose key has no count of its own, and warn at times."""
@@ -114,7 +121,7 @@ class QuotaState:
             "quota": self._spec.words,
             "key": self._spec.key,
             "mode": self._spec.mode,
-            "ends": self.windows.end,
+            "ends": self.end,
             "keys": self.keys,
             "max_keys": self._spec.max_keys,
             "refused": self.refused.value,
@@ -134,7 +141,10 @@ class QuotaState:
 class RouteQuota:
     """Quota as one route applies it."""
 
-    __slots__ = ("cost", "form", "lines", "lines_of", "observed", "read", "read_cost", "spec", "state", "where")
+    __slots__ = (
+        "cost", "first", "floor", "form", "lines", "lines_of", "observed", "read", "read_cost", "rest", "seconds",
+        "since", "spec", "state", "top", "until", "where",
+    )  # fmt: skip
 
     def __init__(self, spec: QuotaSpec, state: QuotaState, where: str, form: str, observed: Counter | None) -> None:
         self.spec = spec
@@ -144,13 +154,21 @@ class RouteQuota:
         self.form = form
         self.observed = observed
         """Counts requests that would have been refused; None to refuse them."""
-        self.read = key_reader(spec)
+        self.read = key_reader(spec) if spec.is_keyed else None
+        """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.max))
         self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
         self.lines = FieldLines(spec.name, spec.max, 1.0, form)
         """Writer of the fields of the current window."""
         self.lines_of = -1.0
         """Length of the window that `lines` states, in seconds."""
+        self.seconds = 0
+        """Whole seconds to the end of the window, from `since` to before `until`."""
+        self.since = self.until = 0.0
+        self.first = self.rest = b""
+        """Parts of the field lines that were written last: before the last three digits of what is left, and behind."""
+        self.floor = self.top = 0.0
+        """Bounds of what is left for which `first` holds, the lower one included; 0 if it holds for nothing."""
 
     def take(self, key: str, cost: float, now: float) -> float:
         """Return `ADMITTED`, `UNKNOWN` if the store has to be asked, or `EXHAUSTED`."""
@@ -187,14 +205,26 @@ class RouteQuota:
         left: float = state.table.left(key) if state.shared is None else state.shared.lessee.left(key)
         return left
 
-    def report(self, key: str, wall: float) -> bytes:
-        """Return the field lines for what a key has left."""
-        windows = self.state.windows
-        length = windows.end - windows.start
+    def report(self, left: float, wall: float) -> bytes:
+        """Return the field lines for requests that are left."""
+        if not self.since <= wall < self.until:
+            self._count_down(wall)
+        lines = self.lines
+        text = lines.write(int(left + SLACK), self.seconds)
+        self.first, self.rest, self.floor = lines.first, lines.rest, lines.floor - SLACK
+        self.top = self.floor + UNIT if lines.floor else self.floor
+        return text
+
+    def _count_down(self, wall: float) -> None:
+        """Find the seconds that the lines state at a Unix time, and how long they hold."""
+        state = self.state
+        length = state.end - state.start
         if length != self.lines_of:
             self.lines = FieldLines(self.spec.name, self.spec.max, length, self.form)
             self.lines_of = length
-        return self.lines.write(int(self.left(key) + 1e-6), max(0.0, windows.end - wall))
+        self.seconds = ceil(max(0.0, state.end - wall))
+        self.since = max(state.start, state.end - self.seconds)
+        self.until = state.end - self.seconds + 1.0 if self.seconds else 0.0
 
 
 class Passed:
@@ -211,6 +241,8 @@ class Passed:
 class Quota:
     """Quotas of one block.  A ticket holds field lines, or is None."""
 
+    __slots__ = ("_form", "_now", "_only", "_quotas", "_reports", "_wall")
+
     def __init__(self, quotas: list[RouteQuota], env: Env, form: str) -> None:
         self._quotas = quotas
         self._only = quotas[0] if len(quotas) == 1 and quotas[0].read_cost is None else None
@@ -220,24 +252,36 @@ class Quota:
         self._now = env.now
         self._wall = env.wall
 
+    @property
+    def adds_lines(self) -> bool:
+        """True if the field lines are only appended to those of the response."""
+        return self._form != SEPARATE
+
     def admit(self, x: Exchange) -> object:
-        quota = self._only
+        read_clock, quota = self._wall, self._only  # a method call is slow where the attribute holds a function
         if quota is not None:
-            state, wall = quota.state, self._wall()
-            if state.windows.start <= wall < state.windows.end:
-                key, shared = quota.read(x), state.shared
+            state, read, wall = quota.state, quota.read, read_clock()
+            if state.start <= wall < state.end:
+                key = "" if read is None else read(x)
+                shared = state.shared
                 if shared is not None:
                     lease = shared.lessee.leases.get(key)
                     if lease is not None and lease.held - quota.cost >= lease.low and not lease.is_shared:
                         lease.held -= quota.cost
                         lease.taken += quota.cost
                         lease.used_at = self._now()
-                        return quota.report(key, wall) if self._reports else None
+                        return quota.report(lease.left + lease.held, wall) if self._reports else None
                 else:
-                    used = state.table.used.get(key)
-                    if used is not None and used + quota.cost <= state.table.most:
-                        state.table.used[key] = used + quota.cost
-                        return quota.report(key, wall) if self._reports else None
+                    table = state.table
+                    known = table.used
+                    used = known.get(key)
+                    if used is not None:
+                        left = table.most - used - quota.cost
+                        if left >= 0:
+                            known[key] = used + quota.cost
+                            if quota.floor <= left < quota.top and quota.since <= wall < quota.until:
+                                return quota.first + LAST[int(left - quota.floor)] + quota.rest
+                            return quota.report(left, wall) if self._reports else None
         return self._decide(x, 0)
 
     def _decide(self, x: Exchange, round: int) -> object:
@@ -247,7 +291,7 @@ class Quota:
         for quota in self._quotas:
             state, shared = quota.state, quota.state.shared
             state.roll(wall)
-            key = quota.read(x)
+            key = "" if quota.read is None else quota.read(x)
             if shared is None:
                 key = state.table.locate(key)
                 if key == OVERFLOW:
@@ -292,7 +336,7 @@ class Quota:
         enforced = [each for each in passed if each.quota.observed is None]
         if self._form == SEPARATE and len(enforced) > 1:
             enforced = [min(enforced, key=lambda each: each.quota.left(each.key))]
-        return b"".join([each.quota.report(each.key, wall) for each in enforced]) or None
+        return b"".join([each.quota.report(each.quota.left(each.key), wall) for each in enforced]) or None
 
     def _refuse(self, quota: RouteQuota, key: str, cost: float, wall: float) -> Outcome:
         """Return the refusal of a request, until the window ends."""
@@ -306,22 +350,14 @@ class Quota:
             share = "refuses what it has not leased" if spec.on_store_failure == "deny" else "has a share of it"
             detail += f"; the store `{spec.store}` is away, and this process {share}"
         value = round(spec.max - quota.left(key) + cost, 3)
-        delay = max(1.0, state.windows.end - wall)
+        delay = max(1.0, state.end - wall)
         outcome = failed(RATE_LIMITED, Refusal("quota", quota.where, detail, spec.max, value, delay))
         if self._reports:
-            outcome.headers = parse_fields(quota.report(key, wall))
+            outcome.headers = parse_fields(quota.report(quota.left(key), wall))
         return outcome
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
-        if not isinstance(ticket, bytes):
-            return outcome
-        if self._form == SEPARATE and outcome.header(SEPARATE_NAMES[0]) is not None:
-            outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
-        if outcome.parsed is None:
-            outcome.raw = outcome.raw + ticket
-        else:
-            outcome.headers = [*outcome.parsed, *parse_fields(ticket)]  # a copy, since a cache may hold the list
-        return outcome
+        return state_limit(outcome, ticket, self._form)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 from functools import partial
+from math import ceil
 from typing import Any, Final
 
 from sidecar.core import metrics
@@ -20,7 +21,7 @@ from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
+from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, append_lines, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.rate import ADMITTED, UNKNOWN
 from sidecar.limits.fields import FieldLines
@@ -97,7 +98,8 @@ class FleetLimit:
         self.where = where
         self.observed = observed
         """Counts requests that would have been refused; None to refuse them."""
-        self.read = key_reader(spec)
+        self.read = key_reader(spec) if spec.is_keyed else None
+        """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.capacity))
         self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
         self.debit = self.cost / spec.rate
@@ -124,11 +126,13 @@ class FleetLimit:
         lease = self.lessee.leases.get(key)
         tat = now if lease is None or lease.tat < now else lease.tat
         left = (now + self.lessee.depth - tat) / self.lessee.interval
-        return self.lines.write(int(left) if left > 0 else 0, tat - now)
+        return self.lines.write(int(left) if left > 0 else 0, ceil(tat - now))
 
 
 class FleetRateLimit:
     """Limits of one block in a store, then those of this process.  A ticket holds field lines, or is None."""
+
+    adds_lines = True
 
     def __init__(self, limits: list[FleetLimit], local: Any, env: Env, form: str) -> None:
         """`local` is the stage of the limits of this process; None without any."""
@@ -142,7 +146,7 @@ class FleetRateLimit:
     def admit(self, x: Exchange) -> object:
         limit = self._only
         if limit is not None and limit.store.is_up:
-            lessee, key = limit.lessee, limit.read(x)
+            lessee, key = limit.lessee, "" if limit.read is None else limit.read(x)
             lease = lessee.leases.get(key)
             if lease is not None:
                 now = self._now()
@@ -158,7 +162,7 @@ class FleetRateLimit:
         now = self._now()
         passed: list[tuple[FleetLimit, str, float]] = []
         for limit in self._limits:
-            key = limit.read(x)
+            key = "" if limit.read is None else limit.read(x)
             cost = limit.cost if limit.read_cost is None else limit.read_cost(x)
             delay = limit.take(key, cost, now)
             if delay == UNKNOWN and limit.observed is not None:
@@ -229,12 +233,8 @@ class FleetRateLimit:
         return outcome
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
-        if not isinstance(ticket, bytes):
-            return outcome
-        if outcome.parsed is None:
-            outcome.raw = outcome.raw + ticket
-        else:
-            outcome.headers = [*outcome.parsed, *parse_fields(ticket)]  # a copy, since a cache may hold the list
+        if isinstance(ticket, bytes):
+            append_lines(outcome, ticket)
         return outcome
 
 

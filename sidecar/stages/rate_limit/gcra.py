@@ -88,9 +88,9 @@ class Gcra:
             self._order.append(key)
         self.tats[key] = tat
 
-    def remaining(self, tat: float, now: float) -> int:
-        """Return the number of requests that conform at once after a request has moved the TAT to `tat`."""
-        left = (now + self.depth - tat) / self.interval
+    def remaining(self, ahead: float) -> int:
+        """Return the number of requests that conform at once while the TAT is so many seconds ahead of the clock."""
+        left = (self.depth - ahead) / self.interval
         return int(left) if left > 0 else 0
 
     def _evict(self, now: float) -> None:

@@ -15,16 +15,17 @@ The path of a request that is within its only limit is one look-up, one comparis
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
-from sidecar.core.message import parse_fields, without
+from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
-from sidecar.limits.fields import SEPARATE, SEPARATE_NAMES, FieldLines
+from sidecar.limits.fields import SEPARATE, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.stages.rate_limit.gcra import OVERFLOW, Gcra
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
@@ -95,8 +96,8 @@ class RouteLimit:
     """Limit as one route applies it."""
 
     __slots__ = (
-        "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "observed", "read", "read_cost", "spec",
-        "where",
+        "above", "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "observed", "read", "read_cost",
+        "spec", "text", "up_to", "where",
     )  # fmt: skip
 
     def __init__(self, spec: LimitSpec, limiter: Limiter, where: str, form: str, observed: Counter | None) -> None:
@@ -107,7 +108,8 @@ class RouteLimit:
         """`file:line` of the limit."""
         self.observed = observed
         """Counts requests that would have been refused; None to refuse them."""
-        self.read = key_reader(spec)
+        self.read = key_reader(spec) if spec.is_keyed else None
+        """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.capacity))
         self.debit = 0.0 if isinstance(spec.cost, str) else spec.cost * limiter.parts / spec.rate
         """Seconds by which a request moves the TAT, if all cost the same."""
@@ -115,10 +117,19 @@ class RouteLimit:
         """Longest delay in seconds; 0 to refuse at once."""
         self.max_waiting = 0 if spec.delay is None else spec.delay.waiting
         self.lines = FieldLines(spec.name, spec.capacity, spec.window, form)
+        self.text = b""
+        """Field lines that were written last."""
+        self.above = self.up_to = 0.0
+        """Bounds of the seconds for which `text` holds, the upper one included and never beyond the depth."""
 
-    def report(self, tat: float, now: float) -> bytes:
-        """Return the field lines after a request has moved the TAT to `tat`."""
-        return self.lines.write(self.gcra.remaining(tat, now), tat - now)
+    def report(self, ahead: float) -> bytes:
+        """Return the field lines after a request has moved the TAT to so many seconds ahead of the clock."""
+        gcra = self.gcra
+        left, seconds = gcra.remaining(ahead), ceil(ahead)
+        self.text = text = self.lines.write(left, seconds)
+        self.above = max(gcra.depth - (left + 1) * gcra.interval, seconds - 1.0)
+        self.up_to = min(gcra.depth - left * gcra.interval, float(seconds)) if left else 0.0
+        return text
 
 
 class Passed:
@@ -135,6 +146,8 @@ class Passed:
 class RateLimit:
     """Limits of one block that responses do not state.  A ticket is None."""
 
+    __slots__ = ("_form", "_limits", "_now", "_only", "_reports", "_sleep")
+
     def __init__(self, limits: list[RouteLimit], env: Env, form: str = "off") -> None:
         self._limits = limits
         self._only: RouteLimit | None = None
@@ -147,19 +160,23 @@ class RateLimit:
         self._sleep = env.sleep
 
     def admit(self, x: Exchange) -> object:
-        now = self._now()
-        limit = self._only
+        read_clock, limit = self._now, self._only  # a method call is slow where the attribute holds a function
+        now = read_clock()
         if limit is not None:
-            gcra = limit.gcra
-            key = limit.read(x)
-            tat = gcra.tats.get(key)
+            gcra, read = limit.gcra, limit.read
+            tats = gcra.tats
+            key = "" if read is None else read(x)
+            tat = tats.get(key)
             if tat is not None:
-                if tat < now:
-                    tat = now
-                tat += limit.debit
-                if tat <= now + gcra.depth:
-                    gcra.tats[key] = tat
-                    return limit.report(tat, now) if self._reports else None
+                ahead = limit.debit
+                if tat > now:
+                    ahead += tat - now
+                if limit.above < ahead <= limit.up_to:  # within the depth too
+                    tats[key] = now + ahead
+                    return limit.text
+                if ahead <= gcra.depth:
+                    tats[key] = now + ahead
+                    return limit.report(ahead) if self._reports else None
         return self._decide(x, now)
 
     def _decide(self, x: Exchange, now: float) -> object:
@@ -171,7 +188,7 @@ class RateLimit:
         refused_for = 0.0
         for limit in self._limits:
             gcra = limit.gcra
-            key = gcra.locate(limit.read(x), now)
+            key = gcra.locate("" if limit.read is None else limit.read(x), now)
             if key == OVERFLOW:
                 limit.limiter.count_overflow(now)
             debit = limit.debit if limit.read_cost is None else min(limit.read_cost(x), gcra.capacity) * gcra.interval
@@ -201,8 +218,8 @@ class RateLimit:
         """Return the field lines of the enforced limits."""
         enforced = [each for each in passed if each.limit.observed is None]
         if self._form == SEPARATE and len(enforced) > 1:
-            enforced = [min(enforced, key=lambda each: each.limit.gcra.remaining(each.tat, now))]
-        return b"".join([each.limit.report(each.tat, now) for each in enforced])
+            enforced = [min(enforced, key=lambda each: each.limit.gcra.remaining(each.tat - now))]
+        return b"".join([each.limit.report(each.tat - now) for each in enforced])
 
     def _refuse(self, found: Passed, delay: float, now: float) -> Outcome:
         """Return the refusal of a request that would conform `delay` seconds later."""
@@ -218,7 +235,7 @@ class RateLimit:
         value = round((found.tat - now) / gcra.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
         if self._reports:
-            outcome.headers = parse_fields(limit.report(max(now, gcra.arrival(found.key, now)), now))
+            outcome.headers = parse_fields(limit.report(max(now, gcra.arrival(found.key, now)) - now))
         return outcome
 
     async def _delay(self, x: Exchange, limit: RouteLimit, seconds: float, ticket: bytes | None) -> bytes | None:
@@ -238,16 +255,15 @@ class RateLimit:
 class ReportingRateLimit(RateLimit):
     """Limits of one block that responses state.  A ticket holds the field lines."""
 
+    __slots__ = ()
+
+    @property
+    def adds_lines(self) -> bool:
+        """True if the field lines are only appended to those of the response."""
+        return self._form != SEPARATE
+
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
-        lines = ticket
-        assert isinstance(lines, bytes)
-        if self._form == SEPARATE and outcome.header(SEPARATE_NAMES[0]) is not None:
-            outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
-        if outcome.parsed is None:
-            outcome.raw = outcome.raw + lines
-        else:
-            outcome.headers = [*outcome.parsed, *parse_fields(lines)]  # a copy, since a cache may hold the list
-        return outcome
+        return state_limit(outcome, ticket, self._form)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage | None:

@@ -86,7 +86,7 @@ def _status_class(status: int) -> int:
 class _Latest:
     """Series that was used last, with the values of its labels."""
 
-    __slots__ = ("method", "reason", "series", "status", "upstream")
+    __slots__ = ("before", "method", "reason", "series", "status", "upstream")
 
     def __init__(self, upstream: str, method: bytes, status: int, reason: str, series: Histogram) -> None:
         self.upstream = upstream
@@ -95,6 +95,12 @@ class _Latest:
         self.status = status
         self.reason = reason
         self.series = series
+        self.before: _Latest | None = None
+        """Series of another upstream with the same endpoint that was used before; None without one."""
+
+    def fits(self, upstream: str, method: bytes, status: int, reason: str) -> bool:
+        """True if the series is that of a request or attempt with these values."""
+        return upstream == self.upstream and status == self.status and method == self.method and reason == self.reason
 
 
 class RouteMetrics(RequestMetrics):
@@ -172,11 +178,26 @@ class AttemptMetrics:
             or reason != latest.reason
             or upstream != latest.upstream
         ):
+            latest = self._renew(latest, upstream, endpoint, method, status, reason)
+        latest.series.record(seconds)
+
+    def _renew(
+        self, latest: _Latest | None, upstream: str, endpoint: str, method: bytes, status: int, reason: str
+    ) -> _Latest:
+        """Return the series of an attempt, which is not that of the attempt before at the same endpoint."""
+        before = None if latest is None else latest.before
+        if before is not None and before.fits(upstream, method, status, reason):
+            found = before
+        else:
             if len(self._latest) >= self._limit:
                 self._latest.clear()  # discovery may have dropped some of these endpoints
             series = self._find(upstream, endpoint, *_known(method, status, reason))
-            latest = self._latest[endpoint] = _Latest(upstream, method, status, reason, series)
-        latest.series.record(seconds)
+            found = _Latest(upstream, method, status, reason, series)
+        if latest is not None and latest.upstream != upstream:
+            latest.before = None
+            found.before = latest
+        self._latest[endpoint] = found
+        return found
 
     def retire(self, upstream: str, endpoint: str) -> None:
         """Drop the series of an endpoint that no longer exists."""

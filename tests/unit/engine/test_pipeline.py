@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core.body import CANCELLED, Body
 from sidecar.core.exchange import Exchange
-from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, OVERLOADED, RESET, Outcome, failed
+from sidecar.core.outcome import ABANDONED, CLIENT_CLOSED, OVERLOADED, RESET, Outcome, append_lines, failed
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Service, Wait, unbound
 from sidecar.engine.pipeline import Call, Pipeline
@@ -337,3 +337,117 @@ async def test_an_outcome_that_is_there_at_once_ends_the_call_at_once() -> None:
     assert ends == [call]
     call.cancel()
     assert ends == [call]
+
+
+class Watching:
+    """Observer that records the outcomes that it gets."""
+
+    def __init__(self, name: str, log: list[Any]) -> None:
+        self.name = name
+        self.log = log
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        self.log.append((f"-{self.name}", outcome))
+
+
+@pytest.mark.parametrize("refuses", ["", "a", "b", "c"])
+async def test_an_observer_gets_the_outcomes_of_what_comes_to_it(refuses: str) -> None:
+    log: list[Any] = []
+    refusal, ok = failed(OVERLOADED), response(200)
+    a, b, c = (Witness(name, log, refusal if name == refuses else name) for name in "abc")
+    stages = [Watching("0", log), a, Watching("1", log), b, c, Watching("2", log)]
+    assert await Pipeline(stages, ScriptedService(ok))(exchange()) is (refusal if refuses else ok)
+    seen = [entry[0] for entry in log if entry[0][1:].isdigit()]
+    assert seen == {"": ["-2", "-1", "-0"], "a": ["-0"], "b": ["-1", "-0"], "c": ["-1", "-0"]}[refuses]
+    assert log[-1] == ("-0", refusal if refuses else ok), "outermost, with nothing outside of it"
+
+
+async def test_an_observer_gets_what_has_become_of_a_body() -> None:
+    log: list[Any] = []
+    body = Body()
+    streaming = response(200, stream=body)
+    stages = [Watching("1", log), Witness("a", log), Answering("b", log), Watching("2", log)]
+    assert await Pipeline(stages, ScriptedService(streaming))(exchange()) is streaming
+    assert log == ["+a", "+b", ("<b", streaming)]
+    body.fail(RESET)
+    assert [entry[0] for entry in log[3:]] == ["-2", "-b", "-a", "-1"]
+    assert {entry[1].failure for entry in log[3:]} == {RESET}
+
+
+async def test_an_observer_gets_the_outcome_of_its_place() -> None:
+    log: list[Any] = []
+    ok, other = response(200), response(201)
+    stages = [Watching("1", log), Answering("b", log, other), Watching("2", log), Witness("c", log)]
+    assert await Pipeline(stages, ScriptedService(ok))(exchange()) is other
+    assert log == ["+b", "+c", ("-c", ok), ("-2", ok), ("<b", ok), ("-b", other), ("-1", other)]
+
+
+async def test_an_observer_hears_of_no_abandoned_request() -> None:
+    log: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        await Pipeline([Witness("a", log), Watching("1", log)], ScriptedService(ZeroDivisionError))(exchange())
+    assert log == ["+a", ("-a", ABANDONED)]
+
+
+class Stating:
+    """Stage that appends the lines of its ticket."""
+
+    adds_lines = True
+
+    def __init__(self, lines: bytes | None) -> None:
+        self.lines = lines
+
+    def admit(self, x: Exchange) -> object:
+        return self.lines
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        if isinstance(ticket, bytes):
+            append_lines(outcome, ticket)
+        return outcome
+
+
+@pytest.mark.parametrize("around", ["nothing", "gate", "answer"])
+@pytest.mark.parametrize("inside", ["nothing", "streams", "replaces", "refuses"])
+@pytest.mark.parametrize("is_parsed", [False, True])
+async def test_the_lines_of_a_ticket_are_appended_once(around: str, inside: str, is_parsed: bool) -> None:
+    log: list[Any] = []
+    ok = Outcome(200, lines=b"a: 0\r\n", stream=Body() if inside == "streams" else None)
+    if is_parsed:
+        assert ok.headers
+    other = Answering("c", log, response(203))
+    refusing = Witness("c", log, failed(OVERLOADED))
+    stages: list[Any] = [Stating(b"b: 1\r\n"), Stating(None), Stating(b"c: 2\r\n")]
+    stages = {"nothing": [], "gate": [Witness("x", log)], "answer": [Answering("x", log)]}[around] + stages
+    stages += {"replaces": [other], "refuses": [refusing]}.get(inside, [])
+    found = await Pipeline(stages, ScriptedService(ok))(exchange())
+    assert [field for field in found.headers if field[0] != b"a"] == [(b"c", b"2"), (b"b", b"1")]
+    assert ok.headers[0] == (b"a", b"0")
+
+
+async def test_an_answer_outside_sees_the_lines() -> None:
+    seen: list[bytes] = []
+
+    class Reading(Answering):
+        def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome | Wait:
+            seen.append(outcome.lines)
+            return outcome
+
+    await Pipeline([Reading("a", []), Stating(b"b: 1\r\n")], ScriptedService(response(200)))(exchange())
+    assert seen == [b"b: 1\r\n"]
+
+
+class Raising(Answering):
+    """Stage whose `settle` raises, which none may."""
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        super().settle(x, ticket, outcome)
+        raise KeyError("bug")
+
+
+async def test_a_bug_in_settling_settles_nothing_twice() -> None:
+    log: list[Any] = []
+    stages = [Witness("a", log), Raising("b", log), Witness("c", log)]
+    with pytest.raises(KeyError):
+        await Pipeline(stages, ScriptedService(200))(exchange())
+    assert [entry[0] for entry in log[3:]] == ["-c", "<b", "-b", "-a"]
+    assert log[-1] == ("-a", ABANDONED)

@@ -16,7 +16,7 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, BREAKER_OPEN, CLIENT_CLOSED, RATE_LIMITED, TIMEOUT, Outcome, failed
 from sidecar.rollout.arms import STABLE, Arms, Settings
 from sidecar.rollout.spec import RampSpec, ReturnSpec, SplitSpec, StickySpec
-from sidecar.rollout.stage import ArmStage, CountedArmStage, TimedArmStage
+from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import exchange
 
@@ -255,26 +255,29 @@ def test_a_breaker_that_opens_for_the_candidate_alone() -> None:
 # ----- the stage
 
 
-@pytest.mark.parametrize("kind", [ArmStage, TimedArmStage, CountedArmStage])
+@pytest.mark.parametrize("kind", [ArmStage, TimedArmStage, ArmCounter])
 def test_the_stage_reports_what_is_not_the_client_s_doing(kind: type) -> None:
-    env, arms = of(0.5, return_when=None if kind is CountedArmStage else RULE)
+    env, arms = of(0.5, return_when=None if kind is ArmCounter else RULE)
 
     def stage(number: int) -> Any:
-        if kind is CountedArmStage:
-            return CountedArmStage(arms.counts(number))
+        if kind is ArmCounter:
+            return ArmCounter(arms.counts(number))
         return TimedArmStage(arms, number, env.now) if kind is TimedArmStage else ArmStage(arms, number)
 
+    def admit(stage: Any) -> Any:
+        return stage.admit(exchange()) if kind is TimedArmStage else None
+
     for outcome in (Outcome(200), Outcome(404), Outcome(503), failed(TIMEOUT), failed(BREAKER_OPEN)):
-        ticket = stage(1).admit(exchange())
+        ticket = admit(stage(1))
         if kind is TimedArmStage:
             stage(1).answer(exchange(), ticket, outcome)
         stage(1).settle(exchange(), ticket, outcome)
     for outcome in (ABANDONED, failed(CLIENT_CLOSED)):
-        stage(1).settle(exchange(), stage(1).admit(exchange()), outcome)
+        stage(1).settle(exchange(), admit(stage(1)), outcome)
     found = arms.describe()["candidates"][0]
     assert found["candidate"] == {"requests": 5, "errors": 3}
     assert found["stable"] == {"requests": 0, "errors": 0}
-    stage(0).settle(exchange(), stage(0).admit(exchange()), Outcome(503))
+    stage(0).settle(exchange(), admit(stage(0)), Outcome(503))
     assert arms.describe()["candidates"][0]["stable"] == {"requests": 1, "errors": 1}
     assert RATE_LIMITED.origin == "gateway"
 
