@@ -97,7 +97,10 @@ async def start_successor(
     `started(pid)` is called once it runs.  Returns an empty string once it is ready, or why it is not; it has then
     ended.  Cancelled, it tells the new process to end.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        return f"cannot open a channel to a new process: {error.strerror}"
     with ours:
         with theirs:
             environ = {**os.environ, VARIABLE: str(theirs.fileno())}

@@ -3,10 +3,13 @@
 Rules:
 
 1. All asks that are due go in one call, at most one at a time and `PACE` apart.
-2. A request that needs an answer waits for one call, for `timeout` at most.  The first fault opens the breaker: waiting
-   requests are released, and later ones do not wait.  A background probe closes the breaker again.
+2. A request that needs an answer waits for one call, for `timeout` at most, whatever the client library does then.
+   The first fault opens the breaker: waiting requests are released, and later ones do not wait.  A background probe
+   closes the breaker again.
 3. A call is sent once: what a lost answer granted is spent by nobody.
 4. A fault closes all connections: after a failover the name leads to another server.
+5. A call that does not end at its time is cancelled again and again.  There is no other call until it has ended, so
+   calls of a store that hangs do not pile up.
 """
 
 from __future__ import annotations
@@ -56,6 +59,11 @@ class Exchanges(Generic[A]):
         self._sent_at = -NEVER
         """Instant of the last call."""
         self._task: Any = None
+        """Call that runs; None without one."""
+        self._sent: list[A] = []
+        """Asks of that call."""
+        self._is_given_up = False
+        """True once nobody waits for that call any more."""
         self._waiting: list[Any] = []
         """Futures of requests that wait for an answer."""
         self._timer: TimerHandle | None = None
@@ -87,8 +95,8 @@ class Exchanges(Generic[A]):
         """Return the asks to be sent, `MAX_ASKS` at most."""
         raise NotImplementedError
 
-    def _send(self, sent: list[A], now: float) -> Coroutine[Any, Any, Any]:
-        """Return the call that sends asks; without any it is a probe."""
+    async def _send(self, sent: list[A], now: float) -> Any:
+        """Send asks, and return the answer; without any it is a probe."""
         raise NotImplementedError
 
     def _read(self, found: Any, sent: list[A], began: float, now: float) -> None:
@@ -111,8 +119,11 @@ class Exchanges(Generic[A]):
             self._arm(max(0.0, self._sent_at + PACE - self._env.now()))
 
     def wait(self) -> Any:
-        """Return a future that ends with the next answer, or when the store fails; None if too many wait already."""
-        if len(self._waiting) >= MAX_WAITING:
+        """Return a future that ends with the next answer, or when the store fails.
+
+        None if the store is away, or if too many requests wait.
+        """
+        if not self.is_up or len(self._waiting) >= MAX_WAITING:
             return None
         future = self._env.future()
         self._waiting.append(future)
@@ -133,6 +144,9 @@ class Exchanges(Generic[A]):
     def _tick(self) -> None:
         """Send what is due, or a probe of a store that is away."""
         self._timer, self._timer_at = None, NEVER
+        if self._is_given_up:
+            self._give_up_call()
+            return
         if self._task is not None:
             return
         now = self._env.now()
@@ -143,29 +157,49 @@ class Exchanges(Generic[A]):
                 self._rearm()
                 return
         self._sent_at = now
+        self._calls.value += 1
+        self._sent = sent
         self._task = self._env.spawn(self._send(sent, now))
-        timer = self._env.call_later(self._timeout, self._task.cancel)
-        self._task.add_done_callback(lambda task: self._finish(task, sent, now, timer))
+        timer = self._env.call_later(self._timeout, self._give_up_call)
+        self._task.add_done_callback(lambda task: self._finish(task, now, timer))
 
-    def _finish(self, task: Any, sent: list[A], began: float, timer: TimerHandle) -> None:
+    def _give_up_call(self) -> None:
+        """Cancel a call that takes too long, and go on without its answer."""
+        if not self._task.done():
+            self._is_given_up = True
+            self._task.cancel()
+            self._fail(self._late())
+            self._release()
+            self._rearm()
+
+    def _finish(self, task: Any, began: float, timer: TimerHandle) -> None:
+        """Take the result of a call that has ended."""
         timer.cancel()
         self._task = None
-        self._calls.value += 1
-        try:
-            self._read(task.result(), sent, began, self._env.now())
-        except asyncio.CancelledError:
-            self._fail(TimeoutError(f"no answer within {self._timeout:g} s"), sent)
-        except Exception as error:  # a client library may raise anything
-            self._fail(error, sent)
-        else:
+        error = _error_of(task)
+        if self._is_given_up:
+            self._is_given_up = False
+            return
+        if error is None:
+            try:
+                self._read(task.result(), self._sent, began, self._env.now())
+            except Exception as unreadable:  # a store may answer anything
+                error = unreadable
+        if error is None:
             self.exchanges += 1
             self._recover()
+        else:
+            self._fail(error)
         self._release()
         self._rearm()
 
-    def _fail(self, error: Exception, sent: list[A]) -> None:
+    def _late(self) -> TimeoutError:
+        return TimeoutError(f"no answer within {self._timeout:g} s")
+
+    def _fail(self, error: BaseException) -> None:
         """Count a fault, open the breaker and close all connections."""
-        self._give_up(sent)
+        self._give_up(self._sent)
+        self._sent = []
         self._errors.value += 1
         self.last_error = f"{type(error).__name__}: {error}"
         self._env.spawn(self._disconnect())
@@ -212,15 +246,35 @@ class Exchanges(Generic[A]):
             "last_error": self.last_error,
         }
 
+    async def _within(self, last: Coroutine[Any, Any, Any]) -> BaseException | None:
+        """Run one of the last calls, no longer than a call may take; return its error."""
+        task = self._env.spawn(last)
+        try:
+            await asyncio.wait([task], timeout=self._timeout)
+        finally:
+            task.cancel()  # without effect once it has ended
+        if task.done():
+            return _error_of(task)
+        task.add_done_callback(_error_of)
+        return self._late()
+
     def _stop(self) -> None:
         """Send nothing more, and release what waits."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
+            self._is_given_up = True
             self._task.cancel()
+            self._give_up(self._sent)
         self.is_up = False
         self._release()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name} {'up' if self.is_up else 'down'}>"
+
+
+def _error_of(task: Any) -> BaseException | None:
+    """Return the error of a task that has ended; None if it has a result."""
+    error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+    return error

@@ -134,8 +134,8 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
                 sent += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(sent))]
         return sent
 
-    def _send(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> Coroutine[Any, Any, Any]:
-        return self._script.run(*self._write(sent, now))
+    async def _send(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> Any:
+        return await self._script.run(*self._write(sent, now))
 
     def _write(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> tuple[list[str], list[str]]:
         """Return keys and arguments of the script."""

@@ -149,8 +149,8 @@ class SharedQuotas(Exchanges[tuple[SharedQuota, QuotaAsk]]):
                 sent += [(quota, ask) for ask in quota.lessee.collect(now, MAX_ASKS - len(sent))]
         return sent
 
-    def _send(self, sent: list[tuple[SharedQuota, QuotaAsk]], now: float) -> Coroutine[Any, Any, Any]:
-        return self._ledger.exchange(self._id, _orders(sent))
+    async def _send(self, sent: list[tuple[SharedQuota, QuotaAsk]], now: float) -> Any:
+        return await self._ledger.exchange(self._id, _orders(sent))
 
     def _read(self, found: Any, sent: list[tuple[SharedQuota, QuotaAsk]], began: float, now: float) -> None:
         members, grants = found
@@ -174,30 +174,19 @@ class SharedQuotas(Exchanges[tuple[SharedQuota, QuotaAsk]]):
             self._env.spawn(self._give_back([quota], self._ledger))
 
     async def give_back(self) -> None:
-        """Give all units back, and close the store; the process ends.  Waits no longer than a call may take."""
+        """Give all units back, and close the store; the process ends.  Waits no longer than two calls may take."""
         quotas, ledger = list(self.quotas.values()), self._ledger
         if not self._is_closed:
             self._stop()
             await self._give_back(quotas, ledger)
-            await ledger.close()
+            await self._within(ledger.close())
 
     async def _give_back(self, quotas: list[SharedQuota], ledger: Ledger) -> None:
         now = self._env.now()
         sent = [(quota, ask) for quota in quotas for ask in quota.lessee.give_back(now)]
-        if not sent:
-            return
-        task = self._env.spawn(ledger.exchange(self._id, _orders(sent)))
-        timer = self._env.call_later(self._timeout, task.cancel)
-        try:
-            await task
-        except BaseException as error:  # a client library may raise anything, and the time may be over
+        if sent and (error := await self._within(ledger.exchange(self._id, _orders(sent)))) is not None:
             self._errors.value += 1
             self.last_error = f"{type(error).__name__}: {error}"
-            if not task.done():
-                task.cancel()
-                raise
-        finally:
-            timer.cancel()
 
     def describe(self) -> dict[str, Any]:
         """Return the state as JSON-ready values."""

@@ -172,7 +172,14 @@ class Children:
         """Start a worker."""
         if self._is_stopping:
             return
-        ours, theirs = socket.socketpair()
+        child.started = self._env.now()
+        child.starts += 1
+        child.is_ready = child.was_ready = child.is_stuck = False
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._start_later(child, None, f"cannot start: {error.strerror}")
+            return
         ours.setblocking(False)
         theirs.setblocking(False)
         channel_end, own_inbox = theirs.fileno(), child.read_inbox.fileno()
@@ -185,9 +192,6 @@ class Children:
             "board": self.board.handle,
             "inboxes": inboxes,
         }
-        child.started = self._env.now()
-        child.starts += 1
-        child.is_ready = child.was_ready = child.is_stuck = False
         channel = Channel(partial(self._receive, child), partial(self._lose, child))
         inherited = [channel_end, own_inbox, self.board.handle, *inboxes]
         try:

@@ -70,8 +70,10 @@ class JoinedCommands:
         self._calls[number] = call
         for child in asked:
             child.send("call", number, command, arguments)
-        await asyncio.wait([call.done], timeout=REPLY_SECONDS)
-        del self._calls[number]
+        try:
+            await asyncio.wait([call.done], timeout=REPLY_SECONDS)
+        finally:
+            del self._calls[number]
         return call.replies
 
     def _answer(self, number: int, worker: int, reply: Reply) -> None:

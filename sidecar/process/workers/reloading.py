@@ -6,7 +6,8 @@ Rules:
    whatever is on disk meanwhile, and so has a worker that starts later.
 2. Each worker prepares new policies: it compiles them and takes the sockets of new listeners.  They are applied only
    if all workers can apply them.
-3. A worker that does not apply what it has prepared is killed.  Its successor has the new policies.
+3. A worker that prepares nothing in time is killed, and so is one that does not apply what it has prepared.  Its
+   successor has the policies in force.
 """
 
 from __future__ import annotations
@@ -200,6 +201,7 @@ class Reloading:
         for number, vote in self._votes.items():
             if not vote.prepared.done():
                 problems.append(f"worker {number + 1} has not prepared them within {PREPARE_SECONDS:g}s")
+                self._children[number].kill()  # it would prepare them later, and wait for an answer
             else:
                 problems += vote.prepared.result()
         if problems:
@@ -209,12 +211,12 @@ class Reloading:
 
     async def _apply(self, voters: list[Child]) -> dict[str, Any]:
         """Let workers apply what they have prepared; return what has changed."""
-        for child in self._children:
-            if child in voters:
-                child.send("commit")
-            else:  # it starts with the old ones, or is stuck
-                child.kill()
         votes = self._votes
+        for child in self._children:
+            if child.number in votes and votes[child.number].start == child.starts:
+                child.send("commit")
+            else:  # it starts or has started with the old ones, or is stuck
+                child.kill()
         await _wait(vote.applied for vote in votes.values())
         self._votes = {}
         results: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ Rules:
 
 1. The supervisor holds the listening sockets, and all workers accept from them.  A worker that dies takes only its own
    connections with it; those in the accept queue go to the others.
-2. If no worker was ever ready, the supervisor ends with the exit code of the first that failed.
+2. Until all workers have been ready once, the supervisor ends with the exit code of a worker that cannot start.
 3. It serves no requests.  A request waits for it only for a permit or for tokens that its worker does not hold.
 """
 
@@ -38,7 +38,7 @@ from sidecar.process.workers.summary import Totals
 from sidecar.telemetry.metrics.registry import Registry
 
 TICK_SECONDS: Final = 1.0
-"""Pause between two looks at files, metrics and workers."""
+"""Pause between two looks at workers and metrics, and between two looks at the policy files."""
 EXIT_SECONDS: Final = 5.0
 """Seconds beyond `drain_timeout` after which a worker is killed."""
 
@@ -112,12 +112,13 @@ class Supervisor:
             return 1
         self.reloading.begin()
         self._children.start()
-        ticking = self._env.spawn(self._tick())
+        background = [self._env.spawn(each) for each in (self._tick(), self._watch())]
         await self._stop.wait()
         self._children.stop()
         if self._exit_code == 0:
             await self._drain()
-        ticking.cancel()
+        for task in background:
+            task.cancel()
         await self._children.close()
         self._listening.close()
         if self._admin is not None:
@@ -237,10 +238,15 @@ class Supervisor:
             self._view.readiness.obstacle = "" if self._children.ready else "no worker is ready"
 
     async def _tick(self) -> None:
-        """Look at workers, metrics and policy files, again and again."""
+        """Look at workers and metrics, again and again."""
         while True:
             await self._env.sleep(TICK_SECONDS)
             self._children.look()
             self._update_readiness()
             await self.commands.refresh()
+
+    async def _watch(self) -> None:
+        """Reload changed policy files.  Apart from `_tick`, which ends workers that hang meanwhile."""
+        while True:
+            await self._env.sleep(TICK_SECONDS)
             await self.reloading.reload_if_changed()
