@@ -13,6 +13,7 @@ from typing import Any, Final
 from sidecar.config.checks.layers import UPSTREAM_ONLY, check_block, check_layer
 from sidecar.config.checks.matches import check_match
 from sidecar.config.checks.references import References
+from sidecar.config.checks.values import check_rollout
 from sidecar.config.merge import inherit
 from sidecar.config.node import OFF, Node
 from sidecar.config.report import Report
@@ -75,7 +76,9 @@ class RouteResolver:
         spec = self._resolve(node, own, head, layers, given)
         if spec is None or head is None:
             return None
-        return self._with_arms(spec, node, own, head, candidate)
+        whole = self._with_arms(spec, node, own, head, candidate)
+        check_rollout(whole, node, self._report)
+        return whole
 
     def _with_arms(
         self, spec: RouteSpec, node: Node, own: dict[str, Node], head: RouteHead, candidate: Node | None

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sidecar.core.spec import Model
 from sidecar.core.units import Duration, Growth, Share
 from sidecar.expression.spec import MatchWhen
+
+NAME: Final = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}"
+
+
+def _token(name: str) -> str:
+    """Return the name unchanged.  Raises `ValueError` if no header field and no cookie can have it."""
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"is {name!r}, which no header field and no cookie can have as its name; write such as x-user")
+    return name
+
+
+FieldName = Annotated[str, AfterValidator(_token)]
 
 
 class RampSpec(Model):
@@ -23,9 +36,9 @@ class RampSpec(Model):
 class StickySpec(Model):
     """Key of a request: requests with the same key meet the same arm, as long as a share only grows."""
 
-    header: str | None = None
+    header: FieldName | None = None
     """Name of a header field, such as `x-user`."""
-    cookie: str | None = None
+    cookie: FieldName | None = None
     """Name of a cookie."""
     caller: bool = False
     """True for the caller: the subject of a bearer token, or else the whole credentials of `Authorization`.  They are

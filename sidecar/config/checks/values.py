@@ -14,8 +14,9 @@ from pydantic import WithJsonSchema
 from sidecar.config.node import Node
 from sidecar.config.process_spec import ListenerSpec
 from sidecar.config.report import Report
-from sidecar.config.spec import PolicySpec, UpstreamSpec
+from sidecar.config.spec import CANDIDATE, PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.core.spec import Model
+from sidecar.rollout.spec import ReturnSpec, SplitSpec
 
 DAY: Final = 86_400.0
 LONGEST: Final = 7 * DAY
@@ -26,6 +27,10 @@ KEPT: Final = frozenset(("ttl", "keep", "keep_for", "stale_while_revalidate", "s
 """Keys that say how long something is stored."""
 SHORTEST: Final = 0.001
 """Shortest plausible time in seconds; timers and networks are no more precise."""
+DECISIVE: Final = ("blocks", "criticality", "by_caller")
+"""Attributes of a route in which a candidate of its policies can differ."""
+SMALLEST: Final = 1e-9
+"""Share that is nothing but an error of rounding."""
 HUGE: Final = 2**40
 """Largest plausible size in bytes."""
 _ZERO_SHARES: Final = {
@@ -34,6 +39,7 @@ _ZERO_SHARES: Final = {
     "latency.share": "delays nothing; write such as 10%, or take it out",
     "abort.share": "aborts nothing; write such as 10%, or take it out",
     "reset.share": "resets nothing; write such as 10%, or take it out",
+    "share": "copies nothing; write such as 10%, or off",
 }
 """Warnings for a share of zero, by the path of its key in the block."""
 _MOST: Final = {
@@ -142,6 +148,35 @@ class Values:
             block = getattr(upstream, key)
             if block is not None:
                 self.check_block(key, block, node.child(key))
+
+
+def check_rollout(route: RouteSpec, node: Node, report: Report) -> None:
+    """Warn of a rollout in which an arm gets no requests, or in which both arms do the same.
+
+    `node` is that of the route as its file has it.
+    """
+    rule = route.rollout
+    if rule is None:
+        return
+    is_split = isinstance(rule, SplitSpec)
+    settings = node.nearest("upstream" if is_split else CANDIDATE)
+    for arm, share in zip(route.arms, route.shares, strict=True):
+        if not is_split and [getattr(arm, name) for name in DECISIVE] == [getattr(route, name) for name in DECISIVE]:
+            report.warn(settings, "has the same policies as the route itself, so both arms do the same; write others")
+        if not share and rule.ramp is None and not rule.is_observed:
+            at = settings.nearest("split", arm.upstream) if is_split else settings.nearest("share")
+            report.warn(at, "gets no requests; write such as 5%, or a ramp")
+    if rule.return_when is not None:
+        if 1 - sum(route.shares) < SMALLEST:
+            message = "compares with the stable arm, which gets no requests; leave it a share"
+            report.warn(settings.nearest("return_when"), message)
+        if rule.return_when == ReturnSpec.built_in(breaker=False):
+            report.warn(
+                settings.nearest("return_when"), "takes nothing back; write such as errors: {worse_by_points: 1}"
+            )
+    if rule.ramp is not None and rule.ramp.to == route.shares[0]:
+        message = "is the share at the start, so the ramp changes nothing; write a larger one"
+        report.warn(settings.nearest("ramp", "to"), message)
 
 
 def check_stored(spec: PolicySpec, report: Report) -> None:

@@ -158,7 +158,7 @@ WARNED = [
     ("criticality: {by_caller: {x: critical}}", "criticality.by_caller", "has no effect without authenticate"),
     ("mirror: {upstream: v1}", "mirror.upstream", "copies requests to `v1`, which gets them already"),
     ("fallback: [stale]", "fallback[0]", "never finds a response"),
-    ("aggregate: off", "", ""),
+    ("timeout: {request: 1s}, aggregate: off", "", ""),
 ]
 REFUSED = [
     ("transform: {request: {path: '/x/{path.id}'}}", "{path.id}, which the route `shop@candidate` does not capture"),
@@ -340,6 +340,37 @@ def test_a_whole_set_of_policies_observes_beside_those_of_the_route() -> None:
 def test_what_an_observed_candidate_cannot_have_is_said(candidate: str, says: str) -> None:
     problems = loading(UPSTREAMS, f"routes: [{{name: shop, upstream: v1, candidate: {candidate}}}]\n").problems
     assert says in "\n".join(map(str, problems))
+
+
+SPLIT_OF = "upstream: {{split: {{v1: {0}, v2: {1}}}, {2}}}"
+
+
+@pytest.mark.parametrize(
+    ("route", "says"),
+    [
+        (SPLIT_OF.format("100%", "0%", "when: 'true'"), "upstream.split.v2: gets no requests; write such as 5%"),
+        (SPLIT_OF.format("0%", "100%", "return_when: {}"), "return_when: compares with the stable arm, which gets no"),
+        (SPLIT_OF.format("50%", "50%", "return_when: {breaker: false}"), "return_when: takes nothing back"),
+        (
+            SPLIT_OF.format("95%", "5%", "return_when: {}, ramp: {to: 5%, over: 1m}"),
+            "ramp.to: is the share at the start, so the ramp changes nothing",
+        ),
+        ("upstream: v1, candidate: {share: 5%}", "candidate: has the same policies as the route itself"),
+        ("upstream: v1, candidate: {share: 0%, timeout: {request: 1s}}", "candidate.share: gets no requests"),
+        ("upstream: v1, mirror: {upstream: v2, share: 0%}", "mirror.share: copies nothing; write such as 10%, or off"),
+    ],
+)
+def test_a_rollout_that_does_nothing_is_warned_of(route: str, says: str) -> None:
+    found = [str(each) for each in loading(UPSTREAMS, f"routes: [{{name: shop, {route}}}]\n").warnings]
+    (warning,) = [each for each in found if "routes.shop" in each]
+    assert says in warning
+
+
+@pytest.mark.parametrize("key", ["header: x user", "header: ''", "cookie: 'a;b'", "cookie: ''"])
+def test_a_key_that_no_request_can_have_is_refused(key: str) -> None:
+    route = f"routes: [{{name: shop, {SPLIT_OF.format('95%', '5%', 'sticky: {' + key + '}')}}}]\n"
+    (problem,) = [str(each) for each in loading(UPSTREAMS, route).problems]
+    assert "which no header field and no cookie can have as its name" in problem
 
 
 def test_an_observed_candidate_without_a_policy_is_warned_of() -> None:
