@@ -15,11 +15,13 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from sidecar.commands import main
 from tests.support.authority import Authority
 from tests.support.h2_server import Connection, H2Server, echo
 from tests.support.process import Sidecar, policies
@@ -36,6 +38,12 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 def run(*command: str) -> str:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout
+
+
+def run_capture(*arguments: str) -> None:
+    """Run `sidecar capture` in this process, whose start is paid once."""
+    done = CliRunner().invoke(main, ["capture", *arguments])
+    assert done.exit_code == 0, done.output
 
 
 # ----- the servers, in the second namespace
@@ -204,7 +212,7 @@ async def look(directory: Path, program: str, authority: Authority) -> dict[str,
     )
     policy["listeners"]["outbound"]["capture"] = {"sniff_timeout": "100ms", "server_names": {"other.test": "other"}}
     options = ["--uid", "0", "--skip-port", str(SKIPPED)] + (["--iptables"] if program == "iptables" else [])
-    capture: Callable[..., str] = partial(run, sys.executable, "-m", "sidecar", "capture", *options)
+    capture = partial(run_capture, *options)
     context = authority.client()
     async with Sidecar(policy, directory) as sidecar:
         path = str(sidecar.path)
@@ -234,7 +242,7 @@ async def look(directory: Path, program: str, authority: Authority) -> dict[str,
         capture("--undo", path)
         left = run("nft", "list", "ruleset") if program == "nft" else run("iptables-save", "-t", "nat")
         found["is_undone"] = "sidecar" not in left.lower()
-        run(sys.executable, "-m", "sidecar", "capture", "--apply", "--uid", "12345", *options[2:], path)
+        run_capture("--apply", "--uid", "12345", *options[2:], path)
         found["loops"] = [await refused(THERE, BANNER), await ask(await dial(THERE, ROUTED), "elsewhere.test")]
         found["loop_log"] = [each["reason"] for each in sidecar.said("capture.refused")][2:]
         capture("--undo", path)
