@@ -10,7 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sidecar.admin.commands import LocalCommands
 from sidecar.admin.view import AdminView
@@ -23,6 +23,9 @@ from sidecar.process.lifecycle import WATCH_SECONDS, Process
 from sidecar.process.stall import StallWatch
 from sidecar.process.workers.link import WorkerLink
 from sidecar.process.workers.summary import Changes
+
+HANDED_SECONDS: Final = 0.05
+"""Seconds from the end of hand-overs to this worker to its drain, in which it takes the last ones."""
 
 
 class WorkerProcess(Process):
@@ -77,6 +80,11 @@ class WorkerProcess(Process):
     def _begin_stop(self, name: str) -> None:
         self._link.stop_accepting()
         super()._begin_stop(name)
+
+    async def _drain(self) -> None:
+        """Take the connections that other workers were handing over, and drain."""
+        await self._env.sleep(HANDED_SECONDS)
+        await super()._drain()
 
     def _begin_drain(self, reason: str, is_gentle: bool) -> None:
         """Begin to drain, because the supervisor says so or is gone."""
