@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from sidecar.imports import edits
-from sidecar.imports.conditions import GRPC, Conditions, common_host
+from sidecar.imports.conditions import GRPC, Conditions, common_host, full
 from sidecar.imports.draft import Draft, Value, merged, put, split
 from sidecar.imports.fields import DURATION, LIMIT, Field, copy
 from sidecar.imports.first_match import plain
@@ -235,7 +235,7 @@ class _Reader:
                     each.lose(f"`{each.text('type')}` has no equal here; the whole route is left out")
                     return None
                 value = each.text("value")
-                ask(each.text("name"), how, f"^(?:{value})$" if how == "regex" else value, each.line)
+                ask(each.text("name"), how, full(value) if how == "regex" else value, each.line)
         if kind == "GRPCRoute":
             return self._grpc(part, found, line)
         if part is not None and (method := part.get("method")) is not None:

@@ -69,7 +69,7 @@ MATCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
      {"host": "app", "path_regex": "/a[0-9]+", "methods": ["PUT"]}),
     ({"headers": {"X-User": {"exact": "jo"}}, "queryParams": {"q": {"exact": "1"}}},
      {"host": "app", "headers": {"x-user": "jo"}, "query": {"q": "1"}}),
-    ({"headers": {"x": {"regex": "a|b"}}}, {"host": "app", "when": "request.headers['x'].matches('^(?:a|b)$')"}),
+    ({"headers": {"x": {"regex": "^a|b$"}}}, {"host": "app", "when": "request.headers['x'].matches('^(?:a|b)$')"}),
     ({"withoutHeaders": {"x": {"exact": "a'"}}},
      {"host": "app", "when": "(!('x' in request.headers) || !(request.headers['x'] == 'a\\''))"}),
     ({"headers": {"x": {}}}, {"host": "app", "when": "'x' in request.headers"}),
