@@ -16,6 +16,9 @@ override BIN := $(VENV)/bin
 override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 override INSTALL := $(PIP) install --require-hashes --no-deps
 
+# without bytecode beside the sources, each of the processes that tests start would compile its modules anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo shop docs site screenshots check test testasyncio testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
 .SUFFIXES:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bench import certificates, costs, load, machine, report, startup, upstream
+from bench.identity import KEYS, issuer
 from bench.peers import COMPILED, PEERS, VARIANTS, Peer, Place
 from bench.scenarios import SCENARIOS, Sample, Scenario, measure, wait_until_up
 
@@ -40,7 +41,7 @@ class Behind(NamedTuple):
     talker_port: int
     """Port of `bench.talk`."""
     identity: Path
-    """Directory of the certificates."""
+    """Directory of the certificates and of the issuer's key set."""
     rpc_port: int
     """Port of `bench.calls`."""
     leaving_port: int
@@ -173,6 +174,7 @@ def start(names: list[str], scenarios: list[Scenario], directory: Path, stack: E
 def serve(directory: Path, stack: ExitStack) -> Behind:
     """Start the upstreams."""
     identity = certificates.make(directory / "identity")
+    (identity / KEYS).write_text(issuer().key_set())
     ports = [machine.free_port() for _ in range(5)]
     behind = Behind(ports[0], ports[1], ports[2], identity, ports[3], ports[4])
     core = machine.cores()[1]

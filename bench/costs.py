@@ -84,13 +84,13 @@ ROWS: Final = (
     Row(
         "transform: one header set, one removed, one renamed",
         {"transform": {"request": {"headers": HEADERS}}},
-        limit=0.15,
+        limit=0.42,
         fields=BROWSER,
     ),
     Row(
         "transform: three operations on a JSON body of 3 KiB",
         {"transform": {"response": {"body": OPERATIONS}}},
-        limit=3.4,
+        limit=9.1,
         body=COMPACT,
     ),
     Row("cache: a hit", {"cache": {}}, whole=CACHES, fresh=True),

@@ -1,15 +1,18 @@
-"""Load generator for machines without wrk: `generator URL CONNECTIONS SECONDS [UNIQUE]`.
+"""Load generator for machines without wrk: `generator URL CONNECTIONS SECONDS [UNIQUE [TOKENS]]`.
 
-Prints a `bench.load.Load` as JSON.  With `UNIQUE` each request has a query of its own that begins with that word."""
+Prints a `bench.load.Load` as JSON.  With `UNIQUE` each request has a query of its own that begins with that word.
+`TOKENS` is a file with a bearer token a line, which the requests have in turn.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import count, repeat
+from itertools import count, cycle, repeat
+from pathlib import Path
 from time import perf_counter
 from typing import cast
 from urllib.parse import urlsplit
@@ -58,10 +61,17 @@ class Caller(asyncio.Protocol):
             self.over.set_result(None)
 
 
-async def generate(url: str, connections: int, seconds: float, unique: str = "") -> dict[str, float]:
+async def generate(
+    url: str, connections: int, seconds: float, unique: str = "", tokens: Sequence[str] = ()
+) -> dict[str, float]:
     parts = urlsplit(url)
-    form = f"GET {parts.path}%s HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
-    requests = ((form % f"?{unique}-{n}").encode() for n in count()) if unique else repeat((form % "").encode())
+    form = f"GET {parts.path}%s HTTP/1.1\r\nHost: {parts.netloc}%s\r\n\r\n"
+    requests: Iterator[bytes] = repeat((form % ("", "")).encode())
+    if unique:
+        requests = ((form % (f"?{unique}-{n}", "")).encode() for n in count())
+    elif tokens:
+        fields = [f"\r\nAuthorization: Bearer {token}" for token in tokens]
+        requests = cycle([(form % ("", field)).encode() for field in fields])
     loop = asyncio.get_running_loop()
     began = perf_counter()
     times: list[float] = []
@@ -83,6 +93,11 @@ async def generate(url: str, connections: int, seconds: float, unique: str = "")
     }
 
 
-if __name__ == "__main__":
+def main(url: str, connections: str, seconds: str, unique: str = "", tokens: str = "") -> None:
+    lines = Path(tokens).read_text().splitlines() if tokens else []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(generate(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]))))
+        print(json.dumps(runner.run(generate(url, int(connections), float(seconds), unique, lines))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

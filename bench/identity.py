@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64encode
+from functools import cache
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import hashes
@@ -11,6 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 ISSUER: Final = "https://id.example"
 AUDIENCE: Final = "orders"
+KEYS: Final = "keys.json"
+"""Name of the file with the key set."""
 END: Final = 4_102_444_800
 """Unix time of the tokens' end, in the year 2100."""
 
@@ -41,3 +44,15 @@ class Issuer:
         }  # fmt: skip
         signed = ".".join(encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, whole))
         return f"{signed}.{encode(self.key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+@cache
+def issuer() -> Issuer:
+    """Return the issuer of this process."""
+    return Issuer()
+
+
+@cache
+def tokens(count: int) -> list[str]:
+    """Return different tokens of this process's issuer."""
+    return [issuer().token(f"caller-{number}") for number in range(count)]

@@ -100,6 +100,7 @@ def against(
 
 NGINX: Final = "nginx"
 RELAY: Final = "relay"
+AIOHTTP: Final = "aiohttp"
 LIMITS: Final = (
     against("small", "cpu", "small answers, 32 connections: CPU a request", 0.32),
     against("small", "cpu", "small answers, 32 connections: CPU a request", 1.4, NGINX),
@@ -113,6 +114,7 @@ LIMITS: Final = (
     against("large", "cpu", "64 KiB answers: CPU a request", 0.8, NGINX),
     against("large", "per_second", "64 KiB answers: requests/s", 1.0, is_least=True),
     against("limited", "cpu", "a request under a rate limit: CPU a request", 0.4),
+    against("parts", "cpu", "an answer made of three: CPU a request", 0.5, AIOHTTP),
     against("idle", "resident", "memory after all that fills no cache", 1.0),
     Limit("an idle keep-alive connection", "idle", "idle", 9.0),
     against("cache", "cpu", "a hit of the cache: CPU a request", 0.35),

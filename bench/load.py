@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from bench import machine
+from bench import identity, machine
 from bench.peers import BEST, ROOT
 
 MICROSECONDS: Final = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 6e7}
@@ -100,6 +101,25 @@ def own(url: str, connections: int, seconds: float, core: int, *, unique: bool =
     argv = [sys.executable, "-m", "bench.generator", url, str(connections), str(seconds)]
     text = _run([*argv, str(time.monotonic_ns())] if unique else argv, core, seconds)
     return Load(**json.loads(text))
+
+
+def with_tokens(count: int) -> Generate:
+    """Return our own generator with a bearer token in each request; so many come in turn."""
+    sent: Counter[str] = Counter()
+
+    def generate(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:
+        assert not unique
+        tokens = identity.tokens(count)
+        start = sent[url] % count
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write("\n".join(tokens[start:] + tokens[:start]))
+            file.flush()
+            argv = [sys.executable, "-m", "bench.generator", url, str(connections), str(seconds), "", file.name]
+            found = Load(**json.loads(_run(argv, core, seconds)))
+        sent[url] += found.requests + connections
+        return found
+
+    return generate
 
 
 def messages(url: str, connections: int, seconds: float, core: int, *, unique: bool = False) -> Load:

@@ -19,6 +19,7 @@ from bench.peers import (
     TLS_BOTH,
     TLS_DOWNSTREAM,
     TLS_UPSTREAM,
+    TOKENS,
     TRACED,
     TRANSCODED,
     VARIANTS,
@@ -58,6 +59,8 @@ COMPARED: Final = ("sidecar", "pure", "envoy", "nginx")
 RETRYING: Final = ("sidecar", "envoy")
 CALLING: Final = ("sidecar", "pure", "envoy")
 GATHERING: Final = ("sidecar", "pure", "aiohttp")
+FRESH: Final = 11_000
+"""Tokens that come in turn: more than the sidecar keeps, so that each is forgotten before it comes again."""
 UNSTORED: Final = Scenario("unstored", "the same without a cache", SMALL, 32, unique=True)
 SCENARIOS: Final = (
     Scenario("small", "small answers, 32 connections", SMALL, 32),
@@ -85,6 +88,14 @@ SCENARIOS: Final = (
     Scenario(
         "limited", "small answers under a limit that lets all pass, 32 connections", "/limited/small", 32,
         peers=CALLING, variant=LIMITED,
+    ),
+    Scenario(
+        "known", "small answers to a caller whose token was seen before, 32 connections", "/known/small", 32,
+        peers=CALLING, variant=TOKENS, load=load.with_tokens(1),
+    ),
+    Scenario(
+        "fresh", "small answers, each to a token of RS256 that was not seen before, 32 connections", "/known/small", 32,
+        peers=CALLING, variant=TOKENS, load=load.with_tokens(FRESH),
     ),
     Scenario(
         "tls_downstream", "small answers, TLS towards clients, 32 connections", SMALL, 32,

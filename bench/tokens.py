@@ -2,7 +2,7 @@
 
 The sidecar's identity judges fresh RS256 tokens: digest, form, header, claims, budget, signature, cache. Beside it
 stands the least that anyone must do: decode base64 and JSON of header and payload, and `verify` of cryptography.
-Rounds of both alternate, and the medians of their CPU times are compared, so a busy machine disturbs both alike.
+Short rounds of both alternate, and the median of the rounds' ratios counts, so a busy machine disturbs both alike.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.key_source import InlineKeys
 from sidecar.identity.spec import JwtSpec
 from sidecar.identity.verification import VerificationBudget, VerificationSpec
+from sidecar.process.interpreter import freeze_startup
 from sidecar.telemetry.metrics.registry import Registry
 
 MOST: Final = 1.3
 """Largest ratio of the sidecar to the least."""
-ROUNDS: Final = 15
-TOKENS: Final = 300
+ROUNDS: Final = 100
+TOKENS: Final = 30
 """Tokens of a round."""
 
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each (default: %(default)s)")
     rounds = parser.parse_args().rounds
     issuer = Issuer()
+    freeze_startup()  # the collector as the sidecar's process has it
     both = {"least": least(issuer), "sidecar": sidecar(issuer)}
     spent: dict[str, list[float]] = {name: [] for name in both}
     turns = [[issuer.token(f"{turn}-{number}") for number in range(TOKENS)] for turn in range(rounds + 1)]
@@ -102,7 +104,7 @@ def main() -> None:
         for name, contender in both.items():
             spent[name].append(seconds(contender, tokens))
     ours, theirs = (median(spent[name][1:]) for name in ("sidecar", "least"))
-    ratio = ours / theirs
+    ratio = median(own / other for own, other in zip(spent["sidecar"][1:], spent["least"][1:], strict=True))
     size = len(issuer.token())
     print(f"a fresh RS256 token of {size} bytes: sidecar {ours * 1e6:.1f} us of CPU, least {theirs * 1e6:.1f} us")
     print(f"ratio {ratio:.2f}, at most {MOST}: {'holds' if ratio <= MOST else 'DOES NOT HOLD'}")

@@ -56,6 +56,7 @@ INDIRECT: Final = {
     metrics.QUEUE_LENGTH: ("route", "upstream"),
     metrics.RETRIES: ("route", "reason"),
     metrics.RETRIES_DENIED: ("route", "reason"),
+    metrics.REPEATED_REQUESTS: ("route", "by", "result"),
 }  # fmt: skip
 """Labels of metrics whose instruments get them as a mapping, which the source does not show."""
 KINDS: Final = {metrics.RETRIES: "counter", metrics.RETRIES_DENIED: "counter"}

@@ -28,6 +28,7 @@ EXIT_CODES: Final = {
     "sidecar lint": ("nothing but notes found", "a problem, an error, a warning, or a path that cannot be read"),
     "sidecar diff": ("printed, whether or not there is a difference", "a problem, or a path that cannot be read"),
     "sidecar replay": ("the new policies keep the bounds", "they exceed one, or a file has a problem"),
+    "sidecar recommend": ("printed, whether or not there is a suggestion", "a file has a problem, or cannot be read"),
     "sidecar test": ("every test passed", "a test failed, a file cannot be used, or no test has the word"),
     "sidecar routes": ("shown", "the policies have problems"),
     "sidecar explain": ("shown", "the policies have problems"),
@@ -82,7 +83,7 @@ def commands() -> str:
 
 def all_commands(program: str, group: click.Group) -> Iterator[tuple[str, click.Command]]:
     """Yield the commands of a program with their whole names, those of inner groups included."""
-    for name, each in group.commands.items():
+    for name, each in sorted(group.commands.items()):
         if isinstance(each, click.Group):
             yield from all_commands(f"{program} {name}", each)
         else:
@@ -327,9 +328,10 @@ Errors are problem documents (`application/problem+json`, RFC 9457) that say wha
 | 403 | a page of another site has sent it |
 | 404 | nothing is there, or no breaker or cache has that name; near names are proposed |
 | 405 | the path takes another method |
+| 413 | the policies of a trial have more than 256 KiB |
 | 421 | `Host` is a name that this listener does not answer to (`admin: {{hosts: …}}`) |
 | 422 | `/reload` found problems; all of them are listed, and the running policies stay |
-| 503 | `/readyz` before it is ready and while it drains; `/live` when too many pages are open |
+| 503 | `/readyz` before it is ready and while it drains; `/live` when too many pages are open; a trial beside another |
 
 ## Try it
 

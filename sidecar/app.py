@@ -171,6 +171,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         },
         secrets=secrets,
         limits=lambda: server.limits,
+        path=path,
     )
     process: Process
     if link is None:
@@ -218,6 +219,7 @@ async def supervise(path: str, sources: list[Source], loaded: Loaded, count: int
         recent=emitter.recent,
         secrets=secrets,
         limits=supervisor.limits,
+        path=path,
         commands=supervisor.commands,
         joined=supervisor.commands.parts,
         refresh=supervisor.commands.refresh,

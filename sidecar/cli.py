@@ -1,6 +1,6 @@
 """Entry point of the command line.
 
-`sidecar run PATH` starts the process without click, which all other commands need (`commands.py`): each import delays
+`sidecar run PATH` starts the process without click, which all other commands need (`commands`): each import delays
 the moment when a pod is ready.
 """
 

@@ -1,10 +1,10 @@
-"""Settings of all tests.  Property tests have no deadline: first imports or a busy machine would exceed one."""
+"""Settings of all tests.  No property test is judged by the clock: first imports or a busy machine would exceed it."""
 
 import gc
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("patient", deadline=None)
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 

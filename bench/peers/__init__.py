@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from bench import machine
+from bench.identity import KEYS
 from sidecar.config.files import Source, parse
 from sidecar.config.report import Report
 
@@ -75,6 +76,7 @@ PROMPT: Final = "prompt"
 TALK: Final = "talk"
 PARTS: Final = "parts"
 LIMITED: Final = "limited"
+TOKENS: Final = "tokens"
 HTTP2: Final = "http2"
 TRANSCODED: Final = "transcoded"
 TLS_DOWNSTREAM: Final = "tls_downstream"
@@ -90,13 +92,16 @@ VARIANTS: Final = {
     TALK: Variant(("talk.yaml",)),
     PARTS: Variant(("parts.yaml",), probe="/page/small"),
     LIMITED: Variant(("limited.yaml",), {"LIMITER": "envoy_limiter.yaml"}),
+    TOKENS: Variant(("known.yaml", "fresh.yaml"), {"AUTHENTICATION": "envoy_jwt.yaml"}),
     HTTP2: Variant(("http2.yaml",), is_http2=True),
     TRANSCODED: Variant(("transcoded.yaml",), {"TRANSCODER": "envoy_transcoder.yaml"}, probe="/v1/shops/7/orders/1"),
     TLS_DOWNSTREAM: Variant(("tls_downstream.yaml",), INBOUND_TLS, has_tls=True),
     TLS_UPSTREAM: Variant(("tls_upstream.yaml",), OUTBOUND_TLS),
     TLS_BOTH: Variant(("tls_both.yaml",), {**INBOUND_TLS, **OUTBOUND_TLS}, has_tls=True, probe="/secure/small"),
 }
-ENVOY_NAMES: Final = ("TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER", "LIMITER")
+ENVOY_NAMES: Final = (
+    "TRACING", "ACCESS_LOG", "DOWNSTREAM_TLS", "UPSTREAM_TLS", "TRANSCODER", "LIMITER", "AUTHENTICATION",
+)  # fmt: skip
 NOBODY: Final = 9
 """Port for upstreams that a scenario does not use."""
 
@@ -115,7 +120,7 @@ class Place(NamedTuple):
     talker_port: int = NOBODY
     """Port of the upstream `bench.talk`."""
     identity: Path = Path()
-    """Directory of `bench.certificates`."""
+    """Directory of `bench.certificates`, with the key set of `bench.identity`."""
     rpc_port: int = NOBODY
     """Port of the upstream `bench.calls`."""
     leaving_port: int = NOBODY
@@ -141,6 +146,7 @@ class Place(NamedTuple):
             "BENCH_SECURE_PORT": str(self.secure_port),
             "BENCH_TALKER_PORT": str(self.talker_port),
             "BENCH_IDENTITY": str(self.identity),
+            "BENCH_KEYS": str(self.identity / KEYS),
             "BENCH_RPC_PORT": str(self.rpc_port),
             "BENCH_LEAVING_PORT": str(self.leaving_port),
             "BENCH_DESCRIPTORS": str(DESCRIPTORS),
@@ -227,8 +233,9 @@ class Peer(NamedTuple):
 ROUTE: Final = (
     "route `order` of policies/demo.yaml: deadline, time-out of an attempt, retry with backoff and budget, "
     "breaker by failure rate, concurrency limit with queue; request id, forwarding fields, metrics; "
-    "under `cache` and `stored` the same behind a cache, under `traced` with 1 % of the requests traced, "
-    "under `logged` with a line for each; HTTP/2 and gRPC with retries of UNAVAILABLE as well"
+    "under `cache` and `stored` the same behind a cache, under `known` and `fresh` with tokens, "
+    "under `traced` with 1 % of the requests traced, under `logged` with a line for each; "
+    "HTTP/2 and gRPC with retries of UNAVAILABLE as well"
 )
 
 
@@ -273,7 +280,7 @@ PEERS: Final = (
                                 "--disable-hot-restart"],
         lambda program: machine.first_line([program, "--version"]).rpartition("version: ")[2],
         "time-outs, retry with budget, outlier detection, concurrency limit; request id, forwarding fields; "
-        "cache filter; OpenTelemetry tracer; access log; transcoder",
+        "cache filter; JWT filter; OpenTelemetry tracer; access log; transcoder",
         "breaker by failure rate of a route, bounded queue with a time-out", "/ready",
     ),
     Peer(

@@ -216,6 +216,9 @@ class Local:
             self._path_for_part(directory),
             self._path_for_part(self.directory / "names.json"),
         ]
+        state = self.directory / f"{name}-state"
+        state.mkdir(exist_ok=True)
+        env = {"STATE": self._path_for_part(state), **env}
         process = self._python(name, argv, env, lambda text: self._on_sidecar(name, text))
         self.ready[name] = asyncio.get_running_loop().create_future()
         await process.start()

@@ -8,6 +8,7 @@
     live        stream of the live page and of `sidecar top`
     commands    commands that concern one process
     cache       contents and purges of caches
+    what_if     trial of policies that are not in force
     page/       files of the live page
 
 These modules know the rest of the process only through the `AdminView` that they are given.

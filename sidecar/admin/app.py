@@ -9,6 +9,7 @@
     GET  /keys                               public keys of signed tokens about callers, as a JSON Web Key Set
     GET  /cache                              contents of each cache as JSON
     POST /cache/purge?url=…                  drop responses by url, prefix, tag, or all (`cache.py`)
+    POST /what-if                            try policies that are not in force (`what_if.py`)
     POST /breakers/{name}/open|close|auto    force a breaker until `auto`; names as in `/state`: `upstream:payments`
 
 Errors are problem documents (RFC 9457) that say what would be right.  `access.py` decides which requests are allowed.
@@ -30,6 +31,7 @@ from sidecar.admin.commands import Commands, LocalCommands, Reply
 from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, LIVEZ, READYZ, PlainResponse, probe
 from sidecar.admin.view import AdminView, document
+from sidecar.admin.what_if import MOST_TEXT, NotTriedError, WhatIf
 from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
@@ -60,6 +62,7 @@ class Admin:
         self._feed = feed
         self._metrics_page = Page(view.registry, view.env.now, view.env.sleep)
         self._files = page.load()
+        self._what_if = WhatIf(view.path, view.env)
         self._commands: Commands = LocalCommands(view) if view.commands is None else view.commands
 
     def runner(self) -> web.AppRunner:
@@ -82,6 +85,7 @@ class Admin:
         application.router.add_get("/cache", self._cache)
         application.router.add_post("/cache/purge", self._purge)
         application.router.add_post("/reload", self._reload)
+        application.router.add_post("/what-if", self._try)
         application.router.add_post("/breakers/{name:.+}/{action}", self._force)
         return application
 
@@ -152,7 +156,7 @@ class Admin:
         if error.status == 404:
             return (
                 f"{request.path} does not exist; known are GET /, /live, /livez, /readyz, /metrics, /state, "
-                "/keys, /cache and POST /reload, /cache/purge, /breakers/{name}/open, "
+                "/keys, /cache and POST /reload, /cache/purge, /what-if, /breakers/{name}/open, "
                 "/breakers/{name}/close, /breakers/{name}/auto"
             )
         return error.reason
@@ -210,6 +214,17 @@ class Admin:
             detail = f"{len(problems)} problem(s) in the policy files; the running policies stay as they are"
             return problem(422, detail, problems=problems)
         return await self._json(self._view.secrets.plain(result.describe()))
+
+    async def _try(self, request: web.Request) -> web.Response:
+        body = b""
+        async for piece in request.content.iter_any():
+            body += piece
+            if len(body) > MOST_TEXT:
+                return problem(413, f"the policies have more than {MOST_TEXT} bytes; try fewer")
+        try:
+            return await self._json(self._view.secrets.plain(await self._what_if.answer(body)))
+        except NotTriedError as error:
+            return problem(error.status, str(error))
 
     async def _force(self, request: web.Request) -> web.Response:
         name, action = request.match_info["name"], request.match_info["action"]

@@ -73,6 +73,8 @@ class AdminView:
     """Carries commands out (`sidecar.admin.commands.Commands`); None for those of this process alone."""
     joined: Callable[[], AsyncIterator[tuple[str, Any]]] | None = None
     """Yields the parts of the state of several workers, joined; None for the state of this process alone."""
+    path: str = ""
+    """Path of the policies; empty if they are not in files."""
     refresh: Callable[[], Awaitable[None]] = _nothing
     """Brings `registry` up to date before its metrics are shown."""
 

@@ -38,6 +38,8 @@ from sidecar.core.stage import Service, unbound
 CLOCK_HOLDS: Final = 1.0
 """Seconds for which the difference between wall clock and monotonic clock is reused."""
 SET_COOKIE: Final = frozenset((b"set-cookie",))
+NEVER_INDEXED: Final = b"never-indexed"
+"""Refusal of a response with fields that came as never indexed (RFC 7541 7.1.3): a stored copy would lose the mark."""
 PASSING_REFUSALS: Final = frozenset((b"authorization", b"request-no-store", b"outdated", NO_ROOM, BROKEN_OFF))
 """Refusals that concern one request: neither the stored response nor the next fetch of its key is affected."""
 PERSONAL_REFUSALS: Final = frozenset((b"credentials", b"set-cookie"))
@@ -151,7 +153,7 @@ class Fetcher:
         plan, age, refusal = assess(outcome.status, facts, asked, rules, now - sent, wall)
         stream = outcome.stream
         size = len(outcome.body) if stream is None else stream.length or 0
-        if refusal or outcome.status != 200 or not is_explicit(facts) or size > self._max_body:
+        if refusal or outcome.status != 200 or not is_explicit(facts) or size > self._max_body or outcome.sensitive:
             return
         entry = self._entry(key, outcome, facts, plan, age, now, wall)
         if stream is None:
@@ -194,6 +196,8 @@ class Fetcher:
         """
         if outcome.failure is not None or outcome.stream is not None or len(outcome.body) > self._max_body:
             return None
+        if outcome.sensitive:
+            return None
         if now >= self._offset_expires:
             self._offset_expires, self._wall_offset = now + CLOCK_HOLDS, self._wall() - now
         wall, rules = now + self._wall_offset, self._rules
@@ -230,6 +234,8 @@ class Fetcher:
             fetch.refusal = b"error"  # the stale entry is more useful
             return
         size = len(outcome.body) if stream is None else stream.length
+        if outcome.sensitive:
+            refusal = refusal or NEVER_INDEXED
         if refusal or fetch.is_outdated or (size is not None and size > self._max_body):
             why = refusal or (b"outdated" if fetch.is_outdated else b"too-large")
             self._refuse(fetch, outcome.status, why, now)

@@ -108,9 +108,11 @@ class Tee:
                 self._end(STORED)
             else:
                 self._refuse(BROKEN_OFF)
-        self._source = None
+        source, self._source = self._source, None
         readers, self._readers = self._readers, []
         for reader in readers:
+            if source is not None:
+                reader.body.sensitive = source.sensitive
             reader.body.finish(trailers)
 
     def fail(self, failure: Failure) -> None:

@@ -12,6 +12,7 @@ Start with `load`, which calls the others.  In the order of their work:
     pydantic_errors        errors of pydantic as problems with a place in a file
     checks/                policies that cannot work, and settings without effect
     report                 problems and warnings of one run
+    edit                   sets one value of a route or an upstream in the text of a file
 
 Specs, which define what a file may contain:
 

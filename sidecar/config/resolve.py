@@ -38,6 +38,8 @@ OUTER: Final = ("cors", "authenticate", "authorize")
 """Blocks about clients, which the route that a part has of its own does not inherit."""
 INNER: Final = ("translate", "hedge", "retry", "circuit_breaker", "fault")
 """Blocks that a route with `aggregate` cannot have, since its parts have them."""
+UNOBSERVED: Final = ("authenticate", "translate", AGGREGATE, CRITICALITY)
+"""Policies that a candidate with `mode: observe` cannot have, since they decide who asks, or who answers."""
 POLICY: Final = "policy"
 """Key under an upstream for policies that its routes inherit."""
 
@@ -98,8 +100,23 @@ class RouteResolver:
             check_layer(layer, CANDIDATE, self._report)
             arm = self._resolve(node, own, head, [layer, *self._layers(node, node.child("upstream"))], None, CANDIDATE)
             if arm is not None:
-                return replace(spec, arms=(arm,), shares=(head.candidate.share,), rollout=head.candidate)
+                if head.candidate.is_observed:
+                    arm = replace(arm, observes=self._observed(layer, arm))
+                return replace(spec, arms=(arm,), shares=(head.candidate.share or 0.0,), rollout=head.candidate)
         return spec
+
+    def _observed(self, layer: Node, arm: RouteSpec) -> tuple[str, ...]:
+        """Return the blocks of a candidate with `mode: observe` that can observe, and report those that cannot."""
+        for key, node in layer.items.items():
+            if key in UNOBSERVED:
+                remedy = "leave it out, or write a share instead of mode: observe"
+                self._report.error(node.key, node.path, f"cannot be observed beside that of the route; {remedy}")
+            elif node.value == OFF:
+                self._report.warn(node, "is off, which mode: observe does not show; a share of the requests would")
+        if not layer.items:
+            message = "has no policies to observe; write them beside `mode`, such as timeout: {request: 1s}"
+            self._report.error(layer.key, layer.path, message)
+        return tuple(key for key in layer.items if key in arm.blocks and key not in UNOBSERVED)
 
     def _resolve(
         self,

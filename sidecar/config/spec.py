@@ -186,6 +186,13 @@ class RouteSpec:
     """Share of each candidate at the start."""
     rollout: RolloutSpec | None = None
     """Settings of the rollout; None without one."""
+    observes: tuple[str, ...] = ()
+    """Names of the blocks that only observe beside those of the route; of a candidate with `mode: observe` alone."""
+
+    @property
+    def is_observed(self) -> bool:
+        """True if the route has a candidate that only observes."""
+        return self.rollout is not None and self.rollout.is_observed
 
     @property
     def parts(self) -> dict[str, str]:

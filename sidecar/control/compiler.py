@@ -220,6 +220,9 @@ class Compilation:
         """Problems found so far."""
         self.routes = {route.name: route for route in spec.all_routes}
         """Specs of the routes by name."""
+        arms = [arm.name for route in spec.routes if route.is_observed for arm in route.arms]
+        self.observed = {name for name in self.routes if name.partition(":")[0] in arms}
+        """Names of candidates that only observe, and of their parts, which get no requests."""
         self.made: dict[str, Route] = {}
         """Routes built so far, by name."""
         self.caller_routes: set[str] = set()
@@ -242,8 +245,9 @@ class Compilation:
         self.add_caller_routes()
         routes: dict[str, Route] = {}
         for name in self.routes:
-            routes[name] = self.route_of(name)
-            yield
+            if name not in self.observed:
+                routes[name] = self.route_of(name)
+                yield
         candidates = self.make_candidates(routes)
         self.raise_problems()
         listeners: dict[str, Router[Route]] = {}
@@ -354,7 +358,8 @@ class Compilation:
         upstreams = self.spec.upstreams.items()
         limits = {name: each.connections.max for name, each in upstreams}
         blocks: list[tuple[str, Block | None]] = [(name, each.concurrency) for name, each in upstreams]
-        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in self.routes.values()]
+        served = [each for each in self.routes.values() if each.name not in self.observed]
+        blocks += [(each.upstream, each.blocks.get("concurrency")) for each in served]
         for name, block in blocks:
             if block is not None and name in limits:
                 adaptive, limit = getattr(block, "adaptive", None), getattr(block, "max", None)
@@ -431,8 +436,12 @@ class Compilation:
     def make_route(self, spec: RouteSpec) -> Route:
         """Return a route with its pipeline."""
         links: list[Link] = []
+        observed: list[Link] = []
         stages: list[Stage] = []
         for kind in STAGES:
+            if spec.is_observed and (seen := self.make_observed(kind, spec)) is not None:
+                observed.append(seen)
+                stages.append(seen.stage)
             if kind.name == CACHE and (others := self.find_other_stores(spec)):
                 stages.append(kind.load().invalidating(others))
             if kind.name == AUTHENTICATE and self.caller_fields and kind.name not in spec.blocks:
@@ -448,7 +457,20 @@ class Compilation:
         links += own
         stages += [link.stage for link in own]
         pipeline = Pipeline(stages, self.upstreams[spec.upstream] if spec.upstream else unbound)
-        return Route(spec, tuple(links), pipeline, self.places_of(spec))
+        route = Route(spec, tuple(links), pipeline, self.places_of(spec))
+        route.observed = tuple(observed)
+        return route
+
+    def make_observed(self, kind: StageKind, spec: RouteSpec) -> Link | None:
+        """Return the stage of one kind of a route's candidate, which only observes; None if it has none."""
+        arm = spec.arms[0]
+        if kind.name not in arm.observes:
+            return None
+        mark = arm.where(kind.name)
+        block = arm.blocks[kind.name].model_copy(update={"mode": "observe"})
+        places = partial(self.find_place, partial(arm.where, kind.name))
+        link = self.make_link(kind, block, self.make_context(arm.name, arm.upstream, ROUTE, mark, places), mark, False)
+        return None if link is None else link._replace(scope=CANDIDATE)
 
     def make_credentials(self, upstream: str) -> list[Link]:
         """Return the stage that puts the sidecar's credentials into requests to an upstream, if it needs one."""
@@ -479,7 +501,7 @@ class Compilation:
 
         for each in self.spec.routes:
             rule = each.rollout
-            if rule is None:
+            if rule is None or rule.is_observed:
                 continue
             names = tuple(arm.name for arm in (each, *each.arms))
             settings = Settings(names, each.shares, rule.sticky, rule.when, rule.ramp, rule.return_when, each.arms)
@@ -627,8 +649,10 @@ class Compilation:
             return allowed_origins(self.routes[name])
         if kind == ROUTE and name in self.routes:
             inner = self.route_of(name)
-            members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
-            pick = Candidates(self.arms[name], members).pick if name in self.arms else None
+            pick = None
+            if name in self.arms:
+                members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
+                pick = Candidates(self.arms[name], members).pick
             return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
         spec = self.spec.upstreams.get(name)
         if spec is None:

@@ -255,7 +255,7 @@ class Control:
                 "parts": dict(route.spec.parts),
                 "chain": [
                     {"policy": link.policy, "scope": link.scope, "mode": link.block.mode, "where": link.where}
-                    for link in route.chain
+                    for link in (*route.observed, *route.chain)
                 ],
             }
             for name, route in snapshot.routes.items()

@@ -23,7 +23,7 @@ class Link(NamedTuple):
     policy: str
     """Name of the block."""
     scope: str
-    """Owner of the block: `route` or `upstream`."""
+    """Owner of the block: `route`, `upstream`, or `candidate` for one that only observes beside the route's own."""
     block: Block
     where: str
     """Place of the block, as `file:line`."""
@@ -34,8 +34,8 @@ class Route:
     """Route ready to serve requests; an exchange keeps its route from start to end."""
 
     __slots__ = (
-        "_cors", "candidate_of", "chain", "criticality", "listener", "metrics", "name", "pipeline", "policies",
-        "slow_places", "spec", "template", "upstream",
+        "_cors", "candidate_of", "chain", "criticality", "listener", "metrics", "name", "observed", "pipeline",
+        "policies", "slow_places", "spec", "template", "upstream",
     )  # fmt: skip
 
     def __init__(self, spec: RouteSpec, chain: tuple[Link, ...], pipeline: Pipeline, slow_places: SlowPlaces) -> None:
@@ -46,6 +46,8 @@ class Route:
         self.spec = spec
         self.chain = chain
         """Stages, outermost first."""
+        self.observed: tuple[Link, ...] = ()
+        """Stages of a candidate with `mode: observe`, each outside of the route's own of its kind."""
         self.policies = frozenset(link.policy for link in chain)
         """Names of the blocks in the chain."""
         self.template = spec.match.template

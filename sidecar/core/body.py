@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from sidecar.core.http1 import CHUNKED, ChunkedDecoder
 from sidecar.core.message import Headers, fold
-from sidecar.core.outcome import CLIENT_CLOSED, Failure
+from sidecar.core.outcome import CLIENT_CLOSED, NOT_MARKED, Failure
 
 HIGH_WATER: Final = 64 * 1024
 """Buffered bytes at which the source is paused."""
@@ -74,6 +74,7 @@ class Body:
         "failure",
         "length",
         "received",
+        "sensitive",
         "source",
         "state",
         "trailers",
@@ -98,6 +99,8 @@ class Body:
         self.trailers: Headers = []
         self.verdict = 0
         """Verdict on the message (`Outcome.verdict`) that its trailers have brought; 0 without one."""
+        self.sensitive = NOT_MARKED
+        """Names of the trailers that came as never indexed, as `Outcome.sensitive`."""
         self._barred: frozenset[bytes] | None = None
         self._pieces: list[bytes] = []
         self._size = 0
@@ -281,7 +284,19 @@ class Body:
 
     def whole(self) -> bytes:
         """Return the content of a complete body that has had no sink."""
-        return b"".join(self._pieces)
+        pieces = self._pieces
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @staticmethod
+    def of(content: bytes, trailers: Headers, length: int | None = None) -> Body:
+        """Return a complete body."""
+        body = Body(None, length)
+        body.state = COMPLETE
+        body.trailers = trailers
+        body.received = body._size = len(content)
+        if content:
+            body._pieces.append(content)
+        return body
 
     def __repr__(self) -> str:
         state = ("open", "whole", "broken", "cancelled")[self.state]

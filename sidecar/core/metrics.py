@@ -162,7 +162,16 @@ REFUSALS: Final = metric(
 )
 RETRIES: Final = metric("sidecar.retries", "{attempt}", "Attempts after the first.")
 RETRIES_DENIED: Final = metric("sidecar.retries.denied", "{attempt}", "Retries that were due but not made, by reason.")
+REPEATED_REQUESTS: Final = metric(
+    "sidecar.repeated_requests", "{request}", "Requests with retries or hedges, by whether one of these answered well."
+)
 HEDGES: Final = metric("sidecar.hedges", "{attempt}", "Second attempts that were started beside a slow first attempt.")
+WEBSOCKET_MESSAGES: Final = metric(
+    "sidecar.websocket.messages", "{message}", "Messages of WebSockets that `translate` serves, by their direction."
+)
+WEBSOCKET_SESSIONS: Final = metric(
+    "sidecar.websocket.sessions", "{session}", "WebSockets that `translate` has served to their end, by their result."
+)
 FALLBACKS: Final = metric("sidecar.fallbacks", "{request}", "Requests that a fallback answered.")
 AGGREGATE_PARTS: Final = metric("sidecar.aggregate.parts", "{part}", "Parts of aggregated answers, by result.")
 PREFLIGHTS: Final = metric(

@@ -234,7 +234,7 @@ class Outcome(Message):
             self.raw = lines
         self.call_lines: bytes | None = None
         """Field lines that are known to be those of an answer of gRPC with 200 and without a status; None for others.
-        They say something about the outcome as long as they are its `raw` lines (`has_call_head`)."""
+        They say something about the outcome as long as they are its `raw` lines, and it has no `parsed` ones."""
         self.body = body
         """Body that had arrived completely with the head."""
         self.stream = stream
@@ -250,12 +250,6 @@ class Outcome(Message):
         """Names of the fields that came as never indexed (RFC 7541 7.1.3), and go on like that."""
         self.cause = cause
         """Error text of the operating system or the parser, for logs only; clients do not get it."""
-
-    @property
-    def has_call_head(self) -> bool:
-        """True if the head is known to be that of an answer of gRPC whose status, 200, says nothing; False if it may
-        be any."""
-        return self.call_lines is not None and self.parsed is None and self.call_lines is self.raw
 
     @property
     def reason(self) -> str:

@@ -37,12 +37,14 @@ class Promise(Generic[T]):
         self._wake: Callable[[Any], None] | None = None
         self._asyncio_future_blocking = False
         self.on_cancel = on_cancel
-        """Function that `cancel` calls before the waiter gets its `CancelledError`; None to call nothing."""
+        """Function that `cancel` calls before the waiter gets its `CancelledError`; None to call nothing.
+        It is None once the promise is done."""
 
     def resolve(self, value: T) -> None:
         """Set the value and run the waiter.  Without effect on a promise that is resolved or cancelled."""
         if self._value is PENDING:
             self._value = value
+            self.on_cancel = None  # breaks a reference cycle, which only the garbage collector would free
             wake, self._wake = self._wake, None  # a reference to the promise does not keep its waiter alive
             if wake is not None:
                 wake(self)
@@ -60,8 +62,9 @@ class Promise(Generic[T]):
         if self._value is not PENDING:
             return False
         self._value = CANCELLED
-        if self.on_cancel is not None:
-            self.on_cancel()
+        on_cancel, self.on_cancel = self.on_cancel, None
+        if on_cancel is not None:
+            on_cancel()
         if self._wake is not None:
             self._wake(self)
         return True

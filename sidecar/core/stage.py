@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Failure, Outcome, failed
+from sidecar.core.promise import Promise
 
 Service = Callable[[Exchange], Coroutine[Any, Any, Outcome]]
 """Function that returns the outcome of a request, such as a pipeline."""
@@ -54,12 +55,22 @@ async def unbound(_: Exchange) -> Outcome:
 
 
 class Wait:
-    """Request of a stage to wait for a coroutine, which returns what the call itself would have returned."""
+    """Request of a stage to wait for a coroutine or a promise, which brings what the call itself would have returned.
 
-    __slots__ = ("coroutine",)
+    A promise costs no frame.  It must be pending, and its `on_cancel` releases what the stage holds.
+    """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.coroutine = coroutine
+    __slots__ = ("awaited",)
+
+    def __init__(self, awaited: Coroutine[Any, Any, Any] | Promise[Any]) -> None:
+        self.awaited = awaited
+
+    def close(self) -> None:
+        """Release what nobody will wait for."""
+        if isinstance(self.awaited, Promise):
+            self.awaited.cancel()
+        else:
+            self.awaited.close()
 
 
 def outcome_to_settle(outcome: Outcome, broken: Failure | None) -> Outcome:

@@ -124,22 +124,26 @@ def names(text: str) -> list[str]:
 class Template:
     """Parsed text.  `constants` has the values of `service`, `route` and `upstream`."""
 
-    __slots__ = ("_parts", "text")
+    __slots__ = ("names", "parts", "text")
 
     def __init__(self, text: str, constants: Mapping[str, str]) -> None:
         names(text)
         self.text = text
-        self._parts: list[str | Read] = []
+        self.parts: list[str | Read] = []
+        """Pieces of plain text, and functions that return the values between them."""
+        self.names: list[str] = []
+        """Name of the value of each piece; empty for plain text."""
         end = 0
         for match in _TOKEN.finditer(text):
-            self._parts.append(text[end : match.start()])
-            self._parts.append(match[1] or _reader(match[2], constants))
+            self.parts += (text[end : match.start()], match[1] or _reader(match[2], constants))
+            self.names += ("", match[2] or "")
             end = match.end()
-        self._parts.append(text[end:])
+        self.parts.append(text[end:])
+        self.names.append("")
 
     def render(self, x: Exchange, outcome: Outcome | None = None, escape: Escape = plain) -> str:
         """Return the text with its values for one request; `outcome` is None if the request has none yet."""
-        return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self._parts)
+        return "".join(part if isinstance(part, str) else escape(part(x, outcome)) for part in self.parts)
 
     def __repr__(self) -> str:
         return f"<Template {self.text!r}>"

@@ -38,7 +38,8 @@ class LingeringClose(asyncio.Protocol):
         self._listener = listener
         self._transport = transport
         now = listener.now()
-        self._backlog = Backlog(listener.slow, transport, self)
+        self._backlog: Backlog | None = Backlog(listener.slow, transport, self)
+        """None once the connection is lost, since it refers to this object."""
         self._backlog.begin(now, None, 0.0)
         self.expires = now + LINGER_SECONDS
         transport.set_protocol(self)
@@ -48,12 +49,16 @@ class LingeringClose(asyncio.Protocol):
             transport.resume_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._backlog.end(self._listener.now())
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            backlog.end(self._listener.now())
         self._listener.forget(self)
 
     def expire(self, now: float) -> None:
         """Close the connection unless the client is still reading."""
         backlog = self._backlog
+        if backlog is None:
+            return
         backlog.look(now)
         backlog.add(0)
         if not backlog.unsent:

@@ -309,6 +309,50 @@ def read_request(
     return x, length, keep_alive
 
 
+REPEATED: Final = frozenset((b"host", b"te"))
+"""Fields that `SPECIAL` takes and that say the same of each request with the same head."""
+
+
+class KnownHead:
+    """Head of a request from one peer that has been read before.  Only its instant differs from request to request."""
+
+    __slots__ = ("_accepts_trailers", "_authority", "_has_escapes", "_lines", "_method", "_path", "_query", "_speaks")
+
+    def __init__(self, x: Exchange) -> None:
+        """Take the exchange that `read_request` has made of the head, unchanged; `can_repeat` is True for the head."""
+        self._method = x.method
+        self._path = x.path
+        self._query = x.query
+        self._lines = x.raw
+        self._authority = x.authority
+        self._has_escapes = x.has_escapes
+        self._accepts_trailers = x.accepts_trailers
+        self._speaks = x.speaks_to_caches
+
+    def read(self, peer: Peer, now: float) -> Exchange:
+        """Return the exchange that `read_request` makes of the head at the instant `now`."""
+        x = Exchange(self._method, self._path, None, self._lines)
+        x.speaks_to_caches = self._speaks
+        x.scheme = peer.scheme
+        x.client_address = peer.address
+        x.arrived = now
+        x.min_deadline = peer.min_deadline
+        if peer.certificate is not None:
+            x.client_certificate = peer.certificate
+        x.forwarding = peer.forwarding
+        x.authority = self._authority
+        x.query = self._query
+        x.has_escapes = self._has_escapes
+        x.accepts_trailers = self._accepts_trailers
+        return x
+
+
+def can_repeat(method: bytes, target: bytes, special: Headers) -> bool:
+    """True if `read_request` makes the same of each HTTP/1.1 head with these parts, but for its instant."""
+    names = [name for name, _ in special]
+    return method != b"CONNECT" and target[:1] == b"/" and len(set(names)) == len(names) and REPEATED.issuperset(names)
+
+
 def _read_target(x: Exchange, method: bytes, target: bytes, peer: Peer) -> None:
     """Set authority, path and query from a target that is not in origin form (RFC 9112 3.2)."""
     if method == b"CONNECT":

@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.body import Body
 from sidecar.core.exchange import NEVER, Exchange
@@ -116,6 +116,8 @@ class Tunnel:
             outcome.stream.received = self._server.received
             outcome.stream.finish()
         self._listener.record(x, outcome, self._failure)
+        self._client.other = self._server.other = ENDED  # breaks reference cycles, which only the collector would free
+        self._client = self._server = ENDED
 
     # ----- called by listener and server
 
@@ -250,3 +252,15 @@ class TunnelSide(asyncio.Protocol):
         """Close this side at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _ended_side() -> TunnelSide:
+    """Return a side that is closed, and its own opposite."""
+    side = TunnelSide(cast("Tunnel", None), b"")
+    side.is_closed = True
+    side.other = side
+    return side
+
+
+ENDED: Final = _ended_side()
+"""Both sides of a tunnel that has ended."""

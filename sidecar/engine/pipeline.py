@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
-from sidecar.core.body import COMPLETE
+from sidecar.core.body import COMPLETE, Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome
 from sidecar.core.promise import Promise, Run
@@ -113,10 +113,10 @@ class Call:
         """Tickets that are neither settled nor bound to a body, outermost first."""
         self._begun: InFlight | None = None
         """Request in flight at the terminal; None without one."""
-        self._run: Run[Any] | None = None
-        """Run of the stage that waits; None if none does."""
-        self._superseded: Run[Any] | None = None
-        """Cancelled run whose result is ignored; None without one."""
+        self._run: Run[Any] | Promise[Any] | None = None
+        """Run or promise of the stage that waits; None if none does."""
+        self._superseded: Run[Any] | Promise[Any] | None = None
+        """Cancelled run or promise whose result is ignored; None without one."""
         self._superseded_at = 0
         """Index of the stage that waited for the superseded run; negative if it waited in `answer`."""
         self._at = 0
@@ -207,24 +207,31 @@ class Call:
         self._begun = None
         pipeline, x, tickets = self._pipeline, self.x, self._tickets
         outward = pipeline.outward
+        whole: Body | None = None  # complete body of `outcome`, once a ticket was settled with it
         try:
             for index, answer, settle in outward if first == INNERMOST else outward[len(outward) - 1 - first :]:
                 if answer is not None and not has_answered:
-                    if outcome.stream is not None and len(tickets) > index + 1:
+                    body = outcome.stream
+                    if body is not None and body is not whole and len(tickets) > index + 1:
                         self._bind(outcome, index + 1)
                     found = answer(x, tickets[index], outcome)
-                    if type(found) is Wait:
-                        self._wait(index, found, False, outcome)
-                        return
-                    outcome = found
+                    if found is not outcome:
+                        if type(found) is Wait:
+                            self._wait(index, found, False, outcome)
+                            return
+                        outcome = found
+                        whole = None
                 has_answered = False
                 body = outcome.stream
-                if body is None or body.state == COMPLETE:
-                    if body is not None and body.verdict:
+                if body is not None and body is not whole:
+                    if body.state != COMPLETE:
+                        continue
+                    whole = body
+                    if body.verdict:
                         outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
-                    ticket = tickets.pop()
-                    if settle is not None:
-                        settle(x, ticket, outcome)
+                ticket = tickets.pop()
+                if settle is not None:
+                    settle(x, ticket, outcome)
             if tickets:
                 self._bind(outcome, 0)
         except BaseException as error:
@@ -259,27 +266,43 @@ class Call:
     # ----- stages that wait
 
     def _wait(self, index: int, wait: Wait, is_inward: bool, given: Outcome | None) -> None:
-        """Run the coroutine of a stage that waits; `given` is the outcome that the stage got in `answer`."""
+        """Wait for what a stage waits for; `given` is the outcome that the stage got in `answer`."""
         self._at = index
         self._is_inward = is_inward
         self._given = given
-        run = Run(wait.coroutine, self._waited)
+        awaited = wait.awaited
+        if isinstance(awaited, Promise):
+            self._run = awaited
+            awaited.set_waiter(self._promised)
+            if self._is_cancelled:
+                awaited.cancel()
+            return
+        run = Run(awaited, self._waited)
         if not run.has_ended:  # else `_waited` has continued the call, which may be waiting for another run
             self._run = run
             if self._is_cancelled:
                 run.cancel()
 
+    def _promised(self, promise: Promise[Any]) -> None:
+        """Continue with the value of a promise that a stage waited for."""
+        if promise.cancelled():
+            self._resume(promise, None, asyncio.CancelledError())
+        else:
+            self._resume(promise, promise.result(), None)
+
     def _waited(self, run: Run[Any]) -> None:
+        """Continue with the result of a stage that waited for a coroutine."""
+        self._resume(run, run.value, run.error)
+
+    def _resume(self, awaited: Run[Any] | Promise[Any], found: object, error: BaseException | None) -> None:
         """Continue with the result of a stage that waited."""
-        found = run.value
-        if run is self._superseded:
+        if awaited is self._superseded:
             self._superseded = None
-            if run.error is None:
+            if error is None:
                 self._refuse_found(found, self._superseded_at)
             return
         given, self._given = self._given, None
         self._run = None
-        error = run.error
         if error is None and self._is_cancelled:  # the run ended before the cancellation reached it
             self._refuse_found(found, self._at if self._is_inward else -1)
             error = asyncio.CancelledError()

@@ -6,12 +6,13 @@ header blocks demand.  It does so before the payload arrives, so nothing is kept
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
 from sidecar.core.body import add_piece
 from sidecar.http2.errors import FRAME_SIZE_ERROR, PROTOCOL_ERROR, ConnectionFault
-from sidecar.http2.limits import MAX_FRAME
+from sidecar.http2.limits import MAX_FRAME, MAX_WINDOW
 
 DATA: Final = 0
 HEADERS: Final = 1
@@ -31,12 +32,16 @@ NAMES: Final = (
 END_STREAM: Final = 0x01
 ACK: Final = 0x01
 END_HEADERS: Final = 0x04
+LAST_HEADERS: Final = END_HEADERS | END_STREAM
 PADDED: Final = 0x08
 PRIORITIZED: Final = 0x20
 HEAD: Final = 9
 """Bytes of a frame's head."""
-PACK: Final = Struct(">HBBBL").pack
-"""Function that writes such a head: length in two parts, type, flags, stream."""
+_NUMBERS: Final = Struct(">BHBBL")
+PACK: Final = _NUMBERS.pack
+"""Function that writes such a head: highest bits of the length, the others, type, flags, stream."""
+UNPACK: Final[Callable[[bytes, int], tuple[int, int, int, int, int]]] = _NUMBERS.unpack_from
+"""Function that reads these five numbers."""
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 HEADER_TABLE_SIZE: Final = 1
@@ -65,7 +70,19 @@ class FrameReader:
     After `advance` has returned True the attributes tell of the frame, whose payload is `data[start:end]`.
     """
 
-    __slots__ = ("_block", "_missing", "_pieces", "_position", "data", "end", "flags", "kind", "start", "stream")
+    __slots__ = (
+        "_missing",
+        "_pieces",
+        "_position",
+        "block",
+        "data",
+        "end",
+        "flags",
+        "kind",
+        "start",
+        "stream",
+        "trailers",
+    )
 
     def __init__(self) -> None:
         self.data = b""
@@ -79,13 +96,10 @@ class FrameReader:
         """Bytes of a frame that is not whole."""
         self._missing = 0
         """Bytes that it needs before it can be looked at again."""
-        self._block = 0
+        self.block = 0
         """Stream whose header block is not at its end; 0 if there is none."""
-
-    @property
-    def is_within_block(self) -> bool:
-        """True while only a CONTINUATION may come."""
-        return self._block != 0
+        self.trailers: bytes | None = None
+        """Header block behind the content that was taken last; None if that was the end."""
 
     @property
     def is_within_frame(self) -> bool:
@@ -112,40 +126,54 @@ class FrameReader:
     def advance(self) -> bool:
         """Go to the next frame; return False if it is not whole.  Raises `ConnectionFault`."""
         data, at = self.data, self._position
-        left = len(data) - at
-        if left < HEAD:
-            return self._wait(HEAD - left)
-        length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
-        self.kind = kind = data[at + 3]
-        self.flags = data[at + 4]
-        self.stream = stream = (data[at + 5] & 0x7F) << 24 | data[at + 6] << 16 | data[at + 7] << 8 | data[at + 8]
-        if length > MAX_FRAME or kind > HEADERS or stream == 0 or self._block:
+        left = len(data) - at - HEAD
+        if left < 0:
+            return self._wait(-left)
+        high, length, kind, flags, stream = UNPACK(data, at)
+        stream &= MAX_WINDOW  # the first bit is reserved
+        self.kind, self.flags, self.stream = kind, flags, stream
+        if kind > HEADERS or length > MAX_FRAME or high or not stream or self.block:
+            length |= high << 16
             self._check(kind, stream, length)
-        if left < HEAD + length:
-            return self._wait(HEAD + length - left)
-        self.start = at + HEAD
-        self.end = self._position = at + HEAD + length
+        if length > left:
+            return self._wait(length - left)
+        self.start = at = at + HEAD
+        self.end = self._position = at + length
         if kind in (HEADERS, CONTINUATION):
-            self._block = 0 if self.flags & END_HEADERS else stream
+            self.block = 0 if flags & END_HEADERS else stream
         return True
 
-    def take_content(self, stream: int, most: int, expected: int) -> bytes | None:
-        """Go to the next frame and return its payload, if it is whole, the last DATA of the stream, and not padded.
+    def take_content(self, stream: int, most: int, expected: int, has_trailers: bool) -> bytes | None:
+        """Go over the rest of a message and return its content, if that is whole, in one DATA of the stream.
 
-        None, and no step, for any other frame, for more than `most` bytes, and for another number than `expected`
-        unless that is negative.
+        DATA is the last frame, or with `has_trailers` it may have content and trailers behind it (`trailers`).  None,
+        and no step, for any other frames, for more than `most` bytes, for padding, and for another number of bytes than
+        `expected` unless that is negative.
         """
-        data, at = self.data, self._position
-        left = len(data) - at - HEAD
-        if left < 0 or data[at + 3] != DATA or data[at + 4] != END_STREAM:
+        data, at = self.data, self._position + HEAD
+        left = len(data) - at
+        if left < 0:
             return None
-        length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
-        number = (data[at + 5] & 0x7F) << 24 | data[at + 6] << 16 | data[at + 7] << 8 | data[at + 8]
-        if length > left or length > most or number != stream or (expected >= 0 and length != expected):
+        high, length, kind, flags, number = UNPACK(data, at - HEAD)
+        if kind != DATA or number != stream or high or length > left or length > most or length > MAX_FRAME:
             return None
-        at += HEAD
-        self._position = at + length
-        return data[at : at + length]
+        if length != expected >= 0:
+            return None
+        end = at + length
+        if flags == END_STREAM:
+            self.trailers = None
+            self._position = end
+            return data[at:end]
+        if flags or not has_trailers or not length or left - length < HEAD:
+            return None
+        left -= length + HEAD
+        high, length, kind, flags, number = UNPACK(data, end)
+        if kind != HEADERS or flags != LAST_HEADERS or number != stream or high or length > left or length > MAX_FRAME:
+            return None
+        start = end + HEAD
+        self._position = start + length
+        self.trailers = data[start : start + length]
+        return data[at:end]
 
     def _wait(self, missing: int) -> bool:
         """Keep the beginning of a frame until the missing bytes are here."""
@@ -160,8 +188,8 @@ class FrameReader:
         """Raise `ConnectionFault` for a frame whose head is not allowed."""
         if length > MAX_FRAME:
             raise ConnectionFault(FRAME_SIZE_ERROR, "a frame is longer than was allowed")
-        if self._block:
-            if kind != CONTINUATION or stream != self._block:
+        if self.block:
+            if kind != CONTINUATION or stream != self.block:
                 raise ConnectionFault(PROTOCOL_ERROR, "a header block is interrupted")
         elif kind == CONTINUATION:
             raise ConnectionFault(PROTOCOL_ERROR, "CONTINUATION continues nothing")
@@ -201,7 +229,7 @@ class FrameReader:
 
 def frame_head(kind: int, flags: int, stream: int, size: int) -> bytes:
     """Return the head of a frame whose payload has `size` bytes."""
-    return PACK(size >> 8, size & 255, kind, flags, stream)
+    return PACK(size >> 16, size & 0xFFFF, kind, flags, stream)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

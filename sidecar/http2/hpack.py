@@ -333,8 +333,8 @@ class Encoder:
     """
 
     __slots__ = (
-        "_inserted", "_is_lasting", "_latest", "_least", "_limit", "_lines", "_names", "_numbers", "_parts", "_pseudo",
-        "_size",
+        "_answers", "_inserted", "_is_lasting", "_latest", "_least", "_limit", "_lines", "_names", "_numbers", "_parts",
+        "_pseudo", "_requests", "_size",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -351,6 +351,10 @@ class Encoder:
         """Encoding of groups of such lines."""
         self._pseudo: dict[tuple[bytes, bytes, bytes, bytes], bytes] = {}
         """Encoding of the pseudo-headers of requests that change nothing."""
+        self._answers: dict[tuple[int, bytes, bytes], tuple[bytes, bytes]] = {}
+        """Encoding of responses and their trailers that change nothing."""
+        self._requests: dict[tuple[bytes, ...], tuple[bytes, bytes]] = {}
+        """Encoding of what requests have in common, before and after the id and the lines of one."""
         self._latest = (b"", b"")
         """Lines of a request that were encoded last, and their encoding."""
         self._is_lasting = True
@@ -409,9 +413,15 @@ class Encoder:
         Many requests have the `steady` lines in common, which stand before and after the id and the `lines` of this
         one.
         """
-        out: list[bytes] = []
         if self._names != len(UNINDEXED):
             self._renew()
+        key = (method, scheme, authority, path, *steady)
+        known = self._requests.get(key)
+        is_plain = bool(request_id) and lines == self._latest[0] and not protocol and not sensitive and self._least < 0
+        if known is not None and is_plain:
+            start, end = known
+            return b"".join((start, encode_string(request_id), self._latest[1], end))
+        out: list[bytes] = []
         if self._least >= 0:
             out.append(self._sizes())
         if protocol or sensitive:
@@ -439,7 +449,18 @@ class Encoder:
             out.append(self._latest[1] if lines == self._latest[0] else self._write_latest(lines))
         if after:
             out.append(self._part(after))
+        if is_plain and self._is_known(before) and self._is_known(after) and b"x-request-id" not in UNINDEXED:
+            pseudo = self._pseudo.get((method, scheme, authority, path))
+            if pseudo is not None:
+                if len(self._requests) >= PARTS:
+                    self._requests.clear()
+                start = b"%b%b%b" % (pseudo, self._parts.get(before, b""), REQUEST_ID)
+                self._requests[key] = start, self._parts.get(after, b"")
         return b"".join(out)
+
+    def _is_known(self, lines: bytes) -> bool:
+        """True if the encoding of a group of lines is remembered, or empty."""
+        return not lines or lines in self._parts
 
     def _write_latest(self, lines: bytes) -> bytes:
         """Encode lines of one request, and remember them until others come."""
@@ -462,6 +483,20 @@ class Encoder:
         if head is None:
             head = self._field(b":status", b"%d" % status, False)
         return head + self._part(lines) if lines else head
+
+    def encode_answer(self, status: int, lines: bytes, trailers: bytes) -> tuple[bytes, bytes]:
+        """Return the blocks of a response and of its trailers, which are sent one after the other."""
+        known = self._answers.get((status, lines, trailers))
+        if known is not None and self._least < 0 and self._names == len(UNINDEXED):
+            return known
+        before = self._inserted
+        block = self.encode_response(status, lines)
+        known = block, self.encode_trailers(trailers)
+        if before == self._inserted and lines in self._parts and trailers in self._parts:
+            if len(self._answers) >= PARTS:
+                self._answers.clear()
+            self._answers[status, lines, trailers] = known
+        return known
 
     def encode_trailers(self, lines: bytes, sensitive: frozenset[bytes] = NOTHING) -> bytes:
         """Return the block of trailers."""
@@ -590,4 +625,8 @@ class Encoder:
             self._parts.clear()
         if self._pseudo:
             self._pseudo.clear()
+        if self._answers:
+            self._answers.clear()
+        if self._requests:
+            self._requests.clear()
         self._latest = (b"", b"")

@@ -14,7 +14,8 @@ Rules:
    window take turns, a frame each.
 5. Header blocks are encoded when they are sent, never before: their order is the order of the tables.
 6. What a peer costs is bounded by rates (`limits`).
-7. The content of a request that arrives whole with its head can be passed with the head (`joins_content`).
+7. A message that arrives whole in one read, as a head, one DATA and perhaps trailers, can be passed with its head
+   (`joins_content`).
 8. Priorities are ignored (RFC 9113 5.3.2); nothing is pushed.
 9. Other DATA frames of less than `USEFUL` bytes are held back to the end of the read, and those of a stream are
    delivered as one piece: a piece costs far more on its way than a frame.
@@ -39,7 +40,16 @@ from sidecar.http2.errors import (
     ConnectionFault,
     name_of,
 )
-from sidecar.http2.frames import PREFACE, FrameReader
+from sidecar.http2.frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    LAST_HEADERS,
+    PACK,
+    PREFACE,
+    FrameReader,
+)
 from sidecar.http2.heads import Head, request_of, response_of, trailers_of
 from sidecar.http2.hpack import Block, Decoder, Encoder
 from sidecar.http2.limits import (
@@ -52,9 +62,11 @@ from sidecar.http2.limits import (
     Bucket,
     Limits,
 )
-from sidecar.http2.stream import NOTHING, RECEIVED_END, RESET, SENT_END, Stream
+from sidecar.http2.stream import CLOSED, NOTHING, RECEIVED_END, RESET, SENT_END, Stream
 
 BODILESS: Final = (204, 304)
+EXTENDED: Final = frames.PADDED | frames.PRIORITIZED
+"""Flags of a payload with more than its content."""
 LARGE_HEAD: Final = 10.0
 """Frames of no use for which a head that is too large counts, beside its fields and bytes."""
 EXCESS_FIELDS: Final = 64
@@ -90,7 +102,7 @@ class Handler(Protocol):
     def on_head(self, stream: Stream, head: Head, is_end: bool) -> None:
         """Take a request's or a final response's head; `head.refusal` says that it is to be answered at once.
 
-        With `is_end` the message is whole, and a request may have content (`Stream.content`).
+        With `is_end` the message is whole, and may have content (`Stream.content`) and trailers (`Stream.ending`).
         """
 
     def on_interim(self, stream: Stream, head: Head) -> None:
@@ -116,15 +128,31 @@ class Handler(Protocol):
         """The peer has answered a PING."""
 
 
+class NoHandler:
+    """Handler of a session whose connection is lost."""
+
+    def on_head(self, stream: Stream, head: Head, is_end: bool) -> None: ...
+    def on_interim(self, stream: Stream, head: Head) -> None: ...
+    def on_data(self, stream: Stream, data: bytes, is_end: bool) -> None: ...
+    def on_trailers(self, stream: Stream, head: Head) -> None: ...
+    def on_reset(self, stream: Stream, code: int, text: str) -> None: ...
+    def on_writable(self, stream: Stream) -> None: ...
+    def on_goaway(self, last: int, code: int) -> None: ...
+    def on_pong(self, payload: bytes) -> None: ...
+
+
+NO_HANDLER: Final = NoHandler()
+
+
 class Session:
     """State of one connection."""
 
     __slots__ = (
         "_block", "_block_frames", "_block_is_end", "_block_size", "_credit", "_decoder", "_encoder", "_frames",
-        "_held", "_highest", "_line", "_next", "_now", "_out", "_out_size", "_peer_settings", "_preface_left",
-        "_reader", "_reset_ids", "_resets", "_taken", "_unread", "_window", "allows_connect", "fault", "goaway",
-        "handler", "is_acknowledged", "is_client", "is_draining", "is_writing_paused", "joins_content",
-        "last_accepted", "limits", "max_peer_streams", "peer_window", "progress", "streams", "unsent",
+        "_held", "_highest", "_least_credit", "_line", "_most_credit", "_next", "_now", "_out", "_out_size",
+        "_peer_settings", "_preface_left", "_reader", "_reset_ids", "_resets", "_unread", "_window", "allows_connect",
+        "fault", "goaway", "handler", "is_acknowledged", "is_client", "is_draining", "is_writing_paused",
+        "joins_content", "last_accepted", "limits", "max_peer_streams", "peer_window", "progress", "streams", "unsent",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, limits: Limits, is_client: bool) -> None:
@@ -146,7 +174,8 @@ class Session:
         self.is_writing_paused = False
         """True while the transport is full."""
         self.joins_content = False
-        """True if the content of a request is passed with its head where both are whole in one read."""
+        """True if content, and the trailers of a response, are passed with their head where all are whole in one
+        read."""
         self.unsent = 0
         """Bytes of content that wait on all streams for the peer's windows or for the transport."""
         self.peer_window = WINDOW
@@ -163,9 +192,10 @@ class Session:
         """Bytes of content in it."""
         self._window = WINDOW
         """Bytes that the peer lets us send on all streams."""
-        self._credit = max(WINDOW, limits.connection_window)
-        """Bytes that we let it send."""
-        self._taken = 0
+        self._credit = self._most_credit = max(WINDOW, limits.connection_window)
+        """Bytes that we let it send, now and at most."""
+        self._least_credit = self._most_credit - (limits.connection_window + 1) // 2
+        """Bytes at which those that were taken are given back, because that is worth a frame."""
         self._next = 1
         """Number of the next stream that we open."""
         self._highest = 0
@@ -211,6 +241,18 @@ class Session:
         if self._credit > WINDOW:
             self._out.append(frames.window_update(0, self._credit - WINDOW))
 
+    def detach(self) -> None:
+        """Forget the handler and the streams once the connection is lost.
+
+        Handler, session and streams refer to each other, which only the garbage collector would free.
+        """
+        self.handler = NO_HANDLER
+        for stream in self.streams.values():
+            stream.user = None
+        self.streams.clear()
+        self._held = []
+        self._line = []
+
     # ----- receiving
 
     def receive(self, data: bytes, now: float) -> None:
@@ -226,8 +268,13 @@ class Session:
             reader = self._reader
             reader.feed(data)
             while reader.advance():
-                self._take_frame(reader)
-                if not reader.is_within_block:
+                if reader.kind == HEADERS and self._peer_settings:
+                    if self._held:
+                        self._release_held()
+                    self._take_headers(reader)
+                else:
+                    self._take_frame(reader)
+                if not reader.block:
                     self.progress += 1
                 if self.fault is not None:
                     break
@@ -260,12 +307,12 @@ class Session:
     @property
     def is_unfinished(self) -> bool:
         """True while a frame or a header block has begun and is not whole."""
-        return self._reader.is_within_block or self._reader.is_within_frame
+        return self._reader.block != 0 or self._reader.is_within_frame
 
     @property
     def is_within_head(self) -> bool:
         """True while a header block has begun and is not whole, or may be about to."""
-        return self._reader.is_within_block or (self._reader.is_within_frame and self._reader.kind == frames.HEADERS)
+        return self._reader.block != 0 or (self._reader.is_within_frame and self._reader.kind == frames.HEADERS)
 
     def fail(self, code: int, text: str) -> None:
         """End the connection with an error; what waits is dropped, and the owner closes after the output is sent."""
@@ -289,13 +336,12 @@ class Session:
             if kind != frames.SETTINGS or reader.flags & frames.ACK:
                 raise ConnectionFault(PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._peer_settings = True
-        if self._held and kind != frames.DATA:
-            self._release_held()
-        if kind == frames.DATA:
+        if kind == DATA:
             self._take_data(reader)
-        elif kind == frames.HEADERS:
-            self._take_headers(reader)
-        elif kind == frames.WINDOW_UPDATE:
+            return
+        if self._held:
+            self._release_held()
+        if kind == frames.WINDOW_UPDATE:
             self._take_window_update(reader)
         elif kind == frames.RST_STREAM:
             self._take_rst_stream(reader)
@@ -324,6 +370,10 @@ class Session:
         if self._resets.charge(1.0, self._now):
             raise ConnectionFault(ENHANCE_YOUR_CALM, "too many streams are reset")
 
+    def _charge_large(self, block: Block, size: int) -> None:
+        """Note a header block with more fields or bytes than are allowed."""
+        self._charge(LARGE_HEAD + block.excess / EXCESS_FIELDS + size / LARGE_BYTES)
+
     def _is_idle(self, number: int) -> bool:
         """True for a stream that was never opened."""
         if number % 2:
@@ -340,12 +390,12 @@ class Session:
         start, end, flags = reader.start, reader.end, reader.flags
         if flags & frames.PADDED:
             start, end = reader.payload()
-        is_end = flags & frames.END_STREAM != 0
+        is_end = flags & END_STREAM != 0
         stream = self.streams.get(reader.stream)
         if stream is None:
             self._take_on_closed_stream(reader.stream, "DATA", CLOSED_STREAM_DATA)
             return
-        if not stream.can_receive:
+        if stream.state & RECEIVED_END:
             self._fail_content(stream, STREAM_CLOSED, "DATA after the end of the stream")
             return
         if size > stream.credit:
@@ -388,12 +438,11 @@ class Session:
 
     def _count_taken(self, size: int) -> None:
         """Count bytes of the connection's window, and give them back once that is worth a frame."""
-        self._credit -= size
-        self._taken += size
-        if self._taken * 2 >= self.limits.connection_window:
-            self._out.append(frames.window_update(0, self._taken))
-            self._credit += self._taken
-            self._taken = 0
+        self._credit = credit = self._credit - size
+        if credit <= self._least_credit:
+            step = self._most_credit - credit
+            self._out.append(frames.window_update(0, step))
+            self._credit = self._most_credit
 
     def _release(self, stream: Stream, is_end: bool) -> None:
         """Deliver the content of a stream that was held back."""
@@ -435,15 +484,15 @@ class Session:
 
     def _take_headers(self, reader: FrameReader) -> None:
         start, end, flags = reader.start, reader.end, reader.flags
-        if flags & (frames.PRIORITIZED | frames.PADDED):
+        if flags & EXTENDED:
             start, end = reader.payload()
             if flags & frames.PRIORITIZED:
                 at = 1 if flags & frames.PADDED else 0
                 if reader.number(at) & MAX_WINDOW == reader.stream:
                     raise ConnectionFault(PROTOCOL_ERROR, "a stream depends on itself")
         part = reader.data[start:end]
-        is_end = flags & frames.END_STREAM != 0
-        if flags & frames.END_HEADERS:
+        is_end = flags & END_STREAM != 0
+        if flags & END_HEADERS:
             self._take_block(reader.stream, part, is_end)
             return
         self._block = [part]
@@ -469,7 +518,7 @@ class Session:
         """Take a whole header block."""
         block = self._decoder.decode(data)
         if block.is_too_large:
-            self._charge(LARGE_HEAD + block.excess / EXCESS_FIELDS + len(data) / LARGE_BYTES)
+            self._charge_large(block, len(data))
         stream = self.streams.get(number)
         if stream is None:
             if self.is_client or number <= self._highest:
@@ -478,7 +527,7 @@ class Session:
             stream = self._accept(number)
             if stream is None:
                 return
-        elif not stream.can_receive:
+        elif stream.state & RECEIVED_END:
             self._fail_stream(stream, STREAM_CLOSED, "HEADERS after the end of the stream")
             return
         if stream.has_final_head:
@@ -486,7 +535,11 @@ class Session:
         elif self.is_client:
             self._take_response(stream, block, is_end)
         else:
-            self._take_request(stream, block, is_end)
+            head = block.request or request_of(block, self.limits)
+            if head.error:
+                self._fail_stream(stream, PROTOCOL_ERROR, head.error)
+            else:
+                self._take_head(stream, head, is_end)
 
     def _accept(self, number: int) -> Stream | None:
         """Return a new stream of the client's; None if it is refused, or comes after the last that is taken."""
@@ -508,15 +561,8 @@ class Session:
         self.streams[number] = stream
         return stream
 
-    def _take_request(self, stream: Stream, block: Block, is_end: bool) -> None:
-        head = request_of(block, self.limits)
-        if head.error:
-            self._fail_stream(stream, PROTOCOL_ERROR, head.error)
-            return
-        self._take_head(stream, head, is_end)
-
     def _take_response(self, stream: Stream, block: Block, is_end: bool) -> None:
-        head = response_of(block, self.limits)
+        head = block.response or response_of(block, self.limits)
         if head.error:
             self._fail_stream(stream, PROTOCOL_ERROR, head.error)
         elif head.status < 200:
@@ -533,31 +579,49 @@ class Session:
     def _take_head(self, stream: Stream, head: Head, is_end: bool) -> None:
         stream.has_final_head = True
         expected = head.content_length
+        joins = self.joins_content and not stream.forbids_content
         if stream.expected == TUNNEL and head.status < 300:
             expected = -1
+            joins = False
         stream.expected = expected
         if is_end:
             if (expected >= 0 or stream.forbids_content) and self._contradicts(stream, True):
                 self._fail_stream(stream, PROTOCOL_ERROR, "the content is not as long as its head says")
                 return
             self._end_received(stream)
-        elif self.joins_content:
-            content = self._reader.take_content(stream.id, min(MAX_FRAME, self._credit, stream.credit), expected)
+        elif joins:
+            reader = self._reader
+            most = stream.credit if stream.credit < self._credit else self._credit
+            content = reader.take_content(stream.id, most, expected, self.is_client)
             if content is not None:
+                self.progress += 1
+                self._count_taken(len(content))
+                if reader.trailers is not None and not self._take_ending(stream, head, content, reader.trailers):
+                    return
+                stream.content = content
                 is_end = True
-                self._take_content(stream, content)
+                self._end_received(stream)
         self.handler.on_head(stream, head, is_end)
 
-    def _take_content(self, stream: Stream, content: bytes) -> None:
-        """Take the content of a request that has come whole with its head."""
-        stream.content = content
+    def _take_ending(self, stream: Stream, head: Head, content: bytes, data: bytes) -> bool:
+        """Take the trailers of a response that has come whole; False if they are wrong, and all is done."""
+        block = self._decoder.decode(data)
+        ending = block.trailers or trailers_of(block, self.limits)
+        if not ending.error:
+            self.progress += 1
+            stream.ending = ending
+            return True
         stream.received = len(content)
-        self.progress += 1
-        self._count_taken(len(content))
-        self._end_received(stream)
+        self.handler.on_head(stream, head, False)
+        self.handler.on_data(stream, content, False)
+        if block.is_too_large:
+            self._charge_large(block, len(data))
+        if stream.id in self.streams:
+            self._fail_stream(stream, PROTOCOL_ERROR, ending.error)
+        return False
 
     def _take_trailers(self, stream: Stream, block: Block, is_end: bool) -> None:
-        head = trailers_of(block, self.limits)
+        head = block.trailers or trailers_of(block, self.limits)
         if not is_end:
             self._fail_stream(stream, PROTOCOL_ERROR, "a second head does not end the stream")
         elif head.error:
@@ -570,7 +634,8 @@ class Session:
 
     def _end_received(self, stream: Stream) -> None:
         """The peer has ended its side, and its message is whole."""
-        if stream.move(RECEIVED_END):
+        stream.state = state = stream.state | RECEIVED_END
+        if state == CLOSED:
             self._close(stream)
 
     def _close(self, stream: Stream) -> None:
@@ -745,8 +810,9 @@ class Session:
         protocol: bytes = b"",
         request_id: bytes = b"",
         steady: tuple[bytes, bytes] = (b"", b""),
+        content: bytes = b"",
     ) -> Stream:
-        """Send a request's head on a new stream; only if `can_open`.
+        """Send a request's head on a new stream, and its content if that is given; only if `can_open`.
 
         `lines` are HTTP/1.1 field lines; those of the connection and Host among them are left out.  `steady` are
         further lines, before and after the request's id and these, which many requests have in common.
@@ -761,17 +827,85 @@ class Session:
         block = self._encoder.encode_request(
             method, scheme, authority, path, lines, request_id, steady, sensitive, protocol
         )
-        self._write_block(stream, block, is_end)
+        size = len(content)
+        if not size:
+            self._write_block(stream, block, is_end)
+        elif (
+            size > MAX_FRAME
+            or size > stream.window
+            or size > self._window
+            or len(block) > MAX_FRAME
+            or self._out_size >= MAX_OUTPUT
+            or self.is_writing_paused
+        ):
+            self._write_block(stream, block, False)
+            self.send(stream, content, True)
+        else:
+            number = stream.id
+            self._out.append(
+                b"".join(
+                    (
+                        PACK(0, len(block), HEADERS, END_HEADERS, number), block,
+                        PACK(0, size, DATA, END_STREAM, number), content,
+                    )
+                )
+            )  # fmt: skip
+            self._note_sent(stream, size)
         return stream
 
     def respond(
         self, stream: Stream, status: int, lines: bytes, is_end: bool, sensitive: frozenset[bytes] = frozenset()
     ) -> None:
         """Send a response's head, an interim one too; nothing if the stream is closed."""
-        if not stream.can_send or stream.has_sent_head or self.fault is not None:
+        if stream.state & SENT_END or stream.has_sent_head or self.fault is not None:
             return
         stream.has_sent_head = status >= 200
         self._write_block(stream, self._encoder.encode_response(status, lines, sensitive), is_end and status >= 200)
+
+    def answer(self, stream: Stream, status: int, lines: bytes, content: bytes, trailers: bytes) -> bool:
+        """Send a response with content and trailers at once.  Return False, and send nothing, if that is not possible
+        now."""
+        size = len(content)
+        if (
+            not 0 < size <= MAX_FRAME
+            or size > stream.window
+            or size > self._window
+            or stream.state & SENT_END
+            or stream.has_sent_head
+            or self._out_size >= MAX_OUTPUT
+            or self.is_writing_paused
+            or self.fault is not None
+        ):
+            return False
+        block, ending = self._encoder.encode_answer(status, lines, trailers)
+        if len(block) > MAX_FRAME or len(ending) > MAX_FRAME:
+            out = [frames.header_frames(stream.id, block, False), frames.frame(DATA, 0, stream.id, content)]
+            out.append(frames.header_frames(stream.id, ending, True))
+            self._out += out
+        else:
+            number = stream.id
+            self._out.append(
+                b"".join(
+                    (
+                        PACK(0, len(block), HEADERS, END_HEADERS, number), block,
+                        PACK(0, size, DATA, 0, number), content,
+                        PACK(0, len(ending), HEADERS, LAST_HEADERS, number), ending,
+                    )
+                )
+            )  # fmt: skip
+        stream.has_sent_head = True
+        self._note_sent(stream, size)
+        return True
+
+    def _note_sent(self, stream: Stream, size: int) -> None:
+        """Note content that was sent as a whole, and the end of our side."""
+        self._window -= size
+        self._out_size += size
+        if self._frames.level > 0.0:
+            self._frames.pay(WORTH)
+        stream.state = state = stream.state | SENT_END
+        if state == CLOSED:
+            self._close(stream)
 
     def _write_block(self, stream: Stream, block: bytes, is_end: bool) -> None:
         size = len(block)
@@ -786,7 +920,12 @@ class Session:
 
     def send(self, stream: Stream, data: bytes, is_end: bool) -> bool:
         """Send content.  Return False if some of it waits: more should come after `Handler.on_writable` only."""
-        if not stream.can_send or stream.ends_after_pending or stream.trailers is not None or self.fault is not None:
+        if (
+            stream.state & SENT_END
+            or stream.ends_after_pending
+            or stream.trailers is not None
+            or self.fault is not None
+        ):
             return True
         size = len(data)
         if not size:
@@ -822,7 +961,12 @@ class Session:
 
         Those whose lower-case names are `sensitive` go out as never indexed.
         """
-        if not stream.can_send or stream.ends_after_pending or stream.trailers is not None or self.fault is not None:
+        if (
+            stream.state & SENT_END
+            or stream.ends_after_pending
+            or stream.trailers is not None
+            or self.fault is not None
+        ):
             return
         if stream.pending:
             stream.waits = True
@@ -847,7 +991,8 @@ class Session:
             self._end_sent(stream)
 
     def _end_sent(self, stream: Stream) -> None:
-        if stream.move(SENT_END):
+        stream.state = state = stream.state | SENT_END
+        if state == CLOSED:
             self._close(stream)
 
     def _enqueue(self, stream: Stream) -> None:

@@ -13,7 +13,10 @@ A stream is idle before it has an object, and reserved never: nothing is pushed 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.http2.heads import Head
 
 OPEN: Final = 0
 HALF_CLOSED_LOCAL: Final = 1
@@ -33,7 +36,7 @@ class Stream:
     """Stream of one request and its response.  The owner keeps what is its own in `user`."""
 
     __slots__ = (
-        "content", "credit", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head",
+        "content", "credit", "ending", "ends_after_pending", "expected", "fault", "forbids_content", "has_final_head",
         "has_sent_head", "held", "id", "is_queued", "marks", "paused", "pending", "received", "state", "taken",
         "trailers", "unsent", "user", "waits", "window",
     )  # fmt: skip
@@ -77,7 +80,9 @@ class Stream:
         self.fault = ""
         """Words on what the peer has done wrong, for which we have reset the stream; empty if we have not."""
         self.content: bytes | None = None
-        """Content of a request that arrived whole with its head (`Session.joins_content`); None for any other."""
+        """Content of a message that arrived whole with its head (`Session.joins_content`); None for any other."""
+        self.ending: Head | None = None
+        """Trailers that arrived with head and content; None for any other message."""
         self.user: object = None
 
     @property

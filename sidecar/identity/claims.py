@@ -12,6 +12,10 @@ USUAL_TYPES: Final = frozenset(("jwt", "at+jwt"))
 """Values of `typ` that are accepted by default, beside its absence."""
 LONGEST_ID: Final = 256
 """Longest name of a caller, in characters."""
+NUMBERS: Final = frozenset((int, float))
+"""Types of the numbers of JSON; a truth value has another."""
+MOST_SECONDS: Final = 1e15
+"""Most seconds of a NumericDate, before or after the year 1970."""
 CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -22,7 +26,7 @@ class ForeignToken(InvalidToken):
 class ClaimRules:
     """Rules of one identity for headers and claims."""
 
-    __slots__ = ("_algorithms", "_audiences", "_caller", "_issuer", "_leeway", "_require", "_types")
+    __slots__ = ("_algorithms", "_audiences", "_caller", "_issuer", "_leeway", "_needs_type", "_require", "_types")
 
     def __init__(self, spec: JwtSpec) -> None:
         self._issuer = spec.issuer
@@ -31,21 +35,20 @@ class ClaimRules:
         self._leeway = spec.leeway
         self._require = spec.require
         self._caller = spec.caller
-        self._types = None if spec.types is None else frozenset(map(_type, spec.types))
+        self._types = USUAL_TYPES if spec.types is None else frozenset(map(_type, spec.types))
+        self._needs_type = spec.types is not None
 
     def check_header(self, header: dict[str, Any]) -> tuple[str, str | None]:
         """Return algorithm and key ID of a header.  Raises `InvalidToken`."""
         algorithm, kid, typ = header.get("alg"), header.get("kid"), header.get("typ")
         if not isinstance(algorithm, str) or algorithm not in self._algorithms:
             raise InvalidToken(f"the token's algorithm {algorithm!r} is not permitted")
-        if kid is not None and not isinstance(kid, str):
+        if not isinstance(kid, str) and "kid" in header:
             raise InvalidToken("the token's kid is no text")
-        if typ is not None and not isinstance(typ, str):
+        if not isinstance(typ, str) and "typ" in header:
             raise InvalidToken("the token's typ is no text")
-        if self._types is not None:
-            if typ is None or _type(typ) not in self._types:
-                raise InvalidToken(f"the token's type {typ!r} is not permitted")
-        elif typ is not None and _type(typ) not in USUAL_TYPES:
+        types = self._types
+        if self._needs_type if typ is None else typ not in types and _type(typ) not in types:
             raise InvalidToken(f"the token's type {typ!r} is not permitted")
         return algorithm, kid
 
@@ -57,16 +60,18 @@ class ClaimRules:
         issuer = claims.get("iss")
         if issuer != self._issuer or not isinstance(issuer, str):
             raise ForeignToken(f"the token's issuer {issuer!r} is not {self._issuer}")
-        if self._audiences and self._audiences.isdisjoint(audiences_of(claims.get("aud"))):
-            raise InvalidToken(f"the token's audience {claims.get('aud')!r} is another service")
-        expires = _instant(claims, "exp")
+        audience = claims.get("aud")
+        known = self._audiences
+        if known and not (audience in known if isinstance(audience, str) else known & audiences_of(audience)):
+            raise InvalidToken(f"the token's audience {audience!r} is another service")
+        expires = numeric_date(claims, "exp")
         if expires is None:
             raise InvalidToken("the token has no exp")
         left = expires + self._leeway - wall
         if left <= 0:
             raise InvalidToken(f"the token expired {-left + self._leeway:.0f} s ago")
         for name in ("nbf", "iat"):
-            if (instant := _instant(claims, name)) is not None and instant > wall + self._leeway:
+            if (instant := numeric_date(claims, name)) is not None and instant > wall + self._leeway:
                 raise InvalidToken(f"the token's {name} is {instant - wall:.0f} s in the future")
         for name in self._require:
             if claims.get(name) is None:
@@ -93,16 +98,17 @@ def caller_id(claims: dict[str, Any], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidToken(f"the token has no claim {name} that names the caller")
-    if len(value) > LONGEST_ID or CONTROLS.search(value):
+    if len(value) > LONGEST_ID or (not value.isprintable() and CONTROLS.search(value)):
         raise InvalidToken(f"the claim {name} is too long for the name of a caller, or has control characters")
     return value
 
 
-def _instant(claims: dict[str, Any], name: str) -> float | None:
+def numeric_date(claims: dict[str, Any], name: str) -> float | None:
     """Return a NumericDate (RFC 7519 2); None if it is absent.  Raises `InvalidToken`."""
-    value = claims.get(name)
+    value: Any = claims.get(name)
     if value is None and name not in claims:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -1e15 < value < 1e15:
+    kind: object = value.__class__
+    if kind not in NUMBERS or not -MOST_SECONDS < value < MOST_SECONDS:
         raise InvalidToken(f"the token's {name} is not a date")
     return float(value)

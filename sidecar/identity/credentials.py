@@ -47,8 +47,10 @@ def bearer_token(lines: bytes, lower: bytes) -> bytes | Rejection | None:
     if at < 0:
         return None
     start = at + len(MARK) - 1 + len(SCHEME)
-    if lower.startswith(SCHEME, at + len(MARK)) and lines[start] != SPACE and lower.find(MARK, start) < 0:
-        return lines[start : lines.find(b"\r\n", start)].rstrip(b" \t")  # the usual spelling, in fewer steps
+    if lower.startswith(SCHEME, at + len(MARK)) and lines[start] != SPACE:
+        end = lines.find(b"\n", start) - 1
+        if lower.find(MARK, end) < 0:
+            return lines[start:end].rstrip(b" \t")  # the usual spelling, in fewer steps
     value = field_value(AUTHORIZATION, lines, lower)
     if not isinstance(value, bytes):
         return value

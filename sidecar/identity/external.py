@@ -76,7 +76,7 @@ class External:
     async def _ask(self, x: Exchange, sent: list[tuple[bytes, bytes]], digest: bytes) -> Verdict:
         source = self._source
         method = x.method if x.method != b"HEAD" else b"GET"  # the answer to a HEAD has no body to read either
-        path = source.path.rstrip(b"/") + x.path
+        path = source.path.rstrip(b"/") + (x.path if x.path.startswith(b"/") else b"/" + x.path)
         headers = [*sent, (b"x-forwarded-method", x.method)]
         try:
             reply = await source.ask(self._spec.timeout, headers, method=method, path=path, query=x.query)
@@ -97,16 +97,15 @@ class External:
             self._counters["unavailable"].value += 1
             return Unavailable(f"{self._source.url} answered with the status {reply.status}", RETRY_AFTER)
         claims = {
-            name.decode(): value.decode("latin-1")
-            for name in self.answered
-            if (value := get(reply.headers, name)) is not None
+            name.decode(): _text(value) for name in self.answered if (value := get(reply.headers, name)) is not None
         }
         caller = self.name
         if self._caller:
-            caller = (get(reply.headers, self._caller) or b"").decode("latin-1")
+            named = [value for name, value in reply.headers if name == self._caller]
+            caller = _text(named[0]) if len(named) == 1 else ""
             if not 0 < len(caller) <= LONGEST_ID or CONTROLS.search(caller):
                 self._counters["unavailable"].value += 1
-                return Unavailable(f"{self._source.url} names no caller in {self._caller.decode()}", RETRY_AFTER)
+                return Unavailable(f"{self._source.url} names not one caller in {self._caller.decode()}", RETRY_AFTER)
         found = Caller(caller, self.name, claims, self.field)
         if digest:
             self._answers.accept(digest, found, None, now + self._spec.cache, sum(map(len, claims.values())) + 64)
@@ -116,3 +115,11 @@ class External:
     def describe(self) -> dict[str, Any]:
         """Return kind and URL as JSON-ready values."""
         return {"kind": "external", "url": self._source.url, "answers": len(self._answers)}
+
+
+def _text(value: bytes) -> str:
+    """Return the value of a field, which is UTF-8 or else ISO 8859-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

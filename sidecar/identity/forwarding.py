@@ -5,7 +5,7 @@ Rules:
 1. A client's field is dropped if its name is one of these or a twin of one (`sidecar.core.message.fold`), also in the
    trailers, on every route to an upstream that gets such fields from any route.
 2. A value is visible ASCII.  Other characters, `%` included, are percent-encoded (RFC 3986 2.1), so that no value can
-   end its field or begin another one.
+   end its field or begin another one.  So are spaces at its ends, which fields lose: two callers have different values.
 3. A list is joined with commas, and any other value that is no text is written as JSON.  A missing claim sends no
    field.
 """
@@ -118,9 +118,13 @@ def encoded(value: Any) -> bytes:
     if value is None:
         return b""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        text = ",".join([quote(each, safe=VISIBLE, errors="replace") for each in value])
+        text = ",".join([quote(each, safe=VISIBLE, errors="surrogatepass") for each in value])
     elif isinstance(value, str):
-        text = quote(value, safe=VISIBLE + ",", errors="replace")
+        text = quote(value, safe=VISIBLE + ",", errors="surrogatepass")
     else:
         text = json.dumps(value, separators=(",", ":"))
-    return text.strip(" ").encode() if len(text) <= LONGEST else b""
+    core = text.strip(" ")
+    if len(core) < len(text):
+        before = len(text) - len(text.lstrip(" "))
+        text = "%20" * before + core + "%20" * (len(text) - before - len(core))
+    return text.encode() if len(text) <= LONGEST else b""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote_plus
 
@@ -23,7 +24,7 @@ from sidecar.core import metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.stage import Wait
-from sidecar.identity.claims import audiences_of, caller_id
+from sidecar.identity.claims import audiences_of, caller_id, numeric_date
 from sidecar.identity.credentials import AUTHORIZATION, bearer_token
 from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import InvalidToken, parse_json
@@ -127,14 +128,16 @@ class Introspection:
             found = parse_json(reply.body)
             if not isinstance(found, dict) or not isinstance(found.get("active"), bool):
                 raise FetchError(f"{self._source.url}: the answer has no member `active`")
-        except (FetchError, ValueError) as error:
+            expires = numeric_date(found, "exp") if found["active"] else None
+        except (FetchError, InvalidToken, ValueError) as error:
             return self._after_failure(digest, str(error))
         now = self._now()
         if not found["active"]:
             return self._reject(digest, "the issuer says that the token is not active", now)
-        return self._accept(found, digest, len(token), now)
+        return self._accept(found, digest, len(token), expires, now)
 
-    def _accept(self, found: dict[str, Any], digest: bytes, size: int, now: float) -> Verdict:
+    def _accept(self, found: dict[str, Any], digest: bytes, size: int, expires: float | None, now: float) -> Verdict:
+        """Return the caller of an active token; `expires` is the Unix time of its end, None if none is stated."""
         spec = self._spec
         try:
             if spec.audiences and audiences_of(found.get("aud")).isdisjoint(spec.audiences):
@@ -142,10 +145,7 @@ class Introspection:
             name = caller_id(found, spec.caller)
         except InvalidToken as error:
             return self._reject(digest, str(error), now)
-        expires = found.get("exp")
-        left = float("inf")
-        if isinstance(expires, int | float) and not isinstance(expires, bool):
-            left = expires - self._env.wall()
+        left = float("inf") if expires is None else expires - self._env.wall()
         if left <= 0:
             return self._reject(digest, "the token has expired", now)
         claims = {key: value for key, value in found.items() if key != "active"}
@@ -180,7 +180,8 @@ class Introspection:
 
     def learn(self, token: bytes, claims: dict[str, Any]) -> None:
         """Take an answer for a token as if its issuer had given it; for tests of policies."""
-        self._accept(claims, TokenCache.digest(token), len(token), self._now())
+        with suppress(InvalidToken):
+            self._accept(claims, TokenCache.digest(token), len(token), numeric_date(claims, "exp"), self._now())
 
     def describe(self) -> dict[str, Any]:
         """Return kind and number of cached tokens as JSON-ready values."""

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TaskHandle
+from sidecar.identity.claims import MOST_SECONDS
 from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import parse_json
 from sidecar.identity.keys import Key, read_keys
@@ -46,21 +47,22 @@ HTTP_OK: Final = 200
 
 
 class KeySet:
-    """Keys in force, by ID."""
+    """Keys in force, by algorithm and ID."""
 
-    __slots__ = ("_by_id", "keys")
+    __slots__ = ("_known", "keys")
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.keys = tuple(keys)
         """All keys."""
-        self._by_id: dict[str | None, list[Key]] = {}
+        self._known: dict[tuple[str, str | None], list[Key]] = {}
         for key in self.keys:
-            self._by_id.setdefault(key.id, []).append(key)
+            for algorithm in key.algorithms:
+                for kid in {key.id, None}:
+                    self._known.setdefault((algorithm, kid), []).append(key)
 
     def find(self, algorithm: str, kid: str | None) -> list[Key]:
         """Return the keys that may have made a signature.  Without an ID, those are all keys for the algorithm."""
-        found = self.keys if kid is None else self._by_id.get(kid, ())
-        return [key for key in found if key.fits(algorithm)]
+        return self._known.get((algorithm, kid), [])
 
     def replaced_by(self, keys: Iterable[Key]) -> KeySet:
         """Return the set of other keys; a key that is in both stays the same object, and the rest leave."""
@@ -105,7 +107,7 @@ class KeySource:
 
 
 class InlineKeys(KeySource):
-    """Keys of the policy itself.  Raises `ValueError` if none of them is usable."""
+    """Keys of the policy itself.  Raises `ValueError` if one of them cannot be used."""
 
     def __init__(self, name: str, jwks: Iterable[dict[str, Any]]) -> None:
         self.name = name
@@ -351,7 +353,9 @@ class RemoteKeys(KeySource):
             if not isinstance(document, dict) or document.get("source") != self._source.url:
                 raise ValueError(f"{path} holds the keys of another URL")
             fetched = document.get("fetched")
-            age = self._env.wall() - fetched if isinstance(fetched, int | float) else -1.0
+            if not isinstance(fetched, int | float) or not 0 <= fetched < MOST_SECONDS:
+                raise ValueError(f"{path} does not say when its keys were fetched")
+            age = self._env.wall() - fetched
             if not 0 <= age <= spec.refresh + spec.stale_for:
                 raise ValueError(f"{path} is too old, or from the future")
             keys, _ = _read(path, document, has_secrets=False)

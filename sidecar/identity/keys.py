@@ -44,6 +44,8 @@ PUBLIC: Final = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")
 """Members that define a public key or a secret, by key type."""
 MEMBER: Final = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 """Matches a number or a secret in base64url; some issuers pad it."""
+LONGEST_ID: Final = 256
+"""Longest key ID, in characters; the log tells the IDs of new keys."""
 MOST_KEYS: Final = 100
 """Most keys of a set."""
 LEAST_DIFFERENT: Final = 8
@@ -164,10 +166,6 @@ class Key:
         """Algorithms that the key may be used with."""
         return list(self._verifiers)
 
-    def fits(self, algorithm: str) -> bool:
-        """True if the key may be used with an algorithm."""
-        return algorithm in self._verifiers
-
     def verify(self, algorithm: str, signature: bytes, signed: bytes) -> bool:
         """True if the signature is right."""
         return self._verifiers[algorithm](signature, signed)
@@ -220,6 +218,8 @@ def read_key(jwk: Any, *, has_secrets: bool) -> Key:
         raise ValueError(f"has the type {kty!r}; known are {', '.join(PUBLIC)}")
     if kid is not None and not isinstance(kid, str):
         raise ValueError("has a kid that is no text")
+    if kid is not None and len(kid) > LONGEST_ID:
+        raise ValueError(f"has a kid of {len(kid)} characters; at most {LONGEST_ID} are allowed")
     if use not in (None, "sig"):
         raise ValueError(f"is for the use {use!r}, not for signatures")
     if alg is not None and not isinstance(alg, str):

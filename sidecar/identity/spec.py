@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from sidecar.core.message import TOKEN
+from sidecar.core.message import HOP_BY_HOP, TOKEN, fold
 from sidecar.core.spec import Model
 from sidecar.core.units import Duration, DurationOrZero, Size
 from sidecar.identity.outgoing.spec import ClientSpec, FieldName, Url, check_url
@@ -18,12 +18,31 @@ SYMMETRIC: Final = frozenset(("HS256", "HS384", "HS512"))
 """Algorithms whose keys can also sign, so that they are never taken from a URL."""
 
 
+FRAMING: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
+"""Folded names of fields that say how a message is read, so that they carry nothing about callers."""
+
+
 def _cookie(name: str) -> str:
     if re.fullmatch(TOKEN, name.encode("ascii", "replace")) is None:
         raise ValueError(f"has `{name}`, which is not the name of a cookie; write such as session")
     return name
 
 
+def _no_framing(name: str) -> str:
+    if fold(name.encode()) in FRAMING:
+        raise ValueError(f"has `{name}`, which says how a message is read; name another field, such as x-api-key")
+    return name
+
+
+def _spiffe(pattern: str) -> str:
+    if not pattern.startswith("spiffe://"):
+        raise ValueError(
+            f"has `{pattern}`, which matches no SPIFFE ID; write such as spiffe://cluster.local/ns/shop/sa/*"
+        )
+    return pattern
+
+
+CredentialField = Annotated[FieldName, AfterValidator(_no_framing)]
 CookieName = Annotated[str, AfterValidator(_cookie), Field(min_length=1, max_length=100)]
 Claim = Annotated[str, Field(min_length=1, max_length=200)]
 Algorithm = Literal[
@@ -125,7 +144,7 @@ class ApiKeySpec(Model):
 
     file: str
     """File with the digests as YAML, which `sidecar key new` writes.  A changed file is read again."""
-    header: FieldName | None = None
+    header: CredentialField | None = None
     """Header field with the key; by default `x-api-key`."""
     parameter: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     """Query parameter with the key, named so that spans hide it, such as `api_key`.  Proxies and services log URLs, so
@@ -168,17 +187,19 @@ class IntrospectionSpec(Model):
     """Longest token."""
 
 
-Patterns = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=500)], ...], Field(strict=False, min_length=1)]
+Pattern = Annotated[str, Field(min_length=1, max_length=500)]
+Patterns = Annotated[tuple[Pattern, ...], Field(strict=False, min_length=1)]
+SpiffePattern = Annotated[Pattern, AfterValidator(_spiffe)]
 
 
 class CertificateSpec(Model):
     """Client certificates that the listener has verified (`tls.client_ca`)."""
 
-    spiffe: str | Patterns | None = None
+    spiffe: SpiffePattern | Annotated[tuple[SpiffePattern, ...], Field(strict=False, min_length=1)] | None = None
     """Patterns for the SPIFFE ID; `*` stands for any characters but `/`."""
-    dns: str | Patterns | None = None
+    dns: Pattern | Patterns | None = None
     """Patterns for a DNS name of the certificate; `*` stands for any characters but `.`."""
-    subject: str | Patterns | None = None
+    subject: Pattern | Patterns | None = None
     """Patterns for the common name of the subject; `*` stands for any characters."""
 
     @model_validator(mode="after")
@@ -200,9 +221,9 @@ class ExternalSpec(Model):
 
     url: Url
     """URL of the server; the path of the request is appended to its path."""
-    headers: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=50)] = ("authorization", "cookie")
+    headers: Annotated[tuple[CredentialField, ...], Field(strict=False, max_length=50)] = ("authorization", "cookie")
     """Header fields of the request that the server gets.  A request with none of them is anonymous."""
-    forward: Annotated[tuple[FieldName, ...], Field(strict=False, max_length=50)] = ()
+    forward: Annotated[tuple[CredentialField, ...], Field(strict=False, max_length=50)] = ()
     """Header fields of the answer that go on to the upstream; what a client sends under these names is dropped."""
     caller: FieldName | None = None
     """Header field of the answer that names the caller; without it, the caller has the name of the identity."""
@@ -240,7 +261,7 @@ class IdentitySpec(Model):
 def without_files(spec: IdentitySpec) -> IdentitySpec:
     """Return an identity that can be built on any machine: one that reads no file, and accepts nobody for now."""
     changed: dict[str, Any] = {}
-    if spec.jwt is not None:
+    if spec.jwt is not None and spec.jwt.keys.inline is None:
         keys = KeysSpec.built_in(url="https://issuer.invalid/keys")
         changed["jwt"] = spec.jwt.model_copy(update={"keys": keys})
     if spec.api_key is not None:

@@ -74,9 +74,14 @@ ASKED: Final = Validity()
 class TokenCache:
     """Verdicts of one identity."""
 
-    __slots__ = ("_accepted", "_by_tail", "_bytes", "_rejected", "hits")
+    __slots__ = ("_accepted", "_by_tail", "_bytes", "_most_accepted", "_most_rejected", "_rejected", "hits")
 
-    def __init__(self, hits: Counter | None = None) -> None:
+    def __init__(
+        self, hits: Counter | None = None, most_accepted: int = MOST_ACCEPTED, most_rejected: int = MOST_REJECTED
+    ) -> None:
+        """`most_accepted` and `most_rejected` bound the tokens that are kept."""
+        self._most_accepted = most_accepted
+        self._most_rejected = most_rejected
         self.hits = Counter() if hits is None else hits
         """Counts requests whose token was found accepted."""
         self._accepted: dict[bytes, Entry] = {}
@@ -124,7 +129,7 @@ class TokenCache:
         accepted = self._accepted
         if (known := accepted.get(digest)) is not None:
             self._drop(digest, known)
-        while accepted and (len(accepted) >= MOST_ACCEPTED or self._bytes + size > MOST_BYTES):
+        while accepted and (len(accepted) >= self._most_accepted or self._bytes + size > MOST_BYTES):
             oldest = next(iter(accepted))
             self._drop(oldest, accepted[oldest])
         validity = ASKED if key is None else key.validity
@@ -136,7 +141,7 @@ class TokenCache:
     def reject(self, digest: bytes, rejection: Rejection, now: float) -> None:
         """Keep the verdict on a rejected token."""
         rejected = self._rejected
-        if len(rejected) >= MOST_REJECTED:
+        if len(rejected) >= self._most_rejected:
             del rejected[next(iter(rejected))]
         rejected[digest] = (rejection, now + REJECTED_FOR)
 

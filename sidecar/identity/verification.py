@@ -60,7 +60,12 @@ class VerificationBudget:
 
     def deny(self, client: str, now: float) -> Unavailable | None:
         """Return the refusal to verify a token of a client; None if it may be verified."""
-        left = min(self._share * BURST, self._left + max(0.0, now - self._filled_at) * self._share)
+        share, passed = self._share, now - self._filled_at
+        left = self._left
+        if passed > 0:
+            left += passed * share
+        if left > share * BURST:
+            left = share * BURST
         self._left, self._filled_at = left, now
         if left <= 0:
             self._limited.value += 1

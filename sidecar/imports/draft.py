@@ -31,6 +31,8 @@ class Draft:
         self.routes: list[dict[str, Any]] = []
         self._upstream_names: dict[str, str] = {}
         self._names: set[str] = set()
+        self.refused: tuple[int, str] | None = None
+        """Line and name of what keeps requests out of all routes of the original; None without it."""
 
     def value(self, value: Any, line: int) -> Value:
         """Return a value that stands at a line."""
@@ -40,6 +42,15 @@ class Draft:
         """Add a listener; return its name."""
         name = self._free(safe_name(name), self.listeners)
         self.listeners[name] = {"address": self.value("127.0.0.1:8080", line), **keys}
+        return name
+
+    def listener_at(self, name: str, address: str, line: int) -> str:
+        """Return the name of the listener of an address, which is added under a name if it is new."""
+        for known, keys in self.listeners.items():
+            if keys["address"].value == address:
+                return known
+        name = self.listener(name, line)
+        self.listeners[name]["address"] = self.value(address, line)
         return name
 
     def upstream(self, source_name: str, keys: dict[str, Any]) -> str:
@@ -61,6 +72,10 @@ class Draft:
         name = self._free(safe_name(name), self._names)
         self._names.add(name)
         self.routes.append({"name": self.value(name, line), **keys})
+
+    def refuse_all(self, line: int, what: str) -> None:
+        """Let all routes refuse, because something that is not translated keeps requests out of the original."""
+        self.refused = self.refused or (line, what)
 
     def _free(self, name: str, taken: Iterable[str]) -> str:
         found, count = name, 1

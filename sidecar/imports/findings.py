@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 NO_EQUAL: Final = "has no equal here"
-UNPROTECTED: Final = "keeps requests out there, which pass here; write `authenticate` or `authorize` first"
 
 
 class TranslationError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from sidecar.imports.draft import Value
 from sidecar.imports.findings import Findings
 
 ORDER: Final = "the other proxy tries this route first for some requests, but here the more specific one wins"
@@ -17,6 +18,14 @@ class Ordered(NamedTuple):
     what: str
     match: dict[str, Any]
     """Match as a policy file has it, with plain values."""
+
+
+def plain(match: dict[str, Any]) -> dict[str, Any]:
+    """Return a match with plain values."""
+    return {
+        key: plain(each) if isinstance(each, dict) else each.value if isinstance(each, Value) else each
+        for key, each in match.items()
+    }
 
 
 def is_reached(findings: Findings, earlier: list[Ordered], route: Ordered) -> bool:

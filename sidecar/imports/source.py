@@ -30,7 +30,7 @@ NULLS: Final = ("", "~", "null", "Null", "NULL")
 class Part:
     """Value of a configuration."""
 
-    def __init__(self, findings: Findings, node: Node, line: int, path: str) -> None:
+    def __init__(self, findings: Findings, path: str, line: int, column: int) -> None:
         self.findings = findings
         self.path = path
         """Key path: `routes[0].match`."""
@@ -38,7 +38,7 @@ class Part:
         self.is_read = False
         self.is_whole = False
         """True if all that is within counts as read."""
-        self._column = node.start_mark.column + 1
+        self._column = column
         self.scalar: str | None = None
         self.is_quoted = False
         self.children: dict[str, Part] | None = None
@@ -177,19 +177,25 @@ def _camel(key: str) -> str:
     return first + "".join(word[:1].upper() + word[1:] for word in rest)
 
 
-class _Builder:
-    """Parts of the nodes of one file."""
+class Builder:
+    """Values of one file, within limits."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings
         self._left = MOST_NODES
 
-    def build(self, node: Node, line: int, path: str, depth: int) -> Part:
-        part = Part(self._findings, node, line, path)
+    def part(self, path: str, line: int, column: int, depth: int) -> Part:
+        """Return a value that counts for the limits.  Raises `TranslationError` beyond them."""
+        part = Part(self._findings, path, line, column)
         self._left -= 1
         if self._left < 0 or depth > MOST_DEPTH:
             limit = f"{MOST_NODES} values" if self._left < 0 else f"{MOST_DEPTH} levels"
             raise part.fail(f"is beyond the limit of {limit}, with aliases written out; split the file")
+        return part
+
+    def build(self, node: Node, line: int, path: str, depth: int) -> Part:
+        """Return the value of a node of YAML."""
+        part = self.part(path, line, node.start_mark.column + 1, depth)
         if isinstance(node, MappingNode):
             part.children = {}
             self._add_members(part, part.children, node, path, depth)
@@ -234,7 +240,7 @@ def read_documents(findings: Findings, text: str) -> list[Part]:
         raise TranslationError(f"{findings.file}: has more than {MOST_TEXT} characters; split the file")
     try:
         roots = [root for root in yaml.compose_all(text, Loader=yaml.SafeLoader) if root is not None]
-        builder = _Builder(findings)
+        builder = Builder(findings)
         parts = [builder.build(root, root.start_mark.line + 1, "", 0) for root in roots]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -15,20 +15,29 @@ from typing import Any, Final, NamedTuple
 from sidecar.config.files import Source
 from sidecar.config.load import load
 from sidecar.core.spec import Problem
+from sidecar.imports.dapr import read_dapr
 from sidecar.imports.draft import Draft, Value
-from sidecar.imports.envoy import read_envoy
+from sidecar.imports.envoy.bootstrap import read_envoy
 from sidecar.imports.findings import Findings, TranslationError
-from sidecar.imports.nginx import read_nginx
+from sidecar.imports.gateway_api import read_gateway_api
+from sidecar.imports.istio.routes import read_istio
+from sidecar.imports.nginx.servers import read_nginx
+from sidecar.imports.protection import refusal
+from sidecar.imports.traefik.routers import read_traefik
 from sidecar.imports.writer import write_policy
 
 KINDS: Final[dict[str, Callable[[Draft, str], None]]] = {
     "envoy": read_envoy,
     "nginx": read_nginx,
+    "istio": read_istio,
+    "dapr": read_dapr,
+    "traefik": read_traefik,
+    "gateway-api": read_gateway_api,
 }
 """Reader of each kind of configuration."""
 MOST_ROUNDS: Final = 20
 """Most times that refused values are taken out before the translation fails."""
-WHOLE: Final = ("match", "upstream", "name", "listener", "")
+WHOLE: Final = ("match", "upstream", "name", "listener", "authorize", "")
 """Keys of a route without which it would take other requests."""
 
 
@@ -48,8 +57,12 @@ def translate(kind: str, file: str, text: str) -> Translation:
     """
     draft = Draft(Findings(file))
     KINDS[kind](draft, text)
-    if not draft.routes and not draft.upstreams:
-        raise TranslationError(f"{file}: has nothing that `sidecar import {kind}` translates; name a file of {kind}")
+    if not draft.routes and not draft.upstreams and not draft.listeners:
+        why = next(iter(draft.findings.lines()), f"name a file of {kind}")
+        raise TranslationError(f"{file}: has nothing that `sidecar import {kind}` translates; {why}")
+    if draft.refused is not None:
+        for route in draft.routes:
+            route.update(refusal(draft, *draft.refused))
     if not draft.listeners:
         draft.listeners["inbound"] = {"address": Value("127.0.0.1:8080", "the file states none; write the right one")}
     for _ in range(MOST_ROUNDS):

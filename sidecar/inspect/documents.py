@@ -1,4 +1,4 @@
-"""Types of the JSON documents that `sidecar check`, `lint`, `diff`, `routes` and `explain` print with `--json`.
+"""Types of the JSON documents that commands such as `sidecar check` print with `--json`.
 
 Rules:
 
@@ -175,6 +175,141 @@ class DiffDocument(TypedDict):
     """Findings of rules that only the new policies have, notes left out."""
     disappeared: list[FindingEntry]
     """Findings of rules that only the old policies have, notes left out."""
+
+
+class NumbersEntry(TypedDict):
+    """Numbers of a replay, of one seed or as a mean; shares are from 0 to 1, times in seconds."""
+
+    requests: int
+    """Number of requests."""
+    availability: float
+    """Share of requests with an answer that is neither an error nor a refusal."""
+    goodput: float
+    """Share of requests with such an answer that no fallback has made."""
+    per_second: float
+    """Such answers a second."""
+    p50: float
+    """Median of the durations."""
+    p99: float
+    """99th percentile of the durations."""
+    load: float
+    """Attempts a request."""
+    retries: int
+    """Number of retries."""
+    hedges: int
+    """Number of hedges."""
+    rescued: int
+    """Number of requests with retries or hedges of which one answered well."""
+    not_rescued: int
+    """Number of requests with retries or hedges of which none answered well."""
+    opened: int
+    """Number of times that a circuit breaker opened."""
+    refused: int
+    """Number of requests that a policy refused."""
+    hit_ratio: float | None
+    """Share of look-ups in caches that needed no fetch; null without a cache."""
+    unmatched: int
+    """Number of requests for which the policies have no route."""
+    bugs: int
+    """Number of errors of the sidecar itself."""
+
+
+class RunsEntry(TypedDict):
+    """Numbers of one policy set."""
+
+    mean: NumbersEntry
+    """Mean of all seeds."""
+    runs: list[NumbersEntry]
+    """Numbers of each seed."""
+
+
+class RecordedEntry(TypedDict):
+    """Numbers of the log itself."""
+
+    availability: float
+    """Share of requests with an answer that is neither an error nor a refusal."""
+    p50: float
+    """Median of the durations in seconds."""
+    p99: float
+    """99th percentile of the durations in seconds."""
+    load: float
+    """Attempts a request."""
+
+
+class UnreadableEntry(TypedDict):
+    """Lines of a log that could not be read."""
+
+    lines: int
+    """Number of these lines."""
+    first: list[str]
+    """Sentences about the first ones."""
+
+
+class ReplayDocument(TypedDict):
+    """Document of `replay`."""
+
+    ok: bool
+    """True if the new policies keep the bounds."""
+    better: Literal["old", "new", "neither"]
+    """Better policy set; `neither` if the differences are within their tolerances."""
+    failures: list[str]
+    """Sentences about bounds that the new policies exceed."""
+    requests: int
+    """Number of requests that were replayed."""
+    seconds: float
+    """Time from the first to the last request."""
+    seeds: list[int]
+    """Seeds of the replays."""
+    unreadable: UnreadableEntry
+    """Lines of the log that could not be read."""
+    recorded: RecordedEntry
+    """Numbers of the log itself."""
+    old: RunsEntry
+    """Numbers of the old policies."""
+    new: RunsEntry
+    """Numbers of the new policies."""
+    limits: list[str]
+    """Sentences about what the log cannot tell."""
+
+
+class SuggestionEntry(TypedDict):
+    """Value that a log suggests."""
+
+    path: str
+    """Keys that lead to the value, such as `routes.order.timeout.attempt`."""
+    place: Place
+    """Place of the value in force, or of its owner."""
+    old: str | None
+    """Value in force; null without one."""
+    new: str
+    """Suggested value."""
+    why: str
+    """Evidence."""
+    by_hand: str | None
+    """Reason why it is not in the patch; null if it is."""
+    replayed: NumbersEntry | None
+    """Numbers of a replay with this value alone; null without a replay."""
+
+
+class RecommendDocument(TypedDict):
+    """Document of `recommend`."""
+
+    ok: bool
+    """True."""
+    requests: int
+    """Number of requests in the log."""
+    seconds: float
+    """Time from the first to the last request."""
+    suggestions: list[SuggestionEntry]
+    """Suggested values; empty if the policies agree with the log."""
+    before: NumbersEntry | None
+    """Numbers of a replay with the policies as they are; null without replays."""
+    after: NumbersEntry | None
+    """Numbers of a replay with all values of the patch; null without replays."""
+    unknown: list[str]
+    """Sentences about what the log cannot tell."""
+    patch: str
+    """Change of the files as a unified diff; empty without one."""
 
 
 class MatchEntry(TypedDict):
@@ -474,10 +609,10 @@ class ExplainDocument(TypedDict):
 
 SHAPES = (
     ProblemsDocument, ProblemEntry, LintDocument, FindingEntry, PathEntry, HopEntry, DiffDocument, SubjectEntry,
-    ChangeEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
+    ChangeEntry, ReplayDocument, RecordedEntry, RunsEntry, NumbersEntry, UnreadableEntry, RecommendDocument,
+    SuggestionEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
     ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry,
-    ScopeEntry, RefusalEntry, ReadingEntry,
-    OtherEntry, Place,
+    ScopeEntry, RefusalEntry, ReadingEntry, OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 

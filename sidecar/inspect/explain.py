@@ -198,6 +198,12 @@ def rollout_sentences(route: Route) -> list[str]:
     """Return what becomes of the requests of a route with candidates."""
     spec, rule = route.spec, route.spec.rollout
     assert rule is not None
+    if rule.is_observed:
+        names = ", ".join(link.policy for link in route.observed)
+        return [
+            f"{arm.name} gets no requests; it counts what it would do to those of {spec.name}: {names}"
+            for arm in spec.arms
+        ]
     found = []
     for arm, share in zip(spec.arms, spec.shares, strict=True):
         grows = "" if rule.ramp is None else f", growing to {percent(rule.ramp.to)} in {rule.ramp.over:g}s"

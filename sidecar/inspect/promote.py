@@ -142,7 +142,7 @@ def _verify(
     parts = (f"{route.name}:", f"{route.name}@")  # the beginnings of no name that a file can have
     wanted = {each.name: each for each in before.routes if not each.name.startswith(parts)}
     wanted |= {new: replace(each, name=new) for each in before.routes if (new := names.get(each.name))}
-    wanted[route.name] = replace(winner, name=route.name, arms=(), shares=(), rollout=None)
+    wanted[route.name] = replace(winner, name=route.name, arms=(), shares=(), rollout=None, observes=())
     found = {each.name: each for each in loaded.spec.routes}
     if found != wanted or replace(loaded.spec, routes=[]) != replace(before, routes=[]):
         raise PromotionError(f"{place}: cannot be edited: the result would say something else; {BY_HAND}")

@@ -104,7 +104,10 @@ def route_facts(route: RouteFacts) -> Facts:
                 facts[f"{name}.{path}"] = value(text)
     rollout = route.spec.rollout
     if rollout is not None:
-        shares = [f"{arm.name} {percent(share)}" for arm, share in zip(route.spec.arms, route.spec.shares, strict=True)]
+        shares = [
+            f"{arm.name} {'only observes' if rollout.is_observed else percent(share)}"
+            for arm, share in zip(route.spec.arms, route.spec.shares, strict=True)
+        ]
         facts["candidates"] = value(", ".join(shares))
         facts["candidates return on evidence"] = answer(rollout.return_when is not None, NO)
         if rollout.ramp is not None:

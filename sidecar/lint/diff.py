@@ -10,11 +10,12 @@ shared between callers, protection that is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sidecar.config.report import visible
 from sidecar.config.spec import PolicySpec
+from sidecar.lint.arithmetic import percent
 from sidecar.lint.behaviour import HIDDEN, NONE, Fact, Facts, process_facts, route_facts, upstream_facts
 from sidecar.lint.facts import Policies
 from sidecar.lint.run import Finding, find
@@ -98,6 +99,23 @@ def diff(old: PolicySpec, new: PolicySpec) -> Difference:
         [each for key, each in has.items() if key not in had],
         [each for key, each in had.items() if key not in has],
     )
+
+
+def with_margins(found: Difference, old: Mapping[str, float], new: Mapping[str, float]) -> Difference:
+    """Return a difference with the changes of margins: shares of what a service can do, by the names of routes."""
+    subjects = {each.name: each for each in found.subjects}
+    for name in [each for each in new if each in old]:
+        before, after = percent(old[name]), percent(new[name])
+        if before == after:
+            continue
+        change = Change(
+            f"recovers from an overload at up to {after} of what its service can do (was {before})",
+            new[name] < old[name], before, after, "margin",
+        )  # fmt: skip
+        subject = subjects.get(f"route {name}", Subject(f"route {name}", ()))
+        changes = sorted((*subject.changes, change), key=lambda each: not each.is_risk)
+        subjects[subject.name] = Subject(subject.name, tuple(changes))
+    return found._replace(subjects=list(subjects.values()))
 
 
 def sentences(old: PolicySpec, new: PolicySpec) -> list[str]:

@@ -124,6 +124,15 @@ def _answer(spec: ReceivedSpec, at: Node, one: Observed, messages: Messages, pat
     yield from _headers(spec.trailers, at, end, "trailers")
     yield from _content(spec, at, received.body)
     yield from _messages(spec, at, messages, path, received.body, of_request=False)
+    if spec.websocket is not None:
+        try:
+            values = [json.loads(message, parse_float=Decimal) for message in received.messages]
+        except ValueError:
+            yield _differs(at, ("websocket",), "messages of JSON", repr(received.messages))
+        else:
+            yield from _json(at.nearest("websocket"), "", list(spec.websocket), values, "websocket")
+    if spec.close is not None:
+        yield from _equal(at, ("close",), spec.close, received.close)
 
 
 def _seen(specs: Sequence[SeenSpec], at: Node, seen: Sequence[SeenRequest], messages: Messages) -> Differences:

@@ -152,6 +152,9 @@ class RequestSpec(ContentSpec):
     """Path with its query, such as `/orders/7?expand=items`; or a whole URL."""
     grpc: CallSpec | None = None
     """Call of gRPC, in place of method, path and body."""
+    websocket: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
+    """Messages that a client sends over a WebSocket, as JSON values; then it ends its stream with an empty message, as
+    `translate` with `streams: websocket` reads it."""
     headers: Headers = Field(default_factory=dict)
     client: Annotated[str, AfterValidator(_client)] = "192.0.2.2"
     """IP address of the client; clients in `trusted_proxies` of a listener are trusted."""
@@ -162,8 +165,10 @@ class RequestSpec(ContentSpec):
         given = {"method", "path", "json_", "form", "body"} & self.model_fields_set
         if self.grpc is None and "path" not in given:
             raise ValueError("needs a path, or a call in grpc")
-        if self.grpc is not None and given:
+        if self.grpc is not None and (given or self.websocket is not None):
             raise ValueError("has grpc beside a method, a path or a body; a call has its own, so leave them out")
+        if self.websocket is not None and given != {"path"}:
+            raise ValueError("has websocket beside a method or a body; a WebSocket needs a path alone")
         return self
 
 
@@ -242,7 +247,8 @@ class SeenSpec(MessageContentSpec):
 class ReceivedSpec(MessageContentSpec):
     """Response that the client must receive; keys that are left out are not checked."""
 
-    status: Status | None = None
+    status: Annotated[int, Field(ge=101, le=599)] | None = None
+    """Status of HTTP; 101 for a WebSocket that was opened."""
     grpc_status: GrpcStatus | None = None
     """Status of the call, as a client of gRPC sees it; a head of HTTP alone has one too."""
     grpc_message: str | None = None
@@ -251,6 +257,10 @@ class ReceivedSpec(MessageContentSpec):
     """Values of trailers by name, which may stand in the head of an answer without messages; null for an absent one."""
     headers: dict[str, str | None] = Field(default_factory=dict)
     """Values of header fields by name; null for a field that must be absent."""
+    websocket: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
+    """Messages that the client receives over a WebSocket, as JSON values."""
+    close: Annotated[int, Field(ge=1000, le=4999)] | None = None
+    """Code of the Close frame with which the WebSocket ends, such as 1000, or 4000 and the gRPC status."""
     reason: str | None = None
     """Reason of a refusal, such as `breaker_open` or `overloaded`; empty for a response of the service."""
 

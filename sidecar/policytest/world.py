@@ -20,7 +20,7 @@ from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
 from sidecar.policytest.callers import TestCallers
-from sidecar.policytest.client import ClientConnection, Received
+from sidecar.policytest.client import ClientConnection, Received, WebSocketConnection
 from sidecar.policytest.messages import Messages
 from sidecar.policytest.script import Script
 from sidecar.policytest.spec import RequestSpec
@@ -117,7 +117,9 @@ class World:
         began = self._loop.time()
         done: asyncio.Future[Received] = self._loop.create_future()
         client: ClientConnection | CallConnection
-        if call is None:
+        if request.websocket is not None:
+            client = WebSocketConnection(request, done)
+        elif call is None:
             client = ClientConnection(request, done)
         else:
             client = CallConnection(request, body, partial(_set_received, done))

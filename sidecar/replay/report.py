@@ -84,7 +84,7 @@ def text(result: Replayed, failures: list[str]) -> str:
 
 
 def document(result: Replayed, failures: list[str]) -> dict[str, Any]:
-    """Return the result as a JSON document."""
+    """Return the result as a `ReplayDocument`."""
     record = result.record
     return {
         "ok": not failures,

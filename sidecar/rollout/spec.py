@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,11 @@ class RolloutSpec(Model):
     return_when: ReturnSpec | None = None
     """Automatic return to the stable arm; without it a share is only taken back by hand."""
 
+    @property
+    def is_observed(self) -> bool:
+        """True if the candidate gets no requests, and only counts what its policies would have done."""
+        return False
+
 
 class SplitSpec(RolloutSpec):
     """Split of a route's requests over upstreams."""
@@ -113,11 +118,24 @@ class CandidateSpec(RolloutSpec):
     """Share of a route's requests that meet other policies.  Policies stand beside these keys; they are merged over the
     route's own, key by key."""
 
-    share: Share
-    """Share of the candidate at the start."""
+    mode: Literal["enforce", "observe"] = "enforce"
+    """`observe` gives the candidate no requests of its own: beside the policies of the route, those of the candidate
+    see every request and count what they would have done, as route `ROUTE@candidate`."""
+    share: Share | None = None
+    """Share of the candidate at the start; needed unless its mode is `observe`."""
+
+    @property
+    def is_observed(self) -> bool:
+        return self.mode == "observe"
 
     @model_validator(mode="after")
-    def _grows(self) -> Self:
-        if self.ramp is not None and self.ramp.to < self.share:
+    def _has_share(self) -> Self:
+        if self.is_observed:
+            for name in ("share", "sticky", "when", "ramp", "return_when"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"has mode: observe, which sees every request, and {name}; remove one of them")
+        elif self.share is None:
+            raise ValueError("needs a share, such as share: 5%, or mode: observe to count only")
+        elif self.ramp is not None and self.ramp.to < self.share:
             raise ValueError("has a ramp to less than its share; a share only grows")
         return self

@@ -124,7 +124,7 @@ class Rule(Generic[R]):
         """Return the decoded captures of a canonical path that the rule covers, by name."""
         if self.captures:
             segments = path.split(b"/")
-            return {name: uri.text(segments[place]) for name, place in self.captures}
+            return {name: _text(segments[place]) for name, place in self.captures}
         if self.pattern is not None and self.pattern.groupindex and (found := self.pattern.fullmatch(path)):
             return {name: uri.text(got or b"") for name, got in found.groupdict().items()}
         return {}
@@ -157,6 +157,11 @@ class _Path(NamedTuple):
     key: tuple[bytes | None, ...] = ()
     captures: tuple[tuple[str, int], ...] = ()
     pattern: re.Pattern[bytes] | None = None
+
+
+def _text(segment: bytes) -> str:
+    """Return a captured segment as text (`uri.text`, which costs more)."""
+    return segment.decode("ascii") if segment.isascii() and segment.find(b"%") < 0 else uri.text(segment)
 
 
 def _path(match: MatchSpec) -> _Path:

@@ -22,6 +22,8 @@ from typing import Any, Final, cast
 HIGH_WATER: Final = 64 * 1024
 """Unread bytes above which a writer is told to pause."""
 
+NOBODY: Final = asyncio.Protocol()
+"""Protocol of a transport that is lost."""
 Address = tuple[str, int | None]
 """Host and port, or the path of a Unix socket and None."""
 
@@ -186,7 +188,8 @@ class MemoryTransport(asyncio.Transport):
             if error is not None:
                 self._way.clear()
                 self._size = 0
-            self._protocol.connection_lost(error)
+            protocol, self._protocol = self._protocol, NOBODY  # as asyncio's own, which forget it too
+            protocol.connection_lost(error)
 
 
 def join(

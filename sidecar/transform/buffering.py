@@ -135,6 +135,7 @@ class _Collector:
 
     def finish(self, trailers: Headers) -> None:
         if self.rest is not None:
+            self.rest.sensitive = self.body.sensitive
             self.rest.finish(trailers)
             self.body.detach()
 

@@ -118,6 +118,11 @@ class LineRemover:
         self._split = splitter(gone, taken)
         self._takes = bool(taken)
 
+    def cut(self, lines: bytes) -> bytes:
+        """Return field lines without those of the fields `gone`; there must be none to take."""
+        pieces = self._split(b"\n" + lines)
+        return lines if len(pieces) == 1 else b"".join(pieces)[1:]
+
     def __call__(self, message: Message) -> list[bytes]:
         """Remove the lines.  Returns the values of the fields in `taken`."""
         pieces = self._split(b"\n" + message.lines)

@@ -82,7 +82,21 @@ class Document:
 
 def parse(data: bytes) -> Document:
     """Return a document after a check of the whole text.  Raises `InvalidBody`."""
-    data = data.removeprefix(BOM)
+    return known(checked(data))
+
+
+def known(text: bytes) -> Document:
+    """Return the document of a text that was checked before."""
+    return Document(Raw(text), text)
+
+
+def checked(data: bytes) -> bytes:
+    """Check a whole text and return it, without a byte order mark and with U+FFFD for halves of surrogate pairs.
+
+    Raises `InvalidBody`.
+    """
+    if data and data[0] == BOM[0]:
+        data = data.removeprefix(BOM)
     try:
         try:
             value = _decode(data)
@@ -91,20 +105,20 @@ def parse(data: bytes) -> Document:
         except DecodeError:
             if (mended := _mended(data)) == data:
                 raise
-            return parse(mended)
+            return checked(mended)
     except UnicodeDecodeError as error:
         raise InvalidBody(f"is not UTF-8 (octet {error.start} of a text)") from None
     except RecursionError:
         raise InvalidBody("is nested too deep") from None
     except (DecodeError, ValueError) as invalid:
         raise _diagnosed(data, invalid) from None
-    if value.__class__ in (dict, list):
+    if type(value) is dict or type(value) is list:
         repeats = _repeats_keys(data, value)
         if repeats and len(data) <= MAX_SEARCH:
             _check_keys(data)
         if repeats:
             raise InvalidBody("has a key twice in one object")
-    return Document(Raw(data), data)
+    return data
 
 
 def _mended(data: bytes) -> bytes:
@@ -150,7 +164,7 @@ def _repeats_keys(data: bytes, value: Any) -> bool:
     again = encode(value)
     if again == data:
         return False
-    if b"\\" in data:
+    if data.find(b"\\") >= 0:
         data, again = (text.replace(b"\\\\", b"").replace(b'\\"', b"") for text in (data, again))
     return data.count(b'"') != again.count(b'"')
 

@@ -37,6 +37,8 @@ class PathEdit(Protocol):
 
 def segment(value: str) -> str:
     """Return a value as one segment of a path.  Raises `RewriteError` for one that could change the structure."""
+    if value.isalnum() and value.isascii():
+        return value
     if not value:
         raise RewriteError("has no value for a part of the path that the policy builds")
     if "." in value or "%" in value or "\0" in value:

@@ -18,7 +18,7 @@ from sidecar.core.uri import decoded
 
 def written(text: str) -> str:
     """Return a name or value percent-encoded for a query."""
-    return quote(text, safe="")
+    return text if text.isalnum() and text.isascii() else quote(text, safe="")
 
 
 class QueryEdit:

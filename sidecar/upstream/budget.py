@@ -1,4 +1,4 @@
-"""Retry budget of an upstream: limits the retries and hedges of all its routes together.
+"""Retry budget of an upstream: limits the retries and hedges of all its routes together.  And what these were worth.
 
 Retries multiply the load of an overloaded upstream: without a budget, three attempts triple the traffic in an outage.
 The formula is that of Finagle's and Linkerd's `RetryBudget`.  In every window of time
@@ -17,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TokenLease
@@ -113,3 +113,61 @@ class RetryBudget:
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self._upstream} {self.tokens:g} tokens>"
+
+
+WORTH_WINDOW: Final = 30.0
+"""Seconds in which it is counted what retries are worth."""
+LEAST_REQUESTS: Final = 20
+"""Requests with retries in that time, below which nothing is said about their worth."""
+USELESS_SHARE: Final = 0.05
+"""Share of rescued requests, below which retries are useless."""
+
+
+class RetryWorth:
+    """Requests of a route that were retried or hedged of late, and how many of them that has rescued.
+
+    A request is rescued if it is answered well by an attempt after its first.
+    """
+
+    __slots__ = ("_attempts", "_counters", "_now", "_requests", "_rescued")
+
+    def __init__(self, env: Env, route: str, by: str) -> None:
+        """`by` is `retry` or `hedge`."""
+        self._now = env.now
+        self._requests = SlidingCount(WORTH_WINDOW)
+        self._rescued = SlidingCount(WORTH_WINDOW)
+        self._attempts = SlidingCount(WORTH_WINDOW)
+        self._counters = tuple(
+            env.meter.counter(metrics.REPEATED_REQUESTS, route=route, by=by, result=result)
+            for result in ("lost", "rescued")
+        )
+
+    def record(self, attempts: int, is_rescued: bool) -> None:
+        """Count a request that has ended, with the number of its attempts after the first."""
+        now = self._now()
+        self._requests.add(now)
+        for _ in range(attempts):
+            self._attempts.add(now)
+        if is_rescued:
+            self._rescued.add(now)
+        self._counters[is_rescued].value += 1
+
+    @property
+    def is_useless(self) -> bool:
+        """True if enough requests were retried, and hardly one was rescued.
+
+        If retries then stop, the window empties, and the next ones show whether that still holds.
+        """
+        now = self._now()
+        requests = self._requests.total(now)
+        return requests >= LEAST_REQUESTS and self._rescued.total(now) < USELESS_SHARE * requests
+
+    def describe(self) -> dict[str, Any]:
+        now = self._now()
+        return {
+            "requests": self._requests.total(now),
+            "rescued": self._rescued.total(now),
+            "attempts": self._attempts.total(now),
+            "is_useless": self.is_useless,
+            "window": WORTH_WINDOW,
+        }

@@ -12,7 +12,8 @@ Rules:
 3. After an ejection, the endpoint gets one request a second on trial until one succeeds (Linkerd's probe request).  In
    Envoy it gets all its traffic at once.  A trial without a result ends after a second.
 4. Discovery may divide the endpoints into tiers.  The first tier with members is `preferred`; the balancer takes the
-   others only in rare cases, so that the request path reads one tuple.  Weights repeat an endpoint within its tier.
+   others only in rare cases, so that the request path reads one tuple.
+5. Weights come with the targets, those of a file and those that discovery finds.  Shares of zones are weights too.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ FAILING_LASTS: Final = 60.0
 """Seconds after the last fault for which an endpoint is shown as failing; without traffic nothing else ends it."""
 DRAINING: Final = 1 << 20
 """Tier of endpoints that are about to end: they get requests only if no other endpoint serves."""
-MOST_SLOTS: Final = 16
-"""Most entries of one endpoint in its tier, which bounds the precision of weights."""
+WHOLE: Final = 1_000_000
+"""Sum of the weights of all endpoints where zones have shares."""
 STATES: Final = ("up", "failing", "unhealthy", "ejected", "on_trial", "not_ready", "draining")
 """States of an endpoint, as used in metric labels."""
 
@@ -152,11 +153,11 @@ class Target(NamedTuple):
     tier: int = 0
     """Tier: endpoints of a higher one get requests if those of the lower ones cannot take them."""
     weight: int = 1
-    """Share of the tier's requests, relative to those of the other endpoints; 0 for the least share."""
+    """Share of the tier's requests, relative to those of the other endpoints; 0 counts as 1."""
     is_ready: bool = True
     """False if the source says that the endpoint cannot serve; it then gets requests in panic only."""
     zone: str = ""
-    """Zone, for display; empty if it is not known."""
+    """Zone; empty if it is not known."""
 
 
 class Endpoint:
@@ -218,7 +219,7 @@ class Endpoint:
         self.is_draining = False
         """True if discovery says that the endpoint is about to end."""
         self.zone = ""
-        """Zone as discovery says, for display; empty if it is not known."""
+        """Zone as the file or discovery says; empty if it is not known."""
         self.failures = 0
         """Number of consecutive faults."""
         self.failed_at = 0.0
@@ -331,8 +332,8 @@ class EndpointSet:
     """
 
     __slots__ = (
-        "_by_url", "_env", "_listeners", "_server_name", "_targets", "members", "preferred", "spills", "tiers",
-        "trial_begun", "upstream",
+        "_by_url", "_env", "_listeners", "_server_name", "_shares", "_targets", "is_weighted", "members", "preferred",
+        "spills", "tiers", "trial_begun", "upstream",
     )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
@@ -342,11 +343,15 @@ class EndpointSet:
         self.trial_begun: Callable[[Endpoint], None] | None = None
         """Called after a request on trial has begun; None if no other worker is to hear of it."""
         self.preferred: tuple[Endpoint, ...] = ()
-        """Entries of the first tier, among which first attempts choose; `members` itself without tiers and weights."""
+        """Endpoints of the first tier, among which first attempts choose; `members` itself without tiers."""
         self.tiers: tuple[tuple[Endpoint, ...], ...] = ()
-        """Entries of each tier that has ready endpoints, the first one first."""
+        """Endpoints of each tier that has ready ones, the first tier first."""
         self.spills = False
         """True if requests of the first tier go on to the second in proportion as endpoints of the first are out."""
+        self.is_weighted = False
+        """True if the weights of the endpoints differ."""
+        self._shares: dict[str, float] = {}
+        """Share of the requests of each zone; empty to weigh the endpoints of all zones alike."""
         self._by_url: dict[str, Endpoint] = {}
         self._targets: dict[str, Target] = {}
         """Target of each endpoint, by URL."""
@@ -359,13 +364,14 @@ class EndpointSet:
     def retune(self, spec: UpstreamSpec) -> None:
         """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
         self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.host if spec.discover else "")
-        weights = spec.weights
+        self._shares = dict(spec.locality.shares) if spec.locality is not None else {}
         if spec.endpoints is not None:
-            zones = spec.zones
-            self.assign([Target(url, zone=zones.get(url, "")) for url in spec.urls])
+            weights, zones = spec.weights, spec.zones
+            self.assign([Target(url, 0, weights.get(url, 1), zone=zones.get(url, "")) for url in spec.urls])
+        else:
+            self._weigh()
         for endpoint in self.members:
             endpoint.server_name = self._server_name or endpoint.host
-            endpoint.weight = weights.get(endpoint.url, 1)
 
     def replace(self, urls: Iterable[str]) -> None:
         """Replace the endpoints by those with these canonical URLs; endpoints that stay are the same objects."""
@@ -398,6 +404,8 @@ class EndpointSet:
                 del before[endpoint.url]
         self._by_url = fresh
         self.members = tuple(fresh.values())
+        if changed or removed:
+            self._weigh()
         self._divide(targets)
         self.spills = spills and len(self.tiers) > 1
         if removed:
@@ -417,24 +425,25 @@ class EndpointSet:
     def _divide(self, targets: Sequence[Target]) -> None:
         """Divide the members into tiers."""
         ready = [target for target in targets if target.is_ready]
-        kinds = {(target.tier, target.weight) for target in ready}
-        if len(ready) == len(targets) and len(kinds) <= 1:
+        tiers = sorted({target.tier for target in ready})
+        if len(ready) == len(targets) and len(tiers) <= 1:
             self.tiers = (self.members,) if self.members else ()
         else:
-            tiers = sorted({tier for tier, _ in kinds})
-            self.tiers = tuple([self._weigh([each for each in ready if each.tier == tier]) for tier in tiers])
+            self.tiers = tuple([tuple([self._by_url[e.url] for e in ready if e.tier == tier]) for tier in tiers])
         self.preferred = self.tiers[0] if self.tiers else ()
 
-    def _weigh(self, targets: list[Target]) -> tuple[Endpoint, ...]:
-        """Return the entries of a tier: each endpoint as often as its weight demands, evenly spread."""
-        heaviest = max([target.weight for target in targets])
-        if heaviest == min([target.weight for target in targets]):
-            return tuple([self._by_url[target.url] for target in targets])
-        scale = heaviest / min(MOST_SLOTS, heaviest)
-        slots = [(max(1, round(target.weight / scale)), self._by_url[target.url]) for target in targets]
-        entries = [((turn + 0.5) / count, endpoint) for count, endpoint in slots for turn in range(count)]
-        entries.sort(key=_position)
-        return tuple([endpoint for _, endpoint in entries])
+    def _weigh(self) -> None:
+        """Set the weight of each endpoint: that of its target, or its part of the share of its zone."""
+        weights = [(endpoint, max(1, self._targets[endpoint.url].weight)) for endpoint in self.members]
+        totals: dict[str, int] = {}
+        for endpoint, weight in weights:
+            totals[endpoint.zone] = totals.get(endpoint.zone, 0) + weight
+        for endpoint, weight in weights:
+            if self._shares:
+                share = self._shares.get(endpoint.zone, 0.0)
+                weight = max(1, round(WHOLE * share * weight / totals[endpoint.zone]))
+            endpoint.weight = weight
+        self.is_weighted = len({endpoint.weight for endpoint in self.members}) > 1
 
     def on_removal(self, listener: Callable[[tuple[Endpoint, ...]], None]) -> Callable[[], None]:
         """Call `listener(removed)` when endpoints are removed; return a function that ends the subscription."""
@@ -458,8 +467,3 @@ class EndpointSet:
 
     def __repr__(self) -> str:
         return f"<EndpointSet {self.upstream}: {self.count('up')} of {len(self.members)} up>"
-
-
-def _position(entry: tuple[float, Endpoint]) -> float:
-    """Return the place of an entry within its tier, from 0 to 1."""
-    return entry[0]

@@ -13,6 +13,10 @@ from sidecar.grpc.timeout import format_timeout
 
 METHODS_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 """Methods for which a missing body is sent as `Content-Length: 0` (RFC 9110 8.6)."""
+MAX_TIMES: Final = 64
+"""Most timeouts whose lines are cached."""
+_known_times: Final[dict[tuple[float, bytes, bool], bytes]] = {}
+"""Lines of attempts that have all their time left, by timeout, field and whether `grpc-timeout` is sent."""
 
 
 def request_head(x: Exchange, now: float, host: bytes) -> bytes:
@@ -47,10 +51,20 @@ def request_head(x: Exchange, now: float, host: bytes) -> bytes:
 def time_fields(x: Exchange, now: float) -> bytes:
     """Return the lines that give the upstream the time left; only for an exchange with a deadline."""
     seconds = x.deadline - now
-    if seconds > x.attempt_timeout:
-        seconds = x.attempt_timeout
+    if seconds < x.attempt_timeout:
+        return _write_time(seconds, x.timeout_header, x.grpc_timeout)
+    key = (x.attempt_timeout, x.timeout_header, x.grpc_timeout)
+    known = _known_times.get(key)
+    if known is None:
+        if len(_known_times) >= MAX_TIMES:
+            _known_times.clear()
+        known = _known_times[key] = _write_time(*key)
+    return known
+
+
+def _write_time(seconds: float, header: bytes, is_grpc: bool) -> bytes:
     left = int(seconds * 1000)
     if left < 1:
         left = 1
-    lines = b"%b: %d\r\n" % (x.timeout_header, left) if x.timeout_header else b""
-    return lines + b"grpc-timeout: %b\r\n" % format_timeout(seconds) if x.grpc_timeout else lines
+    lines = b"%b: %d\r\n" % (header, left) if header else b""
+    return lines + b"grpc-timeout: %b\r\n" % format_timeout(seconds) if is_grpc else lines

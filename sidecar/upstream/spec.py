@@ -87,11 +87,17 @@ EndpointEntry = Annotated[
 ]
 
 
-class LocalitySpec(Model):
-    """Preference for the endpoints of one zone, that of this sidecar."""
+ZoneName = Annotated[str, Field(min_length=1, max_length=63)]
 
-    zone: Annotated[str, Field(min_length=1, max_length=63)]
-    """Zone of this sidecar, such as `${ZONE}`."""
+
+class LocalitySpec(Model):
+    """Preference for the endpoints of one zone, that of this sidecar, or shares of the requests for several zones."""
+
+    zone: ZoneName | None = None
+    """Zone of this sidecar, such as `${ZONE}`.  The block has this or `shares`."""
+    shares: Annotated[dict[ZoneName, Share], Field(max_length=100)] = Field(default={})
+    """Share of the requests of each zone, together 100%, whatever the number of its endpoints.  Weights hold within a
+    zone.  What an endpoint that is not up would get, the others share (Envoy's locality weights)."""
     spill_below: Share = 0.7
     """Share of the zone's endpoints that must be up for the zone to get all requests.  With fewer up, others get the
     rest: at 35 % up and `70%`, half of the requests (Envoy's overprovisioning factor: 1.4, that is 71 %)."""
@@ -102,6 +108,14 @@ class LocalitySpec(Model):
         if not share:
             raise ValueError("is 0%; write a share from 1% to 100%, or leave `locality` out")
         return share
+
+    @model_validator(mode="after")
+    def _is_one(self) -> LocalitySpec:
+        if (self.zone is None) is not bool(self.shares):
+            raise ValueError("takes one of zone: eu-1a, and shares: {eu-1a: 80%, eu-1b: 20%}")
+        if self.shares and abs((total := sum(self.shares.values())) - 1) > 1e-9:
+            raise ValueError(f"has shares of {total * 100:g}% together; they must add up to 100%")
+        return self
 
 
 class TtlSpec(Model):
@@ -317,11 +331,30 @@ class UpstreamSpec(Model):
             raise ValueError("needs either endpoints or discover, such as endpoints: [http://payments:8080]")
         if self.resolve is not None and not self.has_names:
             raise ValueError("has a resolve block, but no endpoint has a name to look up; remove the block")
-        if self.locality is not None and not any(self.zones.values()):
-            raise ValueError("has locality, but no endpoint has a zone; write such as {url: ..., zone: eu-1a}")
+        self._check_locality()
         if self.tls is not None and not self.is_tls:
             raise ValueError("has a tls block, but no endpoint is https://; change the scheme or remove the block")
         return self
+
+    def _check_locality(self) -> None:
+        """Raise `ValueError` unless the zones of `locality` are those of endpoints."""
+        locality, found = self.locality, self.discover
+        if locality is None:
+            return
+        if found is not None:
+            if found.file is None and (found.kubernetes is None or locality.zone is not None):
+                remedy = "write kubernetes: {zone_aware: true}" if found.kubernetes is not None else "remove the block"
+                raise ValueError(f"has locality, but discovery by {found.kind} names no zones for it; {remedy}")
+            if found.kubernetes is not None and found.kubernetes.zone_aware:
+                raise ValueError("has shares of zones beside zone_aware: true; keep one of them")
+            return
+        zones = {self.zones.get(url, "") for url in self.urls}
+        if not any(zones):
+            raise ValueError("has locality, but no endpoint has a zone; write such as {url: ..., zone: eu-1a}")
+        for zone in sorted(zones ^ locality.shares.keys()) if locality.shares else ():
+            if zone in zones:
+                raise ValueError(f"has an endpoint in the zone {zone or 'without a name'}, for which there is no share")
+            raise ValueError(f"has a share for the zone {zone}, in which there is no endpoint")
 
     def may_use_http2(self, is_tls: bool) -> bool:
         """True if connections to an endpoint may speak HTTP/2; `is_tls` is True if they use TLS."""
@@ -338,6 +371,12 @@ class UpstreamSpec(Model):
         found = {each.url: each.weight for each in self.endpoints or () if isinstance(each, EndpointSpec)}
         every = [found.get(url, 1) for url in self.urls]
         return found if len(set(every)) > 1 else {}
+
+    @property
+    def may_have_weights(self) -> bool:
+        """True if the weights of the endpoints differ, or may once they are discovered."""
+        has_shares = self.locality is not None and bool(self.locality.shares)
+        return has_shares or bool(self.weights) or (self.discover is not None and self.discover.has_weights)
 
     @property
     def zones(self) -> dict[str, str]:

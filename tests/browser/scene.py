@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pydantic import SecretStr
 
@@ -19,6 +20,8 @@ from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.refusals import Refusals
 
+RUNNING: Final = Path(__file__).parents[2] / "policies" / "recommended.yaml"
+"""Policies that the listener calls its own."""
 WALL = 1_795_300_000.0
 """Wall clock at the loop's zero, as Unix time."""
 PROBES = {"under_way": 1, "results": 1, "failed": 0, "slow": 0}
@@ -110,6 +113,7 @@ class Scene:
             states=lambda: self.states,
             recent=self.events,
             secrets=Secrets(),
+            path=str(RUNNING),
             sections={
                 "policies": lambda: {"service": "orders", "digest": "5ea39229a93f"},
                 "reloads": lambda: self.reloads,
@@ -180,6 +184,7 @@ def calm(scene: Scene) -> Scene:
         ("retry_budget", "payments"): Thing(
             tokens=52.4, first_attempts=140, retries=3, ratio=0.2, floor=30.0, window=10.0
         ),
+        ("retry_worth", "order", "retry"): Thing(requests=9, rescued=8, attempts=10, is_useless=False, window=30.0),
         ("cache", "default"): Thing(
             entries=1204,
             bytes=9_400_000,
@@ -228,6 +233,7 @@ def broken(scene: Scene) -> Scene:
         ("retry_budget", "payments"): Thing(
             tokens=0.2, first_attempts=140, retries=58, ratio=0.2, floor=30.0, window=10.0
         ),
+        ("retry_worth", "order", "retry"): Thing(requests=58, rescued=1, attempts=80, is_useless=True, window=30.0),
         ("cache", "default"): Thing(
             entries=1204,
             bytes=9_400_000,

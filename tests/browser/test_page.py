@@ -9,10 +9,11 @@ import re
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from sidecar.admin import what_if
 from sidecar.core.metrics import FALLBACKS
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from tests.browser.conftest import HERE, Window
-from tests.browser.scene import WALL, Scene, Thing, breaker, broken, endpoint
+from tests.browser.scene import RUNNING, WALL, Scene, Thing, breaker, broken, endpoint
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -52,9 +53,9 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(11)
+    await expect(page.locator("#problems li")).to_have_count(12)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 7
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 8
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -63,6 +64,7 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "held open by hand",
         "1 of 2 endpoints out",
         "budget of payments is spent",
+        "order: a retry hardly ever helps: 1 of 58 requests rescued in 30 s",
         "at its limit of 100 in flight, 21 wait",
         "cannot reach its Redis",
         "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",
@@ -94,6 +96,25 @@ async def test_it_follows(scene: Scene, window: Window) -> None:
     await page.get_by_role("button", name="refund").click()
     await expect(page.locator("#scope")).to_have_value("refund")
     await expect(page.locator("#plot-requests output")).to_have_text(re.compile(r"\d"))
+
+
+async def test_policies_are_tried_before_they_are_in_force(
+    scene: Scene, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(what_if, "SECONDS", 600.0)
+    page = await window.open(scene.url)
+    note = page.locator("#what-if-note")
+    await page.fill("#what-if-text", RUNNING.read_text().replace("request: 1s", "request: 4s"))
+    await page.fill("#what-if-url", "/orders/7")
+    await page.click("#what-if-try")
+    await expect(note).to_have_text(re.compile("change.* to what runs"), timeout=60_000)
+    assert "worst latency" in await text(page, "#what-if-lines")
+    assert "orders" in await text(page, "#what-if-route")
+    await page.fill("#what-if-text", "version: 1\nroutes: [{nam: x}]")
+    await page.click("#what-if-try")
+    await expect(note).to_have_text(re.compile("error"), timeout=60_000)
+    assert "line 2: routes" in await text(page, "#what-if-lines")
+    assert await page.locator("#what-if-route").is_hidden()
 
 
 async def test_breakers_by_hand(scene: Scene, window: Window) -> None:

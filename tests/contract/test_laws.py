@@ -178,7 +178,7 @@ class Counted:
         return found
 
     async def _await(self, wait: Wait) -> object:
-        found = await wait.coroutine
+        found = await wait.awaited
         assert not isinstance(found, Wait)
         return self._take(found)
 
@@ -380,7 +380,7 @@ def test_settling_never_raises(case: Case) -> None:
             x = arriving(env)
             ticket = stage.admit(x)
             if isinstance(ticket, Wait):
-                ticket.coroutine.close()
+                ticket.close()
             elif not isinstance(ticket, Outcome):
                 env.advance(0.5 * repeat)
                 stage.settle(x, ticket, outcome)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,19 @@ def test_the_image_has_what_it_copies_and_runs_without_root() -> None:
         part.split("/")[0] for line in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE) for part in line.split()
     }
     assert copied == kept
+    assert text.count("FROM python:${PYTHON}${DIGEST}") == text.count("\nFROM "), "every stage can be pinned"
+    for package in re.findall(r"install-recommends (.*)$", text, re.MULTILINE)[0].split():
+        assert re.fullmatch(r'"[\w-]+=\$[A-Z]+"', package), "a version for each package of the system"
+
+
+def test_the_image_lists_what_is_in_it() -> None:
+    """A bill of this environment; the schema asks for no more than these members of a component."""
+    command = [sys.executable, str(DEPLOY / "sbom.py"), sys.prefix]
+    bill = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    found = {each["name"]: each for each in bill["components"]}
+    assert found["aiohttp"]["purl"] == f"pkg:pypi/aiohttp@{version('aiohttp')}"
+    assert list(found) == sorted(found)
 
 
 def test_prometheus_scrapes_every_sidecar() -> None:

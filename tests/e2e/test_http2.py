@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from chaos.parts import websocket
 from chaos.parts.http import Message, response
 from chaos.parts.servers import Connection, Server, echoing
 from tests.support.authority import Authority
+from tests.support.issuer import ISSUER, jwk, key, sign
 from tests.support.process import NOTHING, Sidecar, policies, route
 
 CURL = shutil.which("curl") or ""
@@ -131,6 +134,32 @@ async def test_alpn_chooses_over_tls(shared: Sidecar, tmp_path: Path) -> None:
         port = sidecar.inbound.rsplit(":", 1)[1]
         url = f"https://localhost:{port}/app/x"
         assert facts(await curl("--cacert", str(ca.ca_file), "-w", FACTS, url))[0] == "1.1"
+
+
+async def test_no_client_names_its_caller_itself(shared: Sidecar) -> None:
+    """Over HTTP/1.1, HTTP/2 and in the handshake of a WebSocket, in any spelling of the field."""
+    signed = sign(key(), {"exp": time.time() + 600}).decode()
+    jwt = {"issuer": ISSUER, "audiences": ["orders"], "keys": {"inline": [jwk(key())]}}
+    guard = {"any_of": ["corporate"], "forward": {"caller": "x-caller"}}
+    spoofed = {"x-caller": "root", "X_Caller": "root", "x.caller": "root"}
+    async with Server(app) as server:
+        rules = policy(server.url) | {"identities": {"corporate": {"jwt": jwt}}}
+        rules["routes"] = [route("app", authenticate=guard)]
+        async with shared.under(rules) as sidecar:
+            address = sidecar.inbound.removeprefix("http://")
+            fields = {"authorization": f"Bearer {signed}", **spoofed}
+            options = [each for name, value in fields.items() for each in ("-H", f"{name}: {value}")]
+            for version in ("--http1.1", "--http2-prior-knowledge"):
+                for _ in range(2):  # the second time the token is known
+                    assert facts(await curl(version, *options, "-w", FACTS, f"http://{address}/app/x"))[1] == "200"
+            async with sidecar.client() as client:
+                lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode()
+                await client.send(websocket.handshake("/app/socket").replace(b"\r\n\r\n", b"\r\n" + lines + b"\r\n"))
+                assert (await client.response()).status == 101
+        assert len(server.requests) == 5
+        for request in server.requests:
+            told = [value for name, value in request.fields if re.fullmatch("x[-_.]caller", name)]
+            assert told == ["alice"]
 
 
 @pytest.mark.skipif(not NODE, reason="there is no node")

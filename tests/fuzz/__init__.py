@@ -8,5 +8,5 @@
    bug too.
 2. The corpus is in `corpus/<target>/`; `test_corpus.py` checks every file of it on every Python.  An input that made a
    target fail is added under a name that describes it.
-3. Without a wheel of atheris, `test_fuzzing.py` is skipped; all other tests run.
+3. The tests run without atheris; `make fuzz` needs its wheel.
 """

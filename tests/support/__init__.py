@@ -2,7 +2,8 @@
 
 - `clock`: `FakeEnv` on a clock that a test moves; `loop`: the same on a loop of virtual time.
 - `service`: a scripted innermost service, exchanges, build contexts.
-- `transports`: connections in memory, on `sidecar.simulation`; `proxy`: a whole proxy on them, with policies.
+- `transports`: connections in memory, on `sidecar.simulation`; `proxy`: a whole proxy on them, with policies;
+  `streams`: the same with a client and a service of HTTP/2.
 - `process`: a real `sidecar run`; `authority`: certificates for it.
 - `redis`: a Redis server.
 - `otlp`, `rotel`: collectors; `malformed`: answers that are not valid HTTP; `work`: calls of a function, counted;

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 from chaos.parts.http import Message, read_response
 from sidecar.config.files import Source
-from sidecar.config.load import load
+from sidecar.config.load import Loaded, load
 from sidecar.control.compiler import Snapshot, compile_policies
 from sidecar.control.state import StateStore
 from sidecar.core.exchange import Exchange
@@ -33,6 +34,12 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 LENGTH = re.compile(rb"content-length: *(\d+)", re.I)
+
+
+@cache
+def load_once(policies: str) -> Loaded:
+    """Return loaded policies, which are immutable and take longer than most tests."""
+    return load([Source("policies.yaml", policies.encode())], {})
 
 
 class Service:
@@ -123,7 +130,7 @@ class Proxy:
         self.service = service
         self.records: list[tuple[Exchange, Outcome, str, float]] = []
         loop.network.accept = service.accept
-        loaded = load([Source("policies.yaml", policies.encode())], {})
+        loaded = load_once(policies)
         assert loaded.spec is not None, "\n".join(map(str, loaded.problems))
         self.store = StateStore()
         lease = self.store.lease()

@@ -118,7 +118,7 @@ def test_each_module_that_is_named_after_the_command_is_it(module: str) -> None:
 
 def test_check_does_not_load_the_data_plane(policy: Path) -> None:
     code = (
-        "import sys; from sidecar.commands import load_policies; "
+        "import sys; from sidecar.commands.files import load_policies; "
         "load_policies(sys.argv[1]); print('aiohttp' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(policy)], capture_output=True, text=True, check=True)

@@ -9,6 +9,7 @@ import { Plots } from "./plots.js";
 import { follow, post, setToken } from "./stream.js";
 import * as theme from "./theme.js";
 import * as verdict from "./verdict.js";
+import * as whatif from "./whatif.js";
 import { bytes, duration, number } from "./words.js";
 
 const model = { parts: {}, history: new History(), route: "", now: Date.now() / 1000, cpu: null };
@@ -73,6 +74,7 @@ function render() {
   panels.refusals(model);
   panels.limits(model);
   panels.budgets(model);
+  panels.worth(model);
   panels.caches(model, purge);
   panels.keys(model);
   panels.reloads(model);
@@ -124,6 +126,7 @@ async function reload() {
 
 $("#scope").addEventListener("change", (event) => pick(event.target.value === model.route ? "" : event.target.value));
 $("#reload").addEventListener("click", reload);
+whatif.start();
 theme.follow(() => plots?.recolour());
 plots = new Plots();
 follow("/live", { full, tick, link, token });

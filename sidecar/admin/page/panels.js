@@ -262,6 +262,18 @@ export function budgets(model) {
   ], rows, (b) => b.name, "No retries are configured.");
 }
 
+export function worth(model) {
+  const rows = list(model.parts["state.retry_worth"]).filter((w) => w.requests);
+  $("#worth").hidden = !rows.length;
+  fill($("#worth"), [
+    { title: "Route", value: (w) => w.name.slice(0, w.name.lastIndexOf(":")), kind: "name" },
+    { title: "By", value: (w) => w.name.slice(w.name.lastIndexOf(":") + 1) },
+    { title: "Requests", value: (w) => number(w.requests), kind: "n" },
+    { title: "Rescued", value: (w) => percent(w.rescued / w.requests), kind: "n", tone: (w) => (w.is_useless ? "warn" : null) },
+    { title: "Attempts for one", value: (w) => (w.rescued ? number(w.attempts / w.rescued, 1) : "–"), kind: "n" },
+  ], rows, (w) => w.name, "Nothing was repeated.");
+}
+
 export function caches(model, purge) {
   const rows = list(model.parts["state.cache"]);
   $("#caches").hidden = !rows.length;

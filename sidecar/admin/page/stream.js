@@ -15,9 +15,9 @@ export function setToken(value) {
 
 const fields = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
-/* Sends a POST and returns the JSON of the answer.  Throws an Error with the text of the problem and its `status`. */
-export async function post(path) {
-  const response = await fetch(path, { method: "POST", headers: fields() });
+/* Sends a POST, with a value as JSON if there is one, and returns the JSON of the answer.  Throws an Error with the text of the problem and its `status`. */
+export async function post(path, value) {
+  const response = await fetch(path, { method: "POST", headers: fields(), body: value === undefined ? undefined : JSON.stringify(value) });
   const document = await response.json();
   if (!response.ok) {
     const error = new Error([document.detail, ...(document.problems ?? [])].join("\n"));

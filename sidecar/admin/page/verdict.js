@@ -46,6 +46,9 @@ export function problems({ parts, history, now }) {
   for (const [name, b] of entries(parts["state.retry_budget"])) {
     if (b.tokens < 1) say("warn", "budgets", `The retry budget of ${name} is spent: its failures are not retried for now`);
   }
+  for (const [name, w] of entries(parts["state.retry_worth"])) {
+    if (w.is_useless) say("warn", "worth", `${name.replace(/:(\w+)$/, ": a $1")} hardly ever helps: ${number(w.rescued)} of ${plural(w.requests, "request")} rescued in ${duration(w.window)}`);
+  }
   for (const [name, limit] of entries(parts["state.concurrency"])) {
     const waiting = Object.values(limit.waiting ?? {}).reduce((sum, count) => sum + count, 0);
     if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -61,6 +62,8 @@ def _identity(spec: PolicySpec, name: str, identity: IdentitySpec, report: Repor
             _plain(getattr(jwt.keys, key), where.nearest("jwt", "keys", key), "keys", report)
         if jwt.keys.is_remote and jwt.keys.url is None and jwt.keys.discovery is None:
             _plain(jwt.issuer, where.nearest("jwt", "issuer"), "keys", report)
+        if jwt.keys.inline is not None:
+            _inline(jwt.keys.inline, where.nearest("jwt", "keys", "inline"), report)
         if jwt.keys.file is not None and any(name.startswith("HS") for name in jwt.algorithms):
             _exposed(jwt.keys.file, where.nearest("jwt", "keys", "file"), report)
     if identity.introspection is not None:
@@ -73,6 +76,18 @@ def _identity(spec: PolicySpec, name: str, identity: IdentitySpec, report: Repor
     if identity.api_key is not None and identity.api_key.parameter is not None:
         message = "puts keys into URLs, which clients, proxies and services log; prefer a header"
         report.warn(where.nearest("api_key", "parameter"), message)
+
+
+def _inline(keys: Sequence[dict[str, Any]], node: Node, report: Report) -> None:
+    """Report keys of the policy itself that cannot be used."""
+    from sidecar.identity.keys import read_keys  # loads cryptography
+
+    try:
+        _, problems = read_keys(list(keys), has_secrets=True)
+    except ValueError as error:
+        problems = [str(error)]
+    for problem in problems:
+        report.error_in(node, problem)
 
 
 def _exposed(path: str, node: Node, report: Report) -> None:

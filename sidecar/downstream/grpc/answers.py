@@ -134,7 +134,10 @@ def as_grpc(outcome: Outcome) -> Outcome:
 
     The body of a foreign answer is discarded.
     """
-    if outcome.has_call_head or (is_grpc(outcome.header(b"content-type") or b"") and outcome.status == 200):
+    lines = outcome.call_lines
+    if lines is not None and lines is outcome.raw and outcome.parsed is None:
+        return outcome
+    if is_grpc(outcome.header(b"content-type") or b"") and outcome.status == 200:
         return outcome
     code = status_from_http(outcome.status)
     fields: Headers = [
@@ -149,6 +152,7 @@ def as_grpc(outcome: Outcome) -> Outcome:
 def _trailers_only(fields: Headers, code: int, outcome: Outcome) -> Outcome:
     answer = Outcome(200, fields, failure=outcome.failure, refusal=outcome.refusal, cause=outcome.cause)
     answer.verdict = grpc_verdict(code)
+    answer.sensitive = outcome.sensitive
     return answer
 
 

@@ -115,6 +115,7 @@ class GrpcWebStage:
         else:
             found = Outcome(200, headers, stream=_Encoding(body, is_text).target)
         found.verdict = outcome.verdict
+        found.sensitive = outcome.sensitive
         return found
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:

@@ -233,6 +233,7 @@ class Http2Connection(asyncio.Protocol):
         if self._backlog is not None:
             self._backlog.end(self.listener.now())
             self._backlog = None
+        self._session.detach()
 
     def pause_writing(self) -> None:
         transport, listener = self._transport, self.listener

@@ -19,8 +19,8 @@ import asyncio
 from binascii import b2a_base64
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.core.body import HIGH_WATER, OPEN, Body, add_piece
-from sidecar.core.exchange import NO_FIELDS, Exchange
+from sidecar.core.body import COMPLETE, HIGH_WATER, OPEN, Body, add_piece
+from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import Invalid, can_be_trailer
 from sidecar.core.message import Headers
 from sidecar.core.outcome import (
@@ -28,6 +28,7 @@ from sidecar.core.outcome import (
     CLIENT_CLOSED,
     CLIENT_TIMEOUT,
     INTERNAL,
+    NOT_MARKED,
     OVERLOADED,
     PROTOCOL,
     RESET,
@@ -44,7 +45,7 @@ from sidecar.downstream.grpc.answers import as_grpc, broken_trailers, read_call
 from sidecar.downstream.http2.slow_streams import Download, Upload
 from sidecar.downstream.http2.stream_transport import StreamTransport
 from sidecar.downstream.request_body import too_large
-from sidecar.downstream.request_head import SPECIAL, Peer, read_request
+from sidecar.downstream.request_head import SPECIAL, KnownHead, Peer, can_repeat, read_request
 from sidecar.downstream.response_body import MAX_AT_ONCE, PIECE
 from sidecar.downstream.response_head import make_problem, make_rejection
 from sidecar.downstream.slow_clients import SLOW_AFTER, START_AFTER
@@ -66,6 +67,24 @@ GOOD: Final = [(b"grpc-status", b"0")]
 GOOD_LINES: Final = b"grpc-status: 0\r\n"
 """Trailers of most calls of gRPC, and their lines."""
 NO_SWITCH: Final = "the upstream did not switch to WebSocket"
+
+
+class RequestLines:
+    """Parts of a request head; kept for heads that come again."""
+
+    __slots__ = ("lines", "previous", "repeated", "speaks_to_caches", "special")
+
+    def __init__(self, head: Head) -> None:
+        self.lines, self.special, self.speaks_to_caches = SPECIAL.take(head.lines, 0, len(head.lines))
+        self.previous = read_call(head)
+        """Attempts that the caller of a gRPC method has made before; -1 for another request."""
+        self.repeated: KnownHead | None = None
+        """The head as it was read, if it says the same each time; else None."""
+
+
+def trailer_lines(trailers: Headers) -> bytes:
+    """Return the lines of trailers that may be sent."""
+    return b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
 
 
 class StreamExchange:
@@ -109,8 +128,8 @@ class StreamExchange:
         """True while the route waits for that body."""
         self._is_connect = False
         """True for an extended CONNECT."""
-        self._early: list[bytes] = []
-        """Bytes of a WebSocket client that came before the tunnel was open: at most a window."""
+        self._early: list[bytes] | None = None
+        """Bytes of a WebSocket client that came before the tunnel was open: at most a window; None without any."""
         self._call: Call | None = None
         self._outcome: Outcome | None = None
         self._answer: Body | None = None
@@ -121,8 +140,8 @@ class StreamExchange:
         """Bytes of the answer's body that were given to the session."""
         self._download: Download | None = None
         """Time of the answer's body; None if the client was never behind."""
-        self._end: list[Failure | None] = []
-        """Failure or None to record once everything is sent; empty while more of the response may come."""
+        self._end: list[Failure | None] | None = None
+        """Failure or None to record once everything is sent; None while more of the response may come."""
         self._method = b""
         """Method, also of a request that cannot be read."""
         self._is_grpc = False
@@ -147,19 +166,28 @@ class StreamExchange:
             self._is_grpc = read_call(head) >= 0
             self._refused_head = head
             raise Invalid(str(head.refusal), head.refusal.status)
-        if head.derived is None:
-            head.derived = (*SPECIAL.take(head.lines, 0, len(head.lines)), read_call(head))
-        lines, special, speaks_to_caches, previous = cast("tuple[bytes, Headers, bool, int]", head.derived)
+        known = head.derived
+        if not isinstance(known, RequestLines):
+            known = head.derived = RequestLines(head)
+        length: int | None = None
+        previous = known.previous
         self._is_grpc = previous >= 0
-        if head.protocol:
-            method = self._read_connect(head, is_end)
-        x, length, _ = read_request(method, head.path, 11, lines, special, speaks_to_caches, peer, now)
+        if known.repeated is not None:
+            x = known.repeated.read(peer, now)
+        else:
+            if head.protocol:
+                method = self._read_connect(head, is_end)
+            special = known.special
+            x, length, _ = read_request(method, head.path, 11, known.lines, special, known.speaks_to_caches, peer, now)
+            if not head.protocol and can_repeat(method, head.path, special):
+                known.repeated = KnownHead(x)
         x.version = VERSION
         if head.sensitive:
             x.sensitive = head.sensitive
         if previous >= 0:
             x.is_grpc = x.grpc_timeout = x.accepts_trailers = True
-            x.marked_attempt = max(x.marked_attempt, previous)
+            if previous > x.marked_attempt:
+                x.marked_attempt = previous
         self.x = x
         if not x.request_id:
             x.request_id = listener.make_request_id()
@@ -348,6 +376,8 @@ class StreamExchange:
             self.abandon(CLIENT_CLOSED)
             self._session.reset(self._stream, CANCEL)
         elif self._outcome is None:
+            if self._early is None:
+                self._early = []
             add_piece(self._early, data)
             self._session.pause(self._stream)
 
@@ -361,7 +391,7 @@ class StreamExchange:
         connection = self._connection
         transport = StreamTransport(connection, self._session, self._stream, Outcome(200, lines=lines))
         transport.tunnel = tunnel = Tunnel(connection.listener, x, outcome)
-        if not tunnel.open(transport, upstream, b"", b"".join(self._early)):
+        if not tunnel.open(transport, upstream, b"", b"".join(self._early or ())):
             if outcome.stream is not None:
                 outcome.stream.fail(RESET)
             self.refuse(failed(RESET, cause="closed after switching protocols"))
@@ -492,9 +522,28 @@ class StreamExchange:
         else:
             if body.length is not None:
                 lines += b"content-length: %d\r\n" % body.length
+            if (
+                body.state == COMPLETE
+                and not marked
+                and not body.sensitive
+                and self._answer_whole(outcome, body, lines)
+            ):
+                return
             session.respond(stream, status, lines, False, marked)
             self._answer = body
             body.attach(self)
+
+    def _answer_whole(self, outcome: Outcome, body: Body, lines: bytes) -> bool:
+        """Send a response that is complete, with trailers, at once; False if it has to be sent piece by piece."""
+        content, trailers = body.whole(), body.trailers
+        ending = GOOD_LINES if trailers == GOOD else trailer_lines(trailers)
+        if not ending or not self._session.answer(self._stream, outcome.status, lines, content, ending):
+            return False
+        if body.verdict:
+            outcome.verdict = body.verdict
+        self._offered = len(content)
+        self._finish(None)
+        return True
 
     def _send_stored(self) -> None:
         """Send a stored body, piece by piece, until the client is behind; then finish the response."""
@@ -552,14 +601,9 @@ class StreamExchange:
         answer, self._answer = self._answer, None
         if answer is not None and answer.verdict and self._outcome is not None:
             self._outcome.verdict = answer.verdict
-        if trailers == GOOD:
-            lines = GOOD_LINES
-        elif trailers:
-            lines = b"".join([b"%b: %b\r\n" % field for field in trailers if can_be_trailer(field[0])])
-        else:
-            lines = b""
-        x = self.x
-        self._session.send_trailers(self._stream, lines, NO_FIELDS if x is None else x.sensitive)
+        lines = GOOD_LINES if trailers == GOOD else trailer_lines(trailers)
+        marks = NOT_MARKED if answer is None else answer.sensitive
+        self._session.send_trailers(self._stream, lines, marks)
         self._finish(None)
         self._connection.flush()
 

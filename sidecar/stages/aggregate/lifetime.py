@@ -28,7 +28,7 @@ UNVARIED: Final = frozenset((b"accept", b"accept-encoding"))
 
 def least(outcomes: Sequence[Outcome], wall: float) -> bytes:
     """Return the lines Cache-Control and Vary of a complete answer; `wall` is the Unix time in seconds."""
-    speaking = [outcome for outcome in outcomes if _speaks(outcome)]
+    speaking = [outcome for outcome in outcomes if speaks_of_storing(b"\n" + outcome.lines.lower())]
     if not speaking:
         return b""
     found = [_directives(outcome) for outcome in speaking]
@@ -59,10 +59,12 @@ def least(outcomes: Sequence[Outcome], wall: float) -> bytes:
     return control + _vary(speaking)
 
 
-def _speaks(outcome: Outcome) -> bool:
-    """True if an answer has a field about storing."""
-    lower = b"\n" + outcome.lines.lower()
-    return any(lower.find(name) >= 0 for name in NAMES)
+def speaks_of_storing(lower: bytes) -> bool:
+    """True if there is a field about storing among lines in lower case, with a line feed before the first."""
+    for name in NAMES:  # noqa: SIM110 - a generator costs more than the search
+        if lower.find(name) >= 0:
+            return True
+    return False
 
 
 def _directives(outcome: Outcome) -> Directives:

@@ -24,12 +24,16 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Exchange, Part
 from sidecar.core.outcome import ANSWER_TOO_LARGE, PART_FAILED, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
+from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
 from sidecar.stages.aggregate.answer import Answer
+from sidecar.stages.aggregate.heads import NO_HEAD, Head
 from sidecar.stages.aggregate.lifetime import NO_STORE
+from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.targets import PartPlan, key_of
 from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
 from sidecar.transform.buffering import read_body
+from sidecar.transform.jsonbody import SPACE, InvalidBody, checked
 from sidecar.transform.selection import items_of
 
 MEMORY: Final = 0.125
@@ -42,6 +46,8 @@ FORGET: Final = 0.8
 """Factor of the usual duration each time a part is not started for it, so that it is tried again some time."""
 MOST_NAMES: Final = 20
 """Most names that are taken from a part's partial answer."""
+BLANK: Final = 0x20
+"""Highest octet of white space around a JSON text."""
 NO_VALUE: Final = "no_value"
 """Reason of a part whose path needs a value that is missing."""
 NEEDS: Final = "needs"
@@ -55,8 +61,6 @@ TOO_MANY: Final = "too_many"
 
 
 CHALLENGE: Final = b"www-authenticate"
-PARTIAL: Final = b"x-sidecar-partial"
-"""Field of a partial answer, with the names of what is missing."""
 _WORDS: Final = re.compile(rb"[A-Za-z0-9_.\[\]-]{1,200}")
 
 
@@ -66,11 +70,13 @@ def inner_names(part: str, value: bytes) -> tuple[str, ...]:
 
 
 class Result:
-    """Result of one request of a part."""
+    """Result of a part, or of one of its requests."""
 
-    __slots__ = ("detail", "outcome", "reason", "value")
+    __slots__ = ("detail", "head", "outcome", "reason", "value")
 
-    def __init__(self, value: Value | None, reason: str, detail: str, outcome: Outcome | None) -> None:
+    def __init__(
+        self, value: Value | None, reason: str, detail: str, outcome: Outcome | None, head: Head = NO_HEAD
+    ) -> None:
         self.value = value
         """Answer; None for a failure."""
         self.reason = reason
@@ -79,14 +85,17 @@ class Result:
         """Description of the failure; empty for a success."""
         self.outcome = outcome
         """Outcome of the request; None if none was made."""
+        self.head = head
+        """Head of the answer; `NO_HEAD` for a failure."""
 
 
 class Gathering:
     """Parts of one request, from the start of the first to the whole answer."""
 
     __slots__ = (
-        "_allowance", "_answer", "_env", "_lines", "_plans", "_promise", "_runs", "_unfinished", "_waiting", "_where",
-        "absent", "asked", "is_over", "missing", "outcome", "outcomes", "parts", "values", "x",
+        "_answer", "_env", "_now", "_plans", "_promise", "_unfinished", "_waiting", "_where", "absent", "allowance",
+        "asked", "asks", "is_merged", "is_over", "lines", "missing", "outcome", "outcomes", "parts", "scope",
+        "speaks", "values", "x",
     )  # fmt: skip
 
     def __init__(
@@ -106,88 +115,116 @@ class Gathering:
         """Names of what is missing, by the part: its own, or those that its partial answer has named."""
         self.outcomes: dict[str, Outcome] = {}
         """Outcomes of the parts with an answer of their own, by name."""
+        self.asks: list[Ask] = []
+        """All requests; empty once the whole has ended."""
         self.asked: dict[tuple[object, ...], Ask] = {}
-        """Safe requests that were made, by their identity."""
+        """Requests that may be made once for several, by their identity; empty once the whole has ended."""
         self.parts: list[Part] = []
         """Records of all requests."""
+        self.scope = Scope(x, self.values)
+        """Values that texts may refer to."""
+        self.lines = lines
+        """Fields of all parts."""
+        self.allowance = Allowance(max_size)
+        """Bytes that are left for all bodies."""
+        self.is_merged = answer.is_merged
+        """True if each answer must be an object."""
+        self.speaks = False
+        """True once an answer has said something about storing."""
         self._plans = plans
         self._answer = answer
         self._env = env
+        self._now = env.now
         self._where = where
-        self._lines = lines
-        self._allowance = Allowance(max_size)
         self._waiting = [len(plan.needs) for plan in plans]
         """Number of parts that each part still waits for."""
         self._unfinished = len(plans)
-        self._runs: list[PartRun] = []
-        """Parts that have started and not ended."""
-        self._promise: Promise[None] | None = None
+        self._promise: Promise[Outcome] | None = None
         """Promise of the outcome; None if nobody waits."""
         x.parts = self.parts
 
-    @property
-    def allowance(self) -> Allowance:
-        """Bytes that are left for all bodies."""
-        return self._allowance
-
-    @property
-    def lines(self) -> bytes:
-        """Fields of all parts."""
-        return self._lines
-
-    @property
-    def is_merged(self) -> bool:
-        """True if each answer must be an object."""
-        return self._answer.is_merged
-
     def now(self) -> float:
         """Return the instant."""
-        now: float = self._env.now()
-        return now
+        return self._now()
 
     def start(self) -> None:
         """Start the parts that need no other."""
+        now = self._now()
         for plan in self._plans:
             if not plan.needs and not self.is_over:
-                self._begin(plan)
+                self._begin(plan, now)
 
-    async def wait(self) -> Outcome:
-        """Wait for the outcome; a cancellation cancels all parts."""
-        self._promise = promise = Promise[None](self.cancel)
-        await promise
-        assert self.outcome is not None
-        return self.outcome
+    def wait(self) -> Wait:
+        """Return the request to wait for the outcome; a cancellation cancels all parts."""
+        promise: Promise[Outcome] = Promise(self.cancel)
+        self._promise = promise
+        return Wait(promise)
 
     def cancel(self) -> None:
         """Cancel all parts, since the client has left."""
+        self._promise = None
+        for ask in self._close():
+            ask.cancel()
+
+    def _close(self) -> list[Ask]:
+        """Start no more parts, and return all requests."""
         self.is_over = True
-        runs, self._runs = self._runs, []
-        for run in runs:
-            run.cancel()
+        asks, self.asks = self.asks, []  # breaks reference cycles, which only the garbage collector would free
+        self.asked.clear()
+        return asks
 
-    def _begin(self, plan: PartPlan) -> None:
-        run = PartRun(self, plan)
-        self._runs.append(run)
-        run.begin()
+    def _begin(self, plan: PartPlan, now: float) -> None:
+        """Start a part, or end it at once if it cannot start."""
+        for need in plan.needs:
+            if need in self.absent:
+                self._skip(plan, NEEDS, f"it needs the part {need}, which failed ({self.absent[need]})", now)
+                return
+        deadline = self._deadline(plan, now)
+        if deadline <= now:
+            self._skip(plan, NO_TIME, "no time was left for it", now)
+        elif plan.each is None:
+            Ask(self, plan, plan.name, now, deadline, None).start(self.scope)
+        else:
+            self._begin_list(plan, plan.each, now, deadline)
 
-    def scope(self) -> Scope:
-        """Return the values that texts may refer to now."""
-        return Scope(self.x, self.values)
+    def _begin_list(self, plan: PartPlan, each: EachSpec, now: float, deadline: float) -> None:
+        """Start a part that is asked for each item of a list."""
+        list_of = plan.list_of
+        assert list_of is not None
+        text = value_of(list_of, self.scope)
+        items = None if text is None else items_of(Value(text).document)
+        if items is None:
+            self._skip(plan, NO_VALUE, f"{{{list_of.text}}} is no list", now)
+        elif len(items) > each.max:
+            self._skip(plan, TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}", now)
+        elif not items:
+            self.end(plan, Result(Value(b"[]"), "", "", None), now, None)
+        else:
+            ListRun(self, plan, each, items, now, deadline).begin()
 
-    def deadline(self, plan: PartPlan, now: float) -> float:
+    def _skip(self, plan: PartPlan, reason: str, detail: str, now: float) -> None:
+        """End a part without a request."""
+        record = Part(plan.name, None, "skipped", now)
+        record.ended = now
+        record.reason = reason
+        self.parts.append(record)
+        self.end(plan, Result(None, reason, detail, None), now, None)
+
+    def _deadline(self, plan: PartPlan, now: float) -> float:
         """Return the deadline of a part that starts now; `now` or less if it cannot end in time."""
         left = self.x.deadline - now
         allowed = left
         if left != NEVER:
-            if left < max(plan.usual * HOPELESS, SHORTEST_ANSWER):
+            if left < plan.usual * HOPELESS or left < SHORTEST_ANSWER:
                 plan.usual *= FORGET
                 return now
-            tail = plan.tail * RESERVE
+            tail = plan.tail * RESERVE if plan.dependents else 0.0
             if tail > 0.0:
                 own = plan.usual or tail
                 allowed = max(left - tail, left * own / (own + tail))
-        if plan.timeout is not None:
-            allowed = min(allowed, plan.timeout)
+        timeout = plan.timeout
+        if timeout is not None and timeout < allowed:
+            allowed = timeout
         return now + allowed
 
     def report_bug(self, plan: PartPlan, error: Exception) -> None:
@@ -196,69 +233,101 @@ class Gathering:
 
     # ----- ends of parts
 
-    def end(self, run: PartRun, result: Result) -> None:
-        """Take the result of a part, and start those that needed only it."""
-        plan = run.plan
+    def end(self, plan: PartPlan, result: Result, now: float, ask: Ask | None) -> None:
+        """Take the result of a part, and start those that needed only it.
+
+        `ask` is its request, the last one of several; None if none was made.
+        """
         if self.is_over:
             return
-        self._runs.remove(run)
         value = result.value
         if value is None:
             if plan.is_required:
                 self._fail(plan, result)
                 return
-            self.missing[plan.name] = (plan.name,)
-            value = self._substitute(run)
-            if value is None:
-                self.absent[plan.name] = result.reason
-                value = Value(NULL, is_substitute=True)
-            for record in run.records:
-                if record.result == "failed":
-                    record.result = run.substituted
-            plan.counter(metrics.AGGREGATE_PARTS, run.substituted).value += 1
+            value = self._replace(plan, result, [] if ask is None else ask.siblings())
         else:
-            seconds = self.now() - run.started
-            plan.usual += (seconds - plan.usual) * (MEMORY if plan.usual else 1.0)
-            if result.outcome is not None:
-                self.outcomes[plan.name] = result.outcome
-                if (inner := result.outcome.header(PARTIAL)) is not None and plan.name not in self.missing:
-                    self.missing[plan.name] = inner_names(plan.name, inner)
-            plan.counter(metrics.AGGREGATE_PARTS, "ok").value += 1
+            usual = plan.usual
+            seconds = 0.0 if ask is None else now - ask.begun
+            plan.usual = usual + (seconds - usual) * (MEMORY if usual else 1.0)
+            outcome = result.outcome
+            if outcome is not None:
+                self.outcomes[plan.name] = outcome
+                head = result.head
+                if head.speaks:
+                    self.speaks = True
+                if head.partial is not None and plan.name not in self.missing:
+                    self.missing[plan.name] = inner_names(plan.name, head.partial)
+            plan.count_success()
         self.values[plan.name] = value
         self._unfinished -= 1
         for each in plan.dependents:
             self._waiting[each.number] -= 1
             if self._waiting[each.number] == 0 and not self.is_over:
-                self._begin(each)
+                self._begin(each, now)
         if self._unfinished == 0 and not self.is_over:
             self._conclude()
 
-    def _substitute(self, run: PartRun) -> Value | None:
-        """Return the first substitute that is there; None without one."""
-        for substitute in run.plan.substitutes:
+    def _replace(self, plan: PartPlan, result: Result, asks: list[Ask]) -> Value:
+        """Return the first substitute that is there for a part that has failed, else null; `asks` are its requests."""
+        self.missing[plan.name] = (plan.name,)
+        value: Value | None = None
+        word = "failed"
+        for substitute in plan.substitutes:
             if substitute is not None:
-                run.substituted = "substituted"
-                return substitute
-            stale = run.stale(self.is_merged)
-            if stale is not None:
-                run.substituted = "stale"
-                return stale
-        return None
+                value, word = substitute, "substituted"
+            elif asks and plan.each is None:
+                value, word = self._stale(asks[0]), "stale"
+            if value is not None:
+                break
+        else:
+            word = "failed"
+            self.absent[plan.name] = result.reason
+            value = Value(NULL, True)
+        for ask in asks:
+            if ask.record.result == "failed":
+                ask.record.result = word
+        plan.counter(metrics.AGGREGATE_PARTS, word).value += 1
+        return value
+
+    def _stale(self, ask: Ask) -> Value | None:
+        """Return the stale response of the cache that a request has met; None if there is none."""
+        x = ask.x
+        if x is None or x.stale is None:
+            return None
+        outcome = x.stale()
+        if outcome.stream is not None:
+            return None
+        limit = min(ask.plan.max_body, max(0, self.allowance.left))
+        found = evaluate(outcome, ask.plan, limit, self.is_merged).value
+        if found is not None:
+            self.allowance.left -= len(found.text)
+        return found
 
     def _conclude(self) -> None:
         """Make the whole answer."""
-        order = [plan.name for plan in self._plans]
-        missing = [each for name in order for each in self.missing.get(name, ())]
-        outcomes = [self.outcomes[name] for name in order if name in self.outcomes]
-        made = self._answer.make(self.scope(), outcomes, missing, self.parts, self._env.wall())
-        if not missing and any(is_of_another(part.x, self.x) for part in self.parts):
-            made.lines = NO_STORE + without(made.lines, frozenset((b"cache-control",)))
+        missing: list[str] = []
+        outcomes: list[Outcome] = []
+        for plan in self._plans:
+            if self.missing:
+                missing += self.missing.get(plan.name, ())
+            outcome = self.outcomes.get(plan.name)
+            if outcome is not None:
+                outcomes.append(outcome)
+        wall = self._env.wall() if self.speaks else 0.0
+        made = self._answer.make(self.scope, outcomes, missing, self.parts, wall, self.speaks)
+        if not missing:
+            for part in self.parts:
+                if is_of_another(part.x, self.x):
+                    made.lines = NO_STORE + without(made.lines, frozenset((b"cache-control",)))
+                    break
         self._resolve(made)
 
     def _fail(self, plan: PartPlan, result: Result) -> None:
         """Fail as a whole, since a required part has failed."""
         plan.counter(metrics.AGGREGATE_PARTS, "failed").value += 1
-        self.cancel()
+        for ask in self._close():
+            ask.cancel()
         outcome = result.outcome
         detail = f"The required part {plan.name} failed: {result.detail}"
         refusal = Refusal("aggregate", self._where, detail)
@@ -283,10 +352,11 @@ class Gathering:
         self._resolve(found)
 
     def _resolve(self, outcome: Outcome) -> None:
-        self.is_over = True
+        self._close()
         self.outcome = outcome
-        if self._promise is not None:
-            self._promise.resolve(None)
+        promise, self._promise = self._promise, None
+        if promise is not None:
+            promise.resolve(outcome)
 
     def __repr__(self) -> str:
         return f"<Gathering {self._unfinished} of {len(self._plans)} parts left>"
@@ -317,202 +387,135 @@ def refused(status: int, detail: str, part: str, lines: bytes) -> Outcome:
     return Outcome(status, None, json.dumps(document).encode(), lines=lines)
 
 
-class PartRun:
-    """One part in flight, with one request or with one for each item of its list."""
+class ListRun:
+    """Part in flight that is asked for each item of a list, or for several at once."""
 
-    __slots__ = (
-        "_asks", "_count", "_done", "_gathering", "_items", "_next", "_results", "deadline", "plan", "records",
-        "started", "substituted",
-    )  # fmt: skip
+    __slots__ = ("_done", "_each", "_items", "asks", "deadline", "gathering", "plan", "started")
 
-    def __init__(self, gathering: Gathering, plan: PartPlan) -> None:
+    def __init__(
+        self, gathering: Gathering, plan: PartPlan, each: EachSpec, items: list[bytes], now: float, deadline: float
+    ) -> None:
+        self.gathering = gathering
         self.plan = plan
-        self.started = gathering.now()
+        self.started = now
         """Instant of its start."""
-        self.deadline = NEVER
+        self.deadline = deadline
         """Instant by which it must end."""
-        self.records: list[Part] = []
-        """Records of its requests."""
-        self.substituted = "failed"
-        """Result of the part if it fails: `failed`, `stale` or `substituted`."""
-        self._gathering = gathering
-        self._asks: list[Ask] = []
-        """Requests that were started."""
-        self._items: list[list[Value]] = []
-        """Items of each request; empty without a list."""
-        self._next = 0
-        """Index of the next request."""
-        self._count = 1
-        """Number of requests."""
+        self.asks: list[Ask] = []
+        """Requests that were started, in the order of their items."""
+        self._each = each
+        size, values = each.batch or 1, [Value(item) for item in items]
+        self._items = [values[at : at + size] for at in range(0, len(values), size)]
+        """Items of each request."""
         self._done = 0
         """Number of requests that have ended."""
-        self._results: list[Result | None] = []
 
     def begin(self) -> None:
-        """Start the part, or end it at once if it cannot start."""
-        plan, gathering = self.plan, self._gathering
-        for need in plan.needs:
-            if need in gathering.absent:
-                self._skip(NEEDS, f"it needs the part {need}, which failed ({gathering.absent[need]})")
-                return
-        self.deadline = gathering.deadline(plan, self.started)
-        if self.deadline <= self.started:
-            self._skip(NO_TIME, "no time was left for it")
-            return
-        each, list_of = plan.each, plan.list_of
-        if each is None or list_of is None:
-            self._results = [None]
-            self._ask(gathering.scope(), plan.name)
-            return
-        text = value_of(list_of, gathering.scope())
-        items = None if text is None else items_of(Value(text).document)
-        if items is None:
-            self._skip(NO_VALUE, f"{{{list_of.text}}} is no list")
-        elif len(items) > each.max:
-            self._skip(TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}")
-        elif not items:
-            gathering.end(self, Result(Value(b"[]"), "", "", None))
-        else:
-            size = each.batch or 1
-            values = [Value(item) for item in items]
-            self._items = [values[at : at + size] for at in range(0, len(values), size)]
-            self._count = len(self._items)
-            self._results = [None] * self._count
-            for _ in range(min(each.at_once, self._count)):
-                if self._next < self._count and not gathering.is_over:
-                    self._ask_next()
+        """Start the first requests."""
+        for _ in range(min(self._each.at_once, len(self._items))):
+            if len(self.asks) < len(self._items) and not self.gathering.is_over:
+                self._ask_next(self.started)
 
-    def _skip(self, reason: str, detail: str) -> None:
-        """End the part without a request."""
-        record = Part(self.plan.name, None, "skipped", self.started)
-        record.ended = self._gathering.now()
-        record.reason = reason
-        self.records.append(record)
-        self._gathering.parts.append(record)
-        self._gathering.end(self, Result(None, reason, detail, None))
-
-    def _ask(self, scope: Scope, name: str) -> None:
-        ask = Ask(self, self._gathering, self._next, name)
-        self._next += 1
-        self._asks.append(ask)
-        ask.start(scope)
-
-    def _ask_next(self) -> None:
+    def _ask_next(self, now: float) -> None:
         """Start the request for the next items."""
-        gathering, plan, number = self._gathering, self.plan, self._next
-        each = plan.each
-        assert each is not None
-        self._ask(Scope(gathering.x, gathering.values, self._items[number], each.separator), f"{plan.name}[{number}]")
+        gathering, number = self.gathering, len(self.asks)
+        ask = Ask(gathering, self.plan, f"{self.plan.name}[{number}]", now, self.deadline, self)
+        self.asks.append(ask)
+        ask.start(Scope(gathering.x, gathering.values, self._items[number], self._each.separator))
 
-    def take(self, ask: Ask, result: Result) -> None:
+    def take(self, ask: Ask, result: Result, now: float) -> None:
         """Take the result of one request."""
-        gathering = self._gathering
-        if gathering.is_over:
+        if self.gathering.is_over:
             return
-        self._results[ask.number] = result
         self._done += 1
-        if not self._items:
-            gathering.end(self, result)
-            return
-        if result.value is None and self.plan.is_required:
-            gathering.end(self, result)
-            return
-        if self._done == self._count:
-            self._join()
-        elif self._next < self._count:
-            self._ask_next()
+        is_refused = result.value is None and self.plan.is_required
+        if is_refused or self._done == len(self._items):
+            self.gathering.end(self.plan, result if is_refused else self._joined(), now, ask)
+            self.asks = []  # breaks a reference cycle, which only the garbage collector would free
+        elif len(self.asks) < len(self._items):
+            self._ask_next(now)
 
-    def _join(self) -> None:
-        """Join the answers for all items to one list, in which an item that failed is null."""
+    def _joined(self) -> Result:
+        """Return the result of all requests: a list, in which an item that failed is null."""
         plan = self.plan
-        results = [each for each in self._results if each is not None]
-        failures = [each for each in results if each.value is None]
-        if len(failures) == len(results):
-            self._gathering.end(self, failures[0])
-            return
+        results = [ask.result for ask in self.asks if ask.result is not None]
+        first = next((each for each in results if each.value is not None), None)
+        if first is None:
+            return results[0]
         texts: list[bytes] = []
         for result, items in zip(results, self._items, strict=True):
             value = result.value
             if value is None:
                 texts += [NULL] * len(items)
-            elif plan.each is None or plan.each.batch is None:
+                self.gathering.missing[plan.name] = (plan.name,)
+            elif self._each.batch is None:
                 texts.append(value.text)
             else:
                 found = items_of(value.document)
                 texts += [value.text] if found is None else found
-        if failures:
-            self._gathering.missing[plan.name] = (plan.name,)
-        found_outcome = next((each.outcome for each in results if each.value is not None), None)
-        self._gathering.end(self, Result(Value(b"[" + b",".join(texts) + b"]"), "", "", found_outcome))
-
-    def stale(self, is_merged: bool) -> Value | None:
-        """Return the stale response of the cache of the part's route; None if there is none."""
-        if self._items or not self._asks:
-            return None
-        x = self._asks[0].x
-        if x is None or x.stale is None:
-            return None
-        outcome = x.stale()
-        if outcome.stream is not None:
-            return None
-        allowance = self._gathering.allowance
-        found = evaluate(outcome, min(self.plan.max_body, max(0, allowance.left)), is_merged).value
-        if found is not None:
-            allowance.left -= len(found.text)
-        return found
-
-    def cancel(self) -> None:
-        """Cancel all requests in flight."""
-        for ask in self._asks:
-            ask.cancel()
+        return Result(Value(b"[" + b",".join(texts) + b"]"), "", "", first.outcome, first.head)
 
 
 class Ask:
     """One request of a part."""
 
-    __slots__ = ("_followers", "_gathering", "_inner", "_result", "_run", "name", "number", "record", "x")
+    __slots__ = (
+        "_followers", "_gathering", "_inner", "_list", "begun", "deadline", "plan", "record", "result", "x",
+    )  # fmt: skip
 
-    def __init__(self, run: PartRun, gathering: Gathering, number: int, name: str) -> None:
-        self.number = number
-        """Index of the request within its part."""
-        self.name = name
+    def __init__(
+        self, gathering: Gathering, plan: PartPlan, name: str, now: float, deadline: float, of: ListRun | None
+    ) -> None:
+        """Make a request of a part; `of` is the list for one of whose items it is made, None without a list."""
+        self.plan = plan
+        self.deadline = deadline
+        """Instant by which it must end."""
+        self.begun = now if of is None else of.started
+        """Instant at which its part has started."""
         self.x: Exchange | None = None
         """Request; None before it is made, and if another part's request is used."""
-        self.record: Part | None = None
-        """Record; None before the start."""
-        self._run = run
+        self.record = Part(name, None, "failed", now)
+        """Record."""
+        self.result: Result | None = None
+        """Result; None until the end."""
         self._gathering = gathering
+        self._list = of
         self._inner: InnerExchange | None = None
         """Request in flight; None before and after."""
-        self._result: Result | None = None
-        """Result; None until the end."""
-        self._followers: list[Ask] = []
-        """Requests that are the same, and wait for its result."""
+        self._followers: list[Ask] | None = None
+        """Requests that are the same, and wait for its result; None without any."""
+
+    def siblings(self) -> list[Ask]:
+        """Return all requests of its part."""
+        return [self] if self._list is None else self._list.asks
 
     def start(self, scope: Scope) -> None:
         """Make the request, or wait for the same request of another part."""
-        gathering, run = self._gathering, self._run
-        plan, now = run.plan, gathering.now()
-        record = self.record = Part(self.name, None, "failed", now)
-        run.records.append(record)
+        gathering, plan, record = self._gathering, self.plan, self.record
+        now = record.started
+        gathering.asks.append(self)
         gathering.parts.append(record)
-        if now >= run.deadline:
-            self._end(Result(None, NO_TIME, "no time was left for it", None), "skipped")
+        if now >= self.deadline:
+            self._end(Result(None, NO_TIME, "no time was left for it", None), "skipped", now)
             return
         try:
             x = plan.make(gathering.x, scope, gathering.lines, now)
         except ValueMissing as error:
-            self._end(Result(None, NO_VALUE, str(error), None), "skipped")
+            self._end(Result(None, NO_VALUE, str(error), None), "skipped", now)
             return
-        if plan.is_safe:
+        if plan.may_repeat:
             leader = gathering.asked.setdefault(key_of(x), self)
             if leader is not self:
-                if leader._result is not None:
-                    self._end(leader._result, "duplicate")
+                if leader.result is not None:
+                    self._end(leader.result, "duplicate", now)
+                elif leader._followers is None:
+                    leader._followers = [self]
                 else:
                     leader._followers.append(self)
                 return
-        x.deadline = x.caller_deadline = min(x.deadline, run.deadline)
+        if self.deadline < x.deadline:
+            x.deadline = self.deadline
+        x.caller_deadline = x.deadline
         self.x = record.x = x
         inner = self._inner = InnerExchange(x, plan.max_body, self._took, gathering.allowance)
         inner.start(plan.pipeline_of(x))
@@ -520,47 +523,50 @@ class Ask:
     def _took(self, inner: InnerExchange) -> None:
         """Take the answer."""
         self._inner = None
-        gathering = self._gathering
+        gathering, plan = self._gathering, self.plan
         outcome = inner.outcome
         assert outcome is not None
         if inner.error is not None:
-            gathering.report_bug(self._run.plan, inner.error)
-        record = self.record
-        if record is not None:
-            record.outcome = outcome
+            gathering.report_bug(plan, inner.error)
+        self.record.outcome = outcome
         allowance, size = gathering.allowance, len(outcome.body)
-        limit = min(self._run.plan.max_body, size + max(0, allowance.left))
-        result = evaluate(outcome, limit, gathering.is_merged)
-        if result.value is not None:
-            allowance.left -= max(0, len(result.value.text) - size)  # decoded, it is in memory as a whole
-        self._end(result, "failed")
+        left = size + allowance.left if allowance.left > 0 else size
+        result = evaluate(outcome, plan, plan.max_body if plan.max_body < left else left, gathering.is_merged)
+        if result.value is not None and len(result.value.text) > size:
+            allowance.left -= len(result.value.text) - size  # decoded, it is in memory as a whole
+        self._end(result, "failed", gathering.now())
 
-    def _end(self, result: Result, word: str) -> None:
+    def _end(self, result: Result, word: str, now: float) -> None:
         """End with a result; `word` is the one of a failure, or of a request that was not made."""
         record = self.record
-        if record is not None:
-            record.ended = self._gathering.now()
-            record.reason = result.reason
-            record.result = "ok" if not result.reason and word == "failed" else word
-        self._result = result
-        followers, self._followers = self._followers, []
-        self._run.take(self, result)
-        for follower in followers:
-            follower._end(result, "duplicate")
+        record.ended = now
+        record.reason = result.reason
+        record.result = "ok" if not result.reason and word == "failed" else word
+        self.result = result
+        followers, self._followers = self._followers, None
+        if self._list is None:
+            self._gathering.end(self.plan, result, now, self)
+        else:
+            self._list.take(self, result, now)
+        if followers is not None:
+            for follower in followers:
+                follower._end(result, "duplicate", now)
 
     def cancel(self) -> None:
         """Cancel the request if it is in flight."""
         inner, self._inner = self._inner, None
         record = self.record
-        if record is not None and not record.ended:
+        if not record.ended:
             record.ended = self._gathering.now()
             record.result = "cancelled"
-        self._followers = []
+        self._followers = None
+        if self._list is not None:
+            self._list.asks = []  # breaks a reference cycle
         if inner is not None:
             inner.cancel()
 
 
-def evaluate(outcome: Outcome, limit: int, is_merged: bool) -> Result:
+def evaluate(outcome: Outcome, plan: PartPlan, limit: int, is_merged: bool) -> Result:
     """Return the result of a request by its outcome; `limit` holds for the decoded body too."""
     failure = outcome.failure
     if failure is not None:
@@ -569,16 +575,24 @@ def evaluate(outcome: Outcome, limit: int, is_merged: bool) -> Result:
     status = outcome.status
     if not 200 <= status < 300:
         return Result(None, str(status), f"the answer has the status {status}", outcome)
-    body = read_body(outcome, limit)
-    if body.problem is not None:
-        reason = ANSWER_TOO_LARGE.code if body.problem.kind == "too_large" else INVALID
-        return Result(None, reason, f"the body {body.problem.detail}", outcome)
-    document = body.document
-    if document is None:
-        return Result(Value(NULL), "", "", outcome)
-    text = document.text
-    assert text is not None
-    text = text.strip(b" \t\r\n")
+    head, text = plan.head_of(outcome), outcome.body
+    if not text:
+        return Result(Value(NULL), "", "", outcome, head)
+    if head.coding or len(text) > limit:
+        body = read_body(outcome, limit)
+        if body.problem is not None:
+            reason = ANSWER_TOO_LARGE.code if body.problem.kind == "too_large" else INVALID
+            return Result(None, reason, f"the body {body.problem.detail}", outcome)
+        assert body.document is not None
+        assert body.document.text is not None
+        text = body.document.text
+    else:
+        try:
+            text = checked(text)
+        except InvalidBody as error:
+            return Result(None, INVALID, f"the body {error}", outcome)
+    if text[0] <= BLANK or text[-1] <= BLANK:
+        text = text.strip(SPACE)
     if is_merged and text[:1] != b"{" and text != NULL:
         return Result(None, INVALID, "the body is no object, and cannot be merged", outcome)
-    return Result(Value(text, document), "", "", outcome)
+    return Result(Value(text), "", "", outcome, head)

@@ -7,6 +7,8 @@ in flight, and `docs/design/aggregation.md` the reasons.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
@@ -41,15 +43,16 @@ class AggregateStage:
                 by_name[need].dependents.append(by_name[name])
         self.plans = list(by_name.values())
         """Compiled parts in the order of the file."""
+        for one, other in combinations(self.plans, 2):
+            one.note_repeats(other)
 
     def admit(self, x: Exchange) -> Outcome | Wait:
         """Start the parts; return the answer if it is there at once."""
-        fields = Exchange(x.method, x.path, None, x.lines)
-        self._remove(fields)
-        lines = fields.lines + ACCEPT
+        lines = self._remove.cut(x.raw if x.parsed is None else x.lines) + ACCEPT
         gathering = Gathering(x, self.plans, self._answer, self._env, self._where, lines, self._max_size)
         gathering.start()
-        return gathering.outcome or Wait(gathering.wait())
+        outcome = gathering.outcome
+        return gathering.wait() if outcome is None else outcome
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

@@ -10,10 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
+from sidecar.core import metrics
 from sidecar.core.exchange import CapturingRule, Exchange, MatchedRoute
 from sidecar.core.metrics import Counter, Meter
+from sidecar.core.outcome import Outcome
 from sidecar.core.uri import canonical
 from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.aggregate.heads import NO_HEAD, Head, may_remember, read_head
 from sidecar.stages.aggregate.spec import EachSpec, PartSpec
 from sidecar.stages.aggregate.texts import (
     Fields,
@@ -69,19 +72,24 @@ class PartPlan:
     __slots__ = (
         "_body",
         "_counters",
+        "_criticality",
         "_fields",
         "_is_matched",
         "_meter",
         "_pick",
         "_remove",
+        "_route",
         "_route_name",
+        "_rule",
+        "_succeeded",
         "_target",
         "dependents",
         "each",
+        "head",
         "is_required",
-        "is_safe",
         "list_of",
         "max_body",
+        "may_repeat",
         "method",
         "name",
         "needs",
@@ -100,12 +108,15 @@ class PartPlan:
         """Index of the part in its block."""
         self.name = name
         self.route = route
+        self._route = route.route
+        self._rule = route.rule
+        self._criticality = route.criticality
         self._pick: Any = route.pick
         """Function that returns the arm for a request; None for a route without candidates."""
         self.pipeline = route.pipeline
         self.method = spec.method.encode()
-        self.is_safe = self.method in SAFE
-        """True if several parts with the same request may share its answer."""
+        self.may_repeat = spec.each is not None and self.method in SAFE
+        """True if its request may be the same as another one, with which it then shares the answer."""
         self.timeout = spec.timeout
         """Seconds for the part; None for all that is left."""
         self.is_required = spec.required
@@ -122,6 +133,8 @@ class PartPlan:
         """Parts that need its answer."""
         self.usual = 0.0
         """Average of its latest durations in seconds; 0.0 before the first."""
+        self.head = NO_HEAD
+        """Head of its latest answer."""
         self._target = Target(spec.path, constants)
         self._is_matched = spec.route is not None and route.rule.pattern is not None
         """True if the match of the route depends on the values in the path, because it is a regular expression."""
@@ -131,11 +144,36 @@ class PartPlan:
         self._meter = meter
         self._route_name = constants["route"]
         self._counters: dict[str, Counter] = {}
+        self._succeeded: Counter | None = None
+        """Counter of the result `ok`; None before the first."""
 
     @property
     def tail(self) -> float:
         """Usual seconds of the parts that follow one after another."""
         return max((each.usual + each.tail for each in self.dependents), default=0.0)
+
+    def note_repeats(self, other: PartPlan) -> None:
+        """Note that requests of this part and of another may be the same, if they may."""
+        is_alike = self._route is other._route and self.method == other.method and self.method in SAFE
+        if is_alike and self._target.may_equal(other._target):
+            self.may_repeat = other.may_repeat = True
+
+    def head_of(self, outcome: Outcome) -> Head:
+        """Return the head of an answer to the part."""
+        head = self.head
+        if outcome.parsed is None and outcome.raw == head.lines:
+            return head
+        head = read_head(outcome)
+        if may_remember(head):
+            self.head = head
+        return head
+
+    def count_success(self) -> None:
+        """Count a result `ok`."""
+        counter = self._succeeded
+        if counter is None:
+            counter = self._succeeded = self.counter(metrics.AGGREGATE_PARTS, "ok")
+        counter.value += 1
 
     def counter(self, name: str, result: str) -> Counter:
         """Return the counter of a result."""
@@ -161,25 +199,23 @@ class PartPlan:
         path, query = self._target.render(scope)
         fields = self._fields
         if fields is not None and self._remove is not None:
-            own = Exchange(self.method, path, None, lines)
-            self._remove(own)
-            lines = own.lines + fields.render(scope)
+            lines = self._remove.cut(lines) + fields.render(scope)
         body = b""
         if self._body is not None:
             body = self._body.render(scope)
             if len(body) > self.max_body:
                 raise ValueMissing(f"the body of the request is longer than max_body, {self.max_body} bytes")
             lines += JSON
-        route = self.route
-        own_path = canonical(path)
-        if self._is_matched and not route.rule.covers(own_path):
-            raise ValueMissing(f"the path is none of the route {route.route.name}")
+        own_path = path if path.find(b"%") < 0 else canonical(path)
+        if self._is_matched and not self._rule.covers(own_path):
+            raise ValueMissing(f"the path is none of the route {self._route.name}")
         made = x.make_inner(self.method, path, query, lines, now)
         made.body = body
-        made.route = route.route if self._pick is None else self._pick(made)
-        made.captured_by = route.rule
+        made.route = self._route if self._pick is None else self._pick(made)
+        made.captured_by = self._rule
         made.captured_path = own_path
-        made.criticality = max(x.criticality, route.criticality)  # the highest number is refused first
+        if self._criticality > made.criticality:  # the highest number is refused first
+            made.criticality = self._criticality
         return made
 
     def __repr__(self) -> str:
@@ -187,7 +223,7 @@ class PartPlan:
 
 
 def _substitute(value: Any) -> Value:
-    return Value(json.dumps(value, ensure_ascii=False).encode(), is_substitute=True)
+    return Value(json.dumps(value, ensure_ascii=False).encode(), True)
 
 
 def key_of(x: Exchange) -> tuple[object, ...]:

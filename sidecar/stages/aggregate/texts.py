@@ -20,8 +20,8 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.core import uri
 from sidecar.core.exchange import Exchange
-from sidecar.core.template import Escape, Template, header_safe, plain
-from sidecar.transform.jsonbody import Document, InvalidBody, parse
+from sidecar.core.template import Escape, Read, Template, header_safe, plain
+from sidecar.transform.jsonbody import Document, InvalidBody, known
 from sidecar.transform.path_rewrite import literal, segment
 from sidecar.transform.pointer import Steps, parse_pointer
 from sidecar.transform.query import written
@@ -33,6 +33,8 @@ PART_NAME: Final = r"[A-Za-z_][A-Za-z0-9_-]{0,62}"
 _TOKEN: Final = re.compile(r"\{(\{(?:parts|items?)\b[^{}]*\})\}|\{((?:parts|items?)\b[^{}]*)\}")
 _NAMES: Final = re.compile(rf"parts\.({PART_NAME})(?:\.(/.*))?|item(?:\.(/.*))?|items", re.DOTALL)
 _BRACES: Final = re.compile(r"\{[^{}]*\}")
+CAPTURED: Final = "path."
+"""Beginning of the name of a capture."""
 NULL: Final = b"null"
 LONGEST_TARGET: Final = 2 * uri.MAX_BYTES
 """Most bytes of path and query of a part."""
@@ -62,19 +64,20 @@ class Value:
 
     __slots__ = ("_document", "is_substitute", "text")
 
-    def __init__(self, text: bytes, document: Document | None = None, is_substitute: bool = False) -> None:
+    def __init__(self, text: bytes, is_substitute: bool = False) -> None:
         self.text = text
-        """Text of the whole value, which is valid JSON."""
+        """Text of the whole value, which was checked to be valid JSON."""
         self.is_substitute = is_substitute
         """True for a fixed substitute; it stands for every value of the part that it does not have."""
-        self._document = document
+        self._document: Document | None = None
 
     @property
     def document(self) -> Document:
-        """The value as a document; parsed at the first access."""
-        if self._document is None:
-            self._document = parse(self.text)
-        return self._document
+        """The value as a document; made at the first access."""
+        found = self._document
+        if found is None:
+            found = self._document = known(self.text)
+        return found
 
     def at(self, steps: Steps) -> bytes | None:
         """Return the text of the value at a pointer; None if there is none."""
@@ -87,17 +90,20 @@ class Value:
         return f"<Value {self.text[:40]!r}>"
 
 
-class Scope(NamedTuple):
+class Scope:
     """Values that a text may refer to."""
 
-    x: Exchange
-    """Request of the client."""
-    parts: Mapping[str, Value]
-    """Answers of the parts that have ended, by name."""
-    items: Sequence[Value] = ()
-    """Items of a list for which the request is made; empty without a list."""
-    separator: str = ","
-    """Text between the items of a batch."""
+    __slots__ = ("items", "parts", "separator", "x")
+
+    def __init__(self, x: Exchange, parts: dict[str, Value], items: Sequence[Value] = (), separator: str = ",") -> None:
+        self.x = x
+        """Request of the client."""
+        self.parts = parts
+        """Answers of the parts that have ended, by name."""
+        self.items = items
+        """Items of a list for which the request is made; empty without a list."""
+        self.separator = separator
+        """Text between the items of a batch."""
 
 
 def split(text: str) -> list[str | Reference]:
@@ -155,24 +161,51 @@ def references_in(value: Any) -> Iterator[Reference]:
         yield from references_in(inner)
 
 
+class Capture:
+    """Value of a capture in the path of the client's request."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Text:
     """Compiled text."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_pieces", "fixed")
 
     def __init__(self, text: str, constants: Mapping[str, str], *, is_target: bool = False) -> None:
         """`is_target`: True for a piece of a path or a query, whose plain text is percent-encoded."""
-        write = (lambda piece: literal(piece).decode()) if is_target else plain
-        self._pieces = [Template(write(piece), constants) if isinstance(piece, str) else piece for piece in split(text)]
+        self._pieces: list[str | Read | Reference | Capture] = []
+        for piece in split(text):
+            if isinstance(piece, Reference):
+                self._pieces.append(piece)
+                continue
+            template = Template(literal(piece).decode() if is_target else piece, constants)
+            for part, name in zip(template.parts, template.names, strict=True):
+                if name.startswith(CAPTURED):
+                    self._pieces.append(Capture(name.removeprefix(CAPTURED)))
+                elif part:
+                    self._pieces.append(part)
+        plain_pieces = [piece for piece in self._pieces if isinstance(piece, str)]
+        self.fixed = "".join(plain_pieces) if len(plain_pieces) == len(self._pieces) else None
+        """The text, if no request changes it; None if one may."""
 
     def render(self, scope: Scope, escape: Escape = plain, *, is_strict: bool = False) -> str:
         """Return the text with its values.  Raises `ValueMissing` for a missing value if `is_strict`."""
-        found = []
+        if self.fixed is not None:
+            return self.fixed
+        found: list[str] = []
         for piece in self._pieces:
-            if isinstance(piece, Template):
-                found.append(piece.render(scope.x, None, escape))
-            else:
+            if isinstance(piece, str):
+                found.append(piece)
+            elif isinstance(piece, Reference):
                 found.append(_written(piece, scope, escape, is_strict))
+            else:
+                value = scope.x.captures.get(piece.name, "") if isinstance(piece, Capture) else piece(scope.x, None)
+                # Every escape leaves letters and digits as they are.
+                found.append(value if value.isalnum() and value.isascii() else escape(value))
         return "".join(found)
 
 
@@ -202,7 +235,7 @@ def value_of(reference: Reference, scope: Scope) -> bytes | None:
 class Target:
     """Compiled path and query of a part."""
 
-    __slots__ = ("_path", "_query")
+    __slots__ = ("_path", "_query", "fixed_path", "fixed_query")
 
     def __init__(self, text: str, constants: Mapping[str, str]) -> None:
         """Compile a target.  Raises `ValueError` with a remedy."""
@@ -214,17 +247,36 @@ class Target:
         uri.literal(sample(path))
         self._path = Text(path, constants, is_target=True)
         self._query = None if query is None else Text(query.replace("?", "%3F"), constants, is_target=True)
+        self.fixed_path = None if self._path.fixed is None else self._path.fixed.encode()
+        """The path, if no request changes it; None if one may."""
+        self.fixed_query = None if self._query is None or self._query.fixed is None else self._query.fixed.encode()
+        """The query, if there is one that no request changes; else None."""
+
+    def may_equal(self, other: Target) -> bool:
+        """True if a request of each may have the same path and query."""
+        return _may_equal(self._path, other._path) and _may_equal(self._query, other._query)
 
     def render(self, scope: Scope) -> tuple[bytes, bytes | None]:
         """Return path and query.  Raises `ValueMissing`."""
-        try:
-            path = self._path.render(scope, segment, is_strict=True)
-        except RewriteError as error:
-            raise ValueMissing(f"the request {error}") from None
-        query = None if self._query is None else self._query.render(scope, written, is_strict=True)
-        if len(path) > uri.MAX_BYTES or len(path) + len(query or "") > LONGEST_TARGET:
+        path, query = self.fixed_path, self.fixed_query
+        if path is None:
+            try:
+                path = self._path.render(scope, segment, is_strict=True).encode()
+            except RewriteError as error:
+                raise ValueMissing(f"the request {error}") from None
+        if query is None and self._query is not None:
+            query = self._query.render(scope, written, is_strict=True).encode()
+        size = len(path)
+        if size > uri.MAX_BYTES or (query is not None and size + len(query) > LONGEST_TARGET):
             raise ValueMissing(f"path and query are longer than {uri.MAX_BYTES} and {LONGEST_TARGET} bytes")
-        return path.encode(), None if query is None else query.encode()
+        return path, query
+
+
+def _may_equal(one: Text | None, two: Text | None) -> bool:
+    """True if both texts may be the same for some requests."""
+    if one is None or two is None:
+        return one is two
+    return one.fixed is None or two.fixed is None or one.fixed == two.fixed
 
 
 def split_target(text: str) -> tuple[str, str | None]:

@@ -205,9 +205,9 @@ class Authenticator:
         self, x: Exchange, index: int, wait: Wait, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
     ) -> Outcome | None:
         """Wait for the verdict of an identity, then go on."""
-        found: Verdict | None = await wait.coroutine
+        found: Verdict | None = await wait.awaited
         following = self._go_on(x, index, found, worst, lines, lower)
-        return await following.coroutine if isinstance(following, Wait) else following
+        return await following.awaited if isinstance(following, Wait) else following
 
     def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:
         self._name(x, caller)

@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from sidecar.core import events, metrics
@@ -27,6 +28,7 @@ from sidecar.core.promise import Promise
 from sidecar.core.stage import Stage, Wait
 from sidecar.engine.pipeline import Call, Pipeline
 from sidecar.stages.hedge.spec import Spec
+from sidecar.upstream.budget import RetryWorth
 
 EARLY: Final = 1e-4
 """Seconds by which a timer may fire too soon."""
@@ -47,6 +49,9 @@ class HedgeStage:
         self.max_extra = spec.max_extra
         self.methods = frozenset(method.encode() for method in spec.methods)
         self.budget = ctx.resources("retry_budget", ctx.upstream)
+        self.worth = ctx.obtain(
+            ("retry_worth", ctx.route, "hedge"), None, partial(RetryWorth, ctx.env, ctx.route, "hedge")
+        )
         self.usual = 0.0
         """Seconds that recent responses took, as a moving average."""
         meter = ctx.env.meter
@@ -248,6 +253,7 @@ class Race:
             won = self._winner is not None
             self._stage.counters["won"].add(won)
             self._stage.counters["lost"].add(self._started - won)
+            self._stage.worth.record(self._started, won)
 
 
 def is_good(outcome: Outcome) -> bool:

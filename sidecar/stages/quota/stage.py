@@ -284,7 +284,7 @@ class Quota:
         await future
         result = self._decide(x, round)
         while isinstance(result, Wait):
-            result = await result.coroutine
+            result = await result.awaited
         return result
 
     def _report(self, passed: list[Passed], wall: float) -> bytes | None:

@@ -203,13 +203,13 @@ class FleetRateLimit:
         await future
         result = self._decide(x, round)
         while isinstance(result, Wait):
-            result = await result.coroutine
+            result = await result.awaited
         return result
 
     @staticmethod
     async def _both(local: Wait, lines: bytes) -> object:
         """Wait for the turn that the limits of this process give."""
-        ticket = await local.coroutine
+        ticket = await local.awaited
         return (lines + ticket if isinstance(ticket, bytes) else lines) or None
 
     def _refuse(self, limit: FleetLimit, key: str, delay: float, now: float) -> Outcome:

@@ -10,7 +10,8 @@ retrying.  The first that does is `x.retry_stopped`, a counter's label and a fie
 4. `body`: the request's body was streamed and is gone.
 5. `retry_after`: the upstream asks for a longer wait than `retry_after.max`, or a gRPC server for no retry.
 6. `deadline`: the wait and the quickest response so far would exceed the deadline.
-7. `budget`: the upstream's retry budget is spent.  This check is the last because it withdraws from the budget.
+7. `useless`: of the route's retried requests hardly one was rescued, and the policy has `stop_when_useless`.
+8. `budget`: the upstream's retry budget is spent.  This check is the last because it withdraws from the budget.
 
 A refusal of the sidecar is never retried, nor is a hedge.  A request that succeeds uses no strategy.
 """
@@ -18,6 +19,7 @@ A refusal of the sidecar is never retried, nor is a hedge.  A request that succe
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sidecar.core import events, metrics
@@ -29,6 +31,7 @@ from sidecar.core.metrics import Counter
 from sidecar.core.outcome import STATUS_TO_COME, Outcome
 from sidecar.core.stage import Service, Stage, Wait, outcome_to_settle, unbound
 from sidecar.stages.retry.spec import Spec, WhenSpec
+from sidecar.upstream.budget import RetryWorth
 
 if TYPE_CHECKING:
     from sidecar.expression.condition import Condition as Expression
@@ -70,6 +73,9 @@ class RetryStage:
         self._deposit: Callable[[float], None] = self.budget.deposit
         self.spec = spec
         self._schedule: Schedule | None = None
+        self.worth = ctx.obtain(
+            ("retry_worth", ctx.route, "retry"), None, partial(RetryWorth, ctx.env, ctx.route, "retry")
+        )
         self.observed: Counter | None = None
         """Counts requests that would have been retried; None to retry them."""
         if not spec.is_enforced:
@@ -109,6 +115,7 @@ class RetryStage:
         env = self.env
         state: State | None = None
         shortest = SHORTEST_ANSWER
+        is_rescued = False
         started = began
         outcome = await self._seen(x, outcome)
         while self.conditions.match(outcome) or (self.expressions and await self._meets(x, outcome)):
@@ -142,6 +149,10 @@ class RetryStage:
                 x.trace.note(events.RETRIED, attempt=number, reason=reason, waited=waited, tokens=left)
             started = env.now()
             outcome = await self._seen(twin, await self.inner(twin))
+        else:
+            is_rescued = True
+        if state is not None and state.attempt_number > 1:
+            self.worth.record(state.attempt_number - 1, is_rescued)
         return outcome
 
     def _may_peek(self, x: Exchange, outcome: Outcome) -> bool:
@@ -203,6 +214,8 @@ class RetryStage:
             return "retry_after"
         if now + state.upcoming_sleep + shortest >= x.deadline:
             return "deadline"
+        if self.spec.stop_when_useless and self.worth.is_useless:
+            return "useless"
         if self.observed is None and not self.budget.withdraw():
             return "budget"
         return ""

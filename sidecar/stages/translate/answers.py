@@ -64,11 +64,12 @@ class Form:
 class GrpcAnswer:
     """Answer of a call as far as its head tells."""
 
-    __slots__ = ("_head", "_limit", "_types", "binding")
+    __slots__ = ("_head", "_limit", "_marks", "_types", "binding")
 
-    def __init__(self, head: Headers, binding: Binding, types: DescriptorSet, limit: int) -> None:
+    def __init__(self, call: Outcome, binding: Binding, types: DescriptorSet, limit: int) -> None:
         self.binding = binding
-        self._head = head
+        self._head = call.headers
+        self._marks = call.sensitive
         self._types = types
         self._limit = limit
 
@@ -91,10 +92,12 @@ class GrpcAnswer:
             raise AnswerError("The answer has no grpc-status.")
         return parse_status(value)
 
-    def fields(self, content_type: bytes) -> Headers:
-        """Return the fields of the REST answer."""
+    def rest(self, status: int, content_type: bytes, body: bytes = b"", stream: Body | None = None) -> Outcome:
+        """Return a REST answer with the fields of the head."""
         kept = [field for field in self._head if field[0] not in HIDDEN and not field[0].startswith(b"grpc-")]
-        return [(b"content-type", content_type), *kept]
+        outcome = Outcome(status, [(b"content-type", content_type), *kept], body, stream=stream)
+        outcome.sensitive = self._marks
+        return outcome
 
     def text(self, flags: int, message: bytes) -> tuple[bytes, bytes]:
         """Return the body of a message, and its content type.  Raises `AnswerError`."""
@@ -121,7 +124,7 @@ class GrpcAnswer:
         if len(messages) != 1:
             raise AnswerError(f"The answer has {len(messages)} messages instead of one.")
         body, content_type = self.text(*messages[0])
-        return Outcome(200, self.fields(content_type), body)
+        return self.rest(200, content_type, body)
 
     def of_stream(self, data: bytes, trailers: Headers, form: Form) -> Outcome:
         """Return the REST answer to a stream that is there as a whole.  Raises `AnswerError`."""
@@ -134,11 +137,11 @@ class GrpcAnswer:
             if code:
                 raise AnswerError("The answer ended with an error.")
             content_type = texts[0][1] if texts else b"application/octet-stream"
-            return Outcome(200, self.fields(content_type), b"".join([text for text, _ in texts]))
+            return self.rest(200, content_type, b"".join([text for text, _ in texts]))
         parts = [form.before + text + form.after for text, _ in texts]
         if code:
             parts.append(form.error % self.error(code, trailers))
-        return Outcome(200, self.fields(form.content_type), form.start + form.between.join(parts) + form.end)
+        return self.rest(200, form.content_type, form.start + form.between.join(parts) + form.end)
 
     def messages(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return the messages of a whole body.  Raises `AnswerError`."""
@@ -153,7 +156,7 @@ class GrpcAnswer:
 
     def failed(self, code: int, trailers: Headers) -> Outcome:
         """Return the REST answer to an error."""
-        return Outcome(status_to_http(code), self.fields(JSON), self.error(code, trailers))
+        return self.rest(status_to_http(code), JSON, self.error(code, trailers))
 
     def error(self, code: int, trailers: Headers) -> bytes:
         """Return an error as JSON."""
@@ -234,7 +237,7 @@ class StreamAnswer:
                 content_type = content_type or b"application/octet-stream"
             else:
                 content_type = self._form.content_type
-            self._end(Outcome(200, self._answer.fields(content_type), stream=self._body))
+            self._end(self._answer.rest(200, content_type, stream=self._body))
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = outcome

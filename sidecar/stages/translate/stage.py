@@ -45,7 +45,13 @@ from sidecar.grpc.templates import Match
 from sidecar.stages.translate.answers import AnswerError, Form, GrpcAnswer, StreamAnswer
 from sidecar.stages.translate.source import load
 from sidecar.stages.translate.spec import Spec
-from sidecar.stages.translate.websocket import WebSocketCall, handshake_fields, handshake_problem, is_foreign
+from sidecar.stages.translate.websocket import (
+    SessionCounters,
+    WebSocketCall,
+    handshake_fields,
+    handshake_problem,
+    is_foreign,
+)
 from sidecar.transform import coding
 from sidecar.transform.buffering import collect
 from sidecar.transform.jsonbody import InvalidBody
@@ -91,7 +97,7 @@ class Translated:
 class TranslateStage:
     """Translation of one route."""
 
-    __slots__ = ("_allows_origin", "_env", "_form", "_limit", "_types", "_where", "bindings", "inner")
+    __slots__ = ("_allows_origin", "_counters", "_env", "_form", "_limit", "_types", "_where", "bindings", "inner")
 
     inner: Service
     """Pipeline behind the stage, for the calls of WebSockets; not set without them."""
@@ -104,8 +110,10 @@ class TranslateStage:
         types: DescriptorSet,
         bindings: Bindings,
         allows_origin: Callable[[bytes], bool],
+        counters: SessionCounters | None,
     ) -> None:
-        """`allows_origin` is that of the route's `cors` block."""
+        """`allows_origin` is that of the route's `cors` block; `counters` are None without WebSockets."""
+        self._counters = counters
         self._env = env
         self._allows_origin = allows_origin
         if bindings.sockets is not None:
@@ -210,18 +218,22 @@ class TranslateStage:
             return self._refuse(str(error))
         target = binding
 
-        def shape(head: Headers) -> GrpcAnswer:
-            return GrpcAnswer(head, target, self._types, self._limit)
+        def shape(call: Outcome) -> GrpcAnswer:
+            return GrpcAnswer(call, target, self._types, self._limit)
 
         def convert(outcome: Outcome) -> Outcome:
             found = self._convert(target, outcome)
             if isinstance(found, Outcome):
                 return found
-            found.coroutine.close()
+            found.close()
             outcome.discard()
             return self._broken(f"The answer is HTTP {outcome.status} and not gRPC.")
 
-        socket = WebSocketCall(self._env, binding, parameters, handshake_fields(x), self._limit, shape, convert)
+        assert self._counters is not None
+        fields = handshake_fields(x)
+        socket = WebSocketCall(
+            self._env, self._counters, binding, parameters, fields, self._limit, shape, convert
+        )  # fmt: skip
         call = x.fork(x.attempt, x.why)
         call.upgrade = None
         call.interim = None
@@ -254,7 +266,7 @@ class TranslateStage:
                 return outcome
             outcome.discard()
             return self._broken("The answer is not gRPC.")
-        answer = GrpcAnswer(outcome.headers, binding, self._types, self._limit)
+        answer = GrpcAnswer(outcome, binding, self._types, self._limit)
         stream = outcome.stream
         if stream is not None and binding.method.server_streaming and not answer.has_status:
             return self._stream(answer, stream)
@@ -325,4 +337,5 @@ def become_call(x: Exchange, method: Method, rest_method: bytes) -> None:
 def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of a route."""
     types, bindings = load(spec.grpc, ctx.where.rpartition(":")[0])
-    return TranslateStage(spec, ctx.env, ctx.where, types, bindings, ctx.resources("origins", ctx.route))
+    counters = None if bindings.sockets is None else SessionCounters(ctx.env, ctx.route)
+    return TranslateStage(spec, ctx.env, ctx.where, types, bindings, ctx.resources("origins", ctx.route), counters)

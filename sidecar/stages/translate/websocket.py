@@ -10,6 +10,7 @@ tunnel does idle timeout, drain and telemetry.  Rules:
    `STATUS_CODES` plus the status.  OK is 1000.
 4. A client is read only as fast as the upstream takes its messages, and the upstream only as fast as the client reads.
 5. What the client does is not charged to the upstream: the call is cancelled.
+6. The status of the call is the verdict on the session in metrics, log and spans.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from collections.abc import Callable
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.body import COMPLETE, OPEN, Body
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers, tokens
+from sidecar.core.metrics import Counter
 from sidecar.core.outcome import (
     CLIENT_CLOSED,
     GRPC_STATUSES,
@@ -34,6 +36,7 @@ from sidecar.core.outcome import (
     TRANSFORM,
     Failure,
     Outcome,
+    grpc_verdict,
 )
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Service
@@ -64,10 +67,30 @@ CLOSE_WITHIN: Final = 2.0
 """Seconds that a client has to answer a Close frame."""
 MAX_FRAMES_A_TURN: Final = 64
 """Messages that are read in one turn of the loop, since a read may hold thousands of them."""
-Shape = Callable[[Headers], GrpcAnswer]
+Shape = Callable[[Outcome], GrpcAnswer]
 """Function that reads the head of an answer."""
 Convert = Callable[[Outcome], Outcome]
 """Function that makes the answer of HTTP to a call that has ended before the handshake."""
+
+
+LEFT: Final = "client_closed"
+"""Result of a session that the client has ended before the call had its status."""
+BROKEN: Final = "client_error"
+"""Result of a session whose client has broken the protocol of WebSockets."""
+
+
+class SessionCounters:
+    """Counters of the sessions of one route."""
+
+    def __init__(self, env: Env, route: str) -> None:
+        counter = env.meter.counter
+        self.received: Counter = counter(metrics.WEBSOCKET_MESSAGES, route=route, direction="received")
+        self.sent: Counter = counter(metrics.WEBSOCKET_MESSAGES, route=route, direction="sent")
+        self.ended: dict[str, Counter] = {
+            result: counter(metrics.WEBSOCKET_SESSIONS, route=route, result=result)
+            for result in (*GRPC_STATUSES, LEFT, BROKEN)
+        }
+        """Counters of sessions by their result: the name of a gRPC status, `LEFT` or `BROKEN`."""
 
 
 def handshake_problem(x: Exchange) -> str:
@@ -103,7 +126,15 @@ class WebSocketCall(asyncio.Transport):
     """Call of gRPC behind a WebSocket.  Its protocol is the server's side of a tunnel."""
 
     def __init__(
-        self, env: Env, binding: Binding, parameters: bytes, fields: Headers, limit: int, shape: Shape, convert: Convert
+        self,
+        env: Env,
+        counters: SessionCounters,
+        binding: Binding,
+        parameters: bytes,
+        fields: Headers,
+        limit: int,
+        shape: Shape,
+        convert: Convert,
     ) -> None:
         """`parameters` are the fields of the path and the query, which are in each message of the client.
 
@@ -111,6 +142,9 @@ class WebSocketCall(asyncio.Transport):
         """
         super().__init__()
         self._env = env
+        self._counters = counters
+        self._session: Outcome | None = None
+        """The 101, whose verdict is that on the session; None before it is sent and once there is a result."""
         self._binding = binding
         self._parameters = parameters
         self._fields = fields
@@ -172,6 +206,7 @@ class WebSocketCall(asyncio.Transport):
         self._stop_timer()
         outcome = Outcome(101, self._fields, stream=Body())  # the body keeps permits until the tunnel ends
         outcome.tunnel = self
+        self._session = outcome
         self._accepted.resolve(outcome)
 
     def _end_call(self, run: Run[Outcome]) -> None:
@@ -203,7 +238,7 @@ class WebSocketCall(asyncio.Transport):
         stream = outcome.stream
         if stream is None or (stream.state == COMPLETE and not stream.received):
             try:
-                return self._shape(outcome.headers).code([] if stream is None else stream.trailers) == 0
+                return self._shape(outcome).code([] if stream is None else stream.trailers) == 0
             except AnswerError:
                 return False
         return True
@@ -259,6 +294,7 @@ class WebSocketCall(asyncio.Transport):
         if self._is_closed:
             return
         self._is_closed = self._is_closing = True
+        self._count(LEFT)
         self._drop_call()
         if self._protocol is not None:
             self._env.call_later(0, self._protocol.connection_lost, None)
@@ -289,6 +325,7 @@ class WebSocketCall(asyncio.Transport):
                     return
                 self._take(*found)
         except FrameError as error:
+            self._count(BROKEN)
             self._say_goodbye(error.code, str(error))
             self.close()  # what follows cannot be read
 
@@ -328,6 +365,7 @@ class WebSocketCall(asyncio.Transport):
             return
         is_end = not payload
         if payload:
+            self._counters.received.value += 1
             try:
                 message = binding.piece(payload) + self._parameters
             except RequestError as error:
@@ -392,10 +430,11 @@ class WebSocketCall(asyncio.Transport):
             self._answer = body
             if self._is_behind:
                 body.pause()
-            body.attach(_Answers(self, self._shape(outcome.headers), body))
+            body.attach(_Answers(self, self._shape(outcome), body))
 
     def send_message(self, data: bytes, is_raw: bool) -> None:
         """Send one message of the answer."""
+        self._counters.sent.value += 1
         self._send(encode_frame(frames.BINARY if is_raw else frames.TEXT, data))
 
     def finish(self, code: int, error: bytes, message: str) -> None:
@@ -404,10 +443,16 @@ class WebSocketCall(asyncio.Transport):
         self._conclude(code, error, message)
 
     def _conclude(self, code: int, error: bytes, message: str) -> None:
+        name = GRPC_STATUSES[code].upper()
+        text = f"{name}: {message}" if message else name
+        session = self._session
+        if code and session is not None:
+            session.verdict = grpc_verdict(code)
+            session.cause = text
+        self._count(GRPC_STATUSES[code])
         if code:
             self._send(encode_frame(frames.TEXT, b'{"error":%b}' % error))
-            name = GRPC_STATUSES[code].upper()
-            self._say_goodbye(STATUS_CODES + code, f"{name}: {message}" if message else name)
+            self._say_goodbye(STATUS_CODES + code, text)
         else:
             self._say_goodbye(frames.NORMAL)
 
@@ -431,6 +476,12 @@ class WebSocketCall(asyncio.Transport):
         self._conclude(code, error_json(code, message), message)
 
     # ----- the end
+
+    def _count(self, result: str) -> None:
+        """Count the session, unless it has a result already."""
+        if self._session is not None:
+            self._session = None
+            self._counters.ended[result].value += 1
 
     def _send(self, data: bytes) -> None:
         if self._protocol is not None and not self._is_closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import unquote_plus
 
 from sidecar.telemetry.plain import names_secret
 
@@ -21,7 +22,9 @@ def scrub_query(query: str) -> str:
 def _redact(match: re.Match[str]) -> str:
     """Return a query parameter, with its value replaced if its name is that of a secret."""
     name = match[1]
-    return f"{name}={REDACTED}" if name.lower() in SIGNATURES or names_secret(name) else match[0]
+    if "%" in name or "+" in name:  # percent-encoded, and still the name that a service reads
+        name = unquote_plus(name)
+    return f"{match[1]}={REDACTED}" if name.lower() in SIGNATURES or names_secret(name) else match[0]
 
 
 def split_authority(authority: str, is_tls: bool) -> tuple[str, int]:

@@ -55,7 +55,7 @@ class Strategy:
 def make_strategy(spec: UpstreamSpec, env: Env, endpoints: EndpointSet) -> Strategy:
     """Return a new strategy of the kind in the spec, for the endpoints of a set."""
     strategy: Strategy
-    if spec.locality is not None or spec.weights:
+    if spec.locality is not None or spec.may_have_weights:
         from sidecar.upstream.balancing import weights  # only if they are configured
 
         strategy = weights.make(spec, env, endpoints, _make_kind)

@@ -1,5 +1,7 @@
 """Strategies of load balancing for endpoints with weights and zones; without those, `strategies` alone is in use.
 
+Listed endpoints, those of SRV records and those of a file have weights, and so have zones with shares.
+
 Rules:
 
 1. In the long run endpoints get requests in proportion to their weights.  `round_robin` spreads them evenly over time
@@ -22,9 +24,9 @@ from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.upstream.balancing.strategies import LOW_64_BITS, Candidates, Rendezvous, Strategy, cost
 from sidecar.upstream.endpoint import Endpoint, EndpointSet
-from sidecar.upstream.spec import HashBalancingSpec, LocalitySpec, UpstreamSpec
+from sidecar.upstream.spec import HashBalancingSpec, UpstreamSpec
 
-MOST_TURNS: Final = 2000
+MOST_TURNS: Final = 20_000
 """Most endpoints whose place in the turn is remembered; twice as many as an upstream may have."""
 
 
@@ -34,8 +36,11 @@ def make(
     """Return a strategy for weights or zones; `make_plain` makes one for endpoints of equal weight."""
 
     def make_one() -> Strategy:
-        if not spec.weights:
+        if not spec.may_have_weights:
             return make_plain(spec, env)
+        return ByWeight(make_plain(spec, env), make_weighted(), endpoints)
+
+    def make_weighted() -> Strategy:
         if isinstance(spec.load_balancing, HashBalancingSpec):
             key = spec.load_balancing.hash
             return WeightedRendezvous(key.header, env, by_caller=key.caller)
@@ -43,7 +48,24 @@ def make(
             return SmoothRoundRobin()
         return WeightedChoice(spec.load_balancing, env)
 
-    return make_one() if spec.locality is None else Nearest(make_one(), make_one(), spec.locality, endpoints, env)
+    locality = spec.locality
+    if locality is None or locality.zone is None:
+        return make_one()
+    return Nearest(make_one(), make_one(), locality.zone, locality.spill_below, endpoints, env)
+
+
+class ByWeight(Strategy):
+    """Strategy that chooses by weight while weights differ; equal ones need no sums."""
+
+    __slots__ = ("_endpoints", "_plain", "_weighted")
+
+    def __init__(self, plain: Strategy, weighted: Strategy, endpoints: EndpointSet) -> None:
+        self._plain = plain
+        self._weighted = weighted
+        self._endpoints = endpoints
+
+    def choose(self, candidates: Candidates, x: Exchange) -> Endpoint:
+        return (self._weighted if self._endpoints.is_weighted else self._plain).choose(candidates, x)
 
 
 class SmoothRoundRobin(Strategy):
@@ -131,12 +153,14 @@ class Nearest(Strategy):
 
     __slots__ = ("_draw", "_endpoints", "_far", "_near", "_spill_below", "_zone")
 
-    def __init__(self, near: Strategy, far: Strategy, spec: LocalitySpec, endpoints: EndpointSet, env: Env) -> None:
+    def __init__(
+        self, near: Strategy, far: Strategy, zone: str, spill_below: float, endpoints: EndpointSet, env: Env
+    ) -> None:
         """Take the strategies within the zone and outside of it, and the set whose endpoints count."""
         self._near = near
         self._far = far
-        self._zone = spec.zone
-        self._spill_below = spec.spill_below
+        self._zone = zone
+        self._spill_below = spill_below
         self._endpoints = endpoints
         self._draw = env.rng.random
 

@@ -2,7 +2,7 @@
 
     # written by the deployment
     10.0.0.1:8080
-    10.0.0.2:8080  weight=3
+    10.0.0.2:8080  weight=3 zone=eu-1a version=v2
     [2001:db8::7]:8080  priority=1      # used if no endpoint of priority 0 can be
 
 Rules:
@@ -12,17 +12,20 @@ Rules:
 2. A changed file is read once two polls find the same facts, so not while it is being written.
 3. A file that is missing, too large, without endpoints or wrong in any line changes nothing; the problem names the
    line.
+4. Other words than weight, priority and zone are labels.  With `subset`, endpoints without its labels are left out.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from sidecar.upstream.discovery.discovery import Discovery
-from sidecar.upstream.discovery.spec import DiscoverSpec
+from sidecar.upstream.discovery.spec import LABEL_NAME, LABEL_VALUE, DiscoverSpec
 from sidecar.upstream.endpoint import Target, parse_endpoint
 
 POLL_SECONDS: Final = 0.5
@@ -31,7 +34,9 @@ MOST_BYTES: Final = 4 * 2**20
 """Largest file in bytes."""
 MOST_WEIGHT: Final = 65_535
 """Largest weight and priority, as in SRV records."""
-NUMBER: Final = re.compile(r"(weight|priority)=([0-9]{1,5})")
+NUMBERS: Final = ("weight", "priority")
+ZONE: Final = "zone"
+WORD: Final = re.compile(f"({LABEL_NAME})=({LABEL_VALUE})")
 EXAMPLE: Final = "10.0.0.1:8080 weight=3"
 
 
@@ -72,7 +77,7 @@ class FileSource:
         try:
             with self._path.open("rb") as file:
                 data = file.read(MOST_BYTES + 1)
-            targets = parse(data, self._spec.scheme)
+            targets = parse(data, self._spec.scheme, self._spec.subset)
         except OSError as error:
             sink.fail(f"{self._path}: {(error.strerror or str(error)).lower()}")
         except ValueError as error:
@@ -84,8 +89,11 @@ class FileSource:
         return {}
 
 
-def parse(data: bytes, scheme: str) -> list[Target]:
-    """Return the endpoints of a file.  Raises `ValueError` with the line, `:3: ...`, and the remedy."""
+def parse(data: bytes, scheme: str, subset: Mapping[str, str] | None = None) -> list[Target]:
+    """Return the endpoints of a file that have the labels of `subset`; None for all of them.
+
+    Raises `ValueError` with the line, `:3: ...`, and the remedy.
+    """
     if len(data) > MOST_BYTES:
         raise ValueError(f": is larger than {MOST_BYTES} bytes; list fewer endpoints")
     try:
@@ -93,24 +101,30 @@ def parse(data: bytes, scheme: str) -> list[Target]:
     except UnicodeDecodeError:
         raise ValueError(": is not UTF-8; write it as plain text") from None
     found: dict[str, Target] = {}
+    seen: set[str] = set()
     for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
         try:
-            target = _parse_line(words, scheme)
-            if target.url in found:
+            target, labels = _parse_line(words, scheme)
+            if target.url in seen:
                 raise ValueError(f"names {words[0]} a second time; name it once")
         except ValueError as error:
             raise ValueError(f":{number}: {error}") from None
-        found[target.url] = target
+        seen.add(target.url)
+        if not subset or subset.items() <= labels.items():
+            found[target.url] = target
+    if subset and seen and not found:
+        words = [f"{name}={value}" for name, value in subset.items()]
+        raise ValueError(f": has no endpoint with {' '.join(words)}; write it after one, such as {EXAMPLE} {words[0]}")
     if not found:
         raise ValueError(f": has no endpoints; write one a line, such as {EXAMPLE}")
     return list(found.values())
 
 
-def _parse_line(words: list[str], scheme: str) -> Target:
-    """Return the endpoint of a line.  Raises `ValueError`."""
+def _parse_line(words: list[str], scheme: str) -> tuple[Target, dict[str, str]]:
+    """Return the endpoint of a line, and its labels.  Raises `ValueError`."""
     url = words[0] if "://" in words[0] else f"{scheme}://{words[0]}"
     if not url.startswith(f"{scheme}://"):
         raise ValueError(
@@ -120,9 +134,16 @@ def _parse_line(words: list[str], scheme: str) -> Target:
     if not re.search(r":[0-9]+$", words[0]):
         raise ValueError(f"has {words[0]!r} without a port; write it such as {EXAMPLE}")
     numbers = {"weight": 1, "priority": 0}
+    labels: dict[str, str] = {}
     for word in words[1:]:
-        match = NUMBER.fullmatch(word)
-        if match is None or int(match[2]) > MOST_WEIGHT:
-            raise ValueError(f"has {word!r}; after the endpoint write weight=N or priority=N, at most {MOST_WEIGHT}")
-        numbers[match[1]] = int(match[2])
-    return Target(address.url, numbers["priority"], numbers["weight"])
+        match = WORD.fullmatch(word)
+        name, value = match.groups() if match is not None else (word, "")
+        if name in NUMBERS:
+            if not re.fullmatch("[0-9]{1,5}", value) or int(value) > MOST_WEIGHT:
+                raise ValueError(f"has {word!r}; write {name}=N, at most {MOST_WEIGHT}")
+            numbers[name] = int(value)
+        elif match is None or get_close_matches(name, NUMBERS):
+            raise ValueError(f"has {word!r}; after the endpoint write weight=N, priority=N, zone=NAME or version=v2")
+        else:
+            labels[name] = value
+    return Target(address.url, numbers["priority"], numbers["weight"], zone=labels.get(ZONE, "")), labels

@@ -49,6 +49,10 @@ Label = Annotated[
 PortName = Annotated[
     str, matching(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?", "the name of a port; write it in lower case, such as http")
 ]
+LABEL_NAME: Final = r"[a-z][a-z0-9_-]{0,31}"
+LABEL_VALUE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+LabelName = Annotated[str, matching(LABEL_NAME, "the name of a label; write it in lower case, such as version")]
+LabelValue = Annotated[str, matching(LABEL_VALUE, "the value of a label; write it such as v2")]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
 Zone = Annotated[str, matching(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "a zone; write it such as eu-west-1a")]
 
@@ -125,8 +129,10 @@ class DiscoverSpec(Model):
     srv: SrvName | None = None
     """Name whose SRV records (RFC 2782) are the endpoints, in full; priority and weight of the records hold."""
     file: FilePath | None = None
-    """File that lists the endpoints, one `host:port` a line, with `weight=3` or `priority=1` after it if wanted.
-    Replace it by a rename: a new file is read within a second."""
+    """File that lists the endpoints, one `host:port` a line, with `weight=3`, `priority=1`, `zone=eu-1a` or labels such
+    as `version=v2` after it if wanted.  Replace it by a rename: a new file is read within a second."""
+    subset: Annotated[dict[LabelName, LabelValue], Field(max_length=20)] = Field(default={})
+    """Labels that an endpoint of the file must have: `{version: v2}`.  So one file serves several upstreams."""
     kubernetes: KubernetesSpec | None = None
     """Kubernetes service whose EndpointSlices name the endpoints."""
     port: Port | None = None
@@ -150,6 +156,8 @@ class DiscoverSpec(Model):
         if len(given) != 1:
             found = f"has {' and '.join(given)}; keep one of them" if given else "has no source"
             raise ValueError(f"{found}; write dns with a port, srv, file or kubernetes")
+        if self.subset and self.file is None:
+            raise ValueError("has a subset, which a file alone has labels for; write file, or remove subset")
         if self.dns is not None and self.port is None:
             raise ValueError("needs the port of the endpoints beside dns, such as port: 8080")
         if self.dns is None and self.port is not None:
@@ -169,6 +177,11 @@ class DiscoverSpec(Model):
             namespace = f"{self.kubernetes.namespace}/" if self.kubernetes.namespace else ""
             return f"kubernetes {namespace}{self.kubernetes.service}"
         return f"{self.kind} {self.dns or self.srv or self.file}"
+
+    @property
+    def has_weights(self) -> bool:
+        """True if the source tells weights."""
+        return self.srv is not None or self.file is not None
 
     @property
     def host(self) -> str:

@@ -35,6 +35,8 @@ NO_STATUS: Final = "the upstream's answer ended without a status"
 """Message of an answer that had no status."""
 MANY_STATUSES: Final = "the upstream's answer had more than one status"
 """Message of an answer that had several."""
+GOOD: Final = [(b"grpc-status", b"0")]
+"""Trailers of most answers."""
 STATUS_FIELDS: Final = (b"grpc-status", b"grpc-message", b"grpc-status-details-bin")
 """Fields that are sent with a status."""
 
@@ -45,8 +47,12 @@ def read_status(outcome: Outcome, had_little_time: Callable[[], bool]) -> None:
     `had_little_time` is called for DEADLINE_EXCEEDED: True if the caller's deadline left too little time.
     """
     stream = outcome.stream
+    lines = outcome.call_lines
+    has_call_head = lines is not None and lines is outcome.raw and outcome.parsed is None
+    if has_call_head and stream is not None and stream.state == COMPLETE and stream.trailers == GOOD:
+        stream.verdict = outcome.verdict
+        return
     early: Headers = []
-    has_call_head = outcome.has_call_head
     if not has_call_head and outcome.header(b"grpc-status") is not None:
         if stream is None and not outcome.body:
             fields, code = _one_status(outcome.headers)

@@ -82,6 +82,7 @@ class MultiplexedConnection(asyncio.Protocol):
     def __init__(self, pool: StreamPool) -> None:
         self.pool = pool
         self.session = Session(self, LIMITS, True)
+        self.session.joins_content = True
         self.transport: asyncio.Transport | None = None
         """Transport; None before the connection is made and after it is lost."""
         self.ready: Promise[str] = Promise()
@@ -255,11 +256,11 @@ class MultiplexedConnection(asyncio.Protocol):
                 self._leftover += 1
             else:
                 session.reset(stream, CANCEL)
-        else:
+        elif self._bucket.level > 0.0:
             self._bucket.pay(1.0)
         if not self._depth:
             self._after_streams()
-        self.flush_later()
+            self.flush_later()
 
     def touch(self, exchange: UpstreamStream) -> None:
         """Deliver what has arrived for an exchange once the read at hand is over."""
@@ -322,6 +323,7 @@ class MultiplexedConnection(asyncio.Protocol):
         if error is not None and not self._is_lost:
             self._error = describe_error(error)
         self._lose()
+        self.session.detach()
 
     def pause_writing(self) -> None:
         self._is_full = True
@@ -435,9 +437,13 @@ class MultiplexedConnection(asyncio.Protocol):
     # ----- handler of the session
 
     def on_head(self, stream: Stream, head: Head, is_end: bool) -> None:
-        self._hear(is_end)
-        if isinstance(stream.user, UpstreamStream):
-            stream.user.on_head(head, is_end)
+        self._quiet_since = self._heard  # inlined `_hear`
+        self._pings = 0
+        if is_end:
+            self._is_refusing = False
+        user = stream.user
+        if isinstance(user, UpstreamStream):
+            user.on_head(head, is_end)
 
     def on_interim(self, stream: Stream, head: Head) -> None:
         self._hear(False)

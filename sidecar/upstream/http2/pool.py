@@ -92,13 +92,13 @@ class StreamPool(Pool):
         for carrier in self.carriers:
             if carrier.has_room:
                 if (
-                    not carrier.active
+                    not carrier.session.streams
                     and x.method != b"GET"
                     and x.method not in IDEMPOTENT_METHODS
                     and carrier.is_closed_by_peer()
                 ):
                     continue
-                return UpstreamStream(carrier)
+                return UpstreamStream(carrier, True)
         return super().take(x, now) if self.idle else None
 
     def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
@@ -243,7 +243,6 @@ class StreamPool(Pool):
         while self._queue and carrier.has_room:
             waiter = self._queue.popleft()
             self.deadlines.discard(waiter)
-            waiter.promise.on_cancel = None  # breaks a reference cycle, which only the garbage collector would free
             waiter.promise.resolve(UpstreamStream(carrier))
         if not carrier.active:
             open_ones = len(self.connections) + len(self.carriers)

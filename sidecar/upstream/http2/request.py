@@ -6,7 +6,7 @@ The fields are those of HTTP/1.1 (`upstream.request_head`) without the ones of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.exchange import NEVER, Exchange
 from sidecar.core.http1 import can_be_trailer
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from sidecar.core.body import Body
     from sidecar.upstream.http2.stream import UpstreamStream
+
+MAX_HOPS: Final = 256
+"""Most results of `hop_lines` that are cached."""
+_known_hops: Final[dict[tuple[bytes, int, bool], bytes]] = {}
 
 
 def own_lines(x: Exchange, now: float) -> bytes:
@@ -39,15 +43,21 @@ def own_lines(x: Exchange, now: float) -> bytes:
 def split_lines(x: Exchange) -> tuple[bytes, bytes]:
     """Return the field lines of the client, and the request's id if it stands behind them; else it is empty."""
     lines = x.raw if x.parsed is None else x.lines
-    last = b"x-request-id: %b\r\n" % x.request_id
-    at = len(lines) - len(last)
-    return (lines[:at], x.request_id) if at >= 0 and lines[at:] == last else (lines, b"")
+    request_id = x.request_id
+    last = b"x-request-id: %b\r\n" % request_id
+    return (lines[: -len(last)], request_id) if lines.endswith(last) else (lines, b"")
 
 
 def hop_lines(x: Exchange) -> bytes:
     """Return the field lines of this hop, which many requests have in common."""
-    trailers = b"te: trailers\r\n" if x.accepts_trailers else b""
-    return b"%b%bx-sidecar-attempt: %d\r\n" % (trailers, x.forwarding, x.attempt + x.marked_attempt)
+    key = (x.forwarding, x.attempt + x.marked_attempt, x.accepts_trailers)
+    known = _known_hops.get(key)
+    if known is None:
+        if len(_known_hops) >= MAX_HOPS:
+            _known_hops.clear()
+        trailers = b"te: trailers\r\n" if x.accepts_trailers else b""
+        known = _known_hops[key] = b"%b%bx-sidecar-attempt: %d\r\n" % (trailers, x.forwarding, key[1])
+    return known
 
 
 def request_lines(x: Exchange, now: float) -> bytes:

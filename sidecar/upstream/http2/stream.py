@@ -15,7 +15,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.body import HIGH_WATER, Body
 from sidecar.core.exchange import IDEMPOTENT_METHODS, NEVER, NO_FIELDS, Exchange
@@ -78,18 +78,20 @@ class UpstreamStream:
     """Exchange on a stream of its own."""
 
     __slots__ = (
-        "_answer", "_cause", "_connection", "_deadline", "_exchange", "_failure", "_interims", "_is_paused",
-        "_is_told", "_is_whole", "_length", "_outcome", "_piece_at", "_pieces", "_receiver", "_request_body",
-        "_started", "_stream", "_trailers", "expires", "is_touched", "pool",
+        "_answer", "_cause", "_connection", "_deadline", "_exchange", "_failure", "_has_room", "_interims",
+        "_is_paused", "_is_told", "_is_whole", "_length", "_outcome", "_piece_at", "_pieces", "_receiver",
+        "_request_body", "_started", "_stream", "_trailers", "expires", "is_touched", "pool",
     )  # fmt: skip
 
-    def __init__(self, connection: MultiplexedConnection) -> None:
+    def __init__(self, connection: MultiplexedConnection, has_room: bool = False) -> None:
+        """`has_room` is True if the connection has just said so, and `exchange` follows at once."""
         self.pool = connection.pool
         self.expires = NEVER
         """Deadline after which the sweep calls `expire`, while the exchange is in flight."""
         self.is_touched = False
         """True while something that has arrived is to be delivered."""
         self._connection = connection
+        self._has_room = has_room
         self._stream: Stream | None = None
         """Stream of the exchange; None before the request is sent, and after the end."""
         self._exchange: Exchange | None = None
@@ -139,7 +141,7 @@ class UpstreamStream:
         `expires` is the instant by which the response must be complete; `now` is the start of the attempt.
         """
         connection, pool = self._connection, self.pool
-        if not connection.has_room:
+        if not self._has_room and not connection.has_room:
             receiver.take(failed(STALE_CONNECTION, cause="the connection takes no more streams"))
             return
         self._exchange = x
@@ -161,6 +163,7 @@ class UpstreamStream:
             x.sensitive,
             request_id=request_id,
             steady=(before, hop_lines(x)),
+            content=x.body,
         )
         stream.user = self
         pool.deadlines.add(self)
@@ -169,8 +172,6 @@ class UpstreamStream:
             body.record(HIGH_WATER)
             self._request_body = sink = StreamedBody(self, connection.transport, x, body)
             sink.start()
-        elif not is_end:
-            session.send(stream, x.body, True)
         connection.flush_later()
 
     def _leave(self) -> None:
@@ -322,8 +323,8 @@ class UpstreamStream:
 
     def on_head(self, head: Head, is_end: bool) -> None:
         """Note the head of the final response."""
-        x = self._exchange
-        if x is None:
+        x, stream = self._exchange, self._stream
+        if x is None or stream is None:
             return
         known = head.derived
         if not isinstance(known, ResponseLines):
@@ -337,8 +338,17 @@ class UpstreamStream:
         outcome.sensitive = head.sensitive
         if known.is_call:
             outcome.call_lines = lines
-        self._is_whole = is_end
-        self._touch()
+        if not is_end:
+            self._touch()
+            return
+        self._is_whole = True
+        if stream.content:
+            self._pieces.append(stream.content)
+        if stream.ending is not None:
+            self._take_trailers(stream.ending)
+        if not self.is_touched:
+            self.is_touched = True
+            self._connection.touch(self)
 
     def on_data(self, data: bytes, is_end: bool) -> None:
         """Note the next piece of the body."""
@@ -349,15 +359,21 @@ class UpstreamStream:
 
     def on_trailers(self, head: Head) -> None:
         """Note the trailers, which end the body."""
-        known = head.derived
-        if known is None:
-            known = head.derived = parse_fields(head.lines)
-        x = self._exchange
-        if head.sensitive and x is not None:
-            x.sensitive |= head.sensitive
-        self._trailers = list(cast("Headers", known))
+        self._take_trailers(head)
         self._is_whole = True
         self._touch()
+
+    def _take_trailers(self, head: Head) -> None:
+        known: Any = head.derived  # not a `cast`, which is a call where it is not compiled
+        if known is None:
+            known = head.derived = parse_fields(head.lines)
+        if head.sensitive:
+            answer, outcome = self._answer, self._outcome
+            if answer is not None:
+                answer.sensitive = head.sensitive
+            elif outcome is not None:
+                outcome.sensitive |= head.sensitive
+        self._trailers = [*known]
 
     def on_reset(self, stream: Stream, code: int, text: str) -> None:
         """Note the end of the stream before its time."""
@@ -469,10 +485,8 @@ class UpstreamStream:
         elif outcome is not None:
             self._leave()
             if trailers:
-                outcome.stream = body = Body(None, self._length if self._length >= 0 else None)
-                if data:
-                    body.feed(data)
-                body.finish(trailers)
+                outcome.stream = body = Body.of(data, trailers, self._length if self._length >= 0 else None)
+                body.sensitive = outcome.sensitive
             else:
                 outcome.body = data
             if receiver is not None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession
 from pydantic import SecretStr
 
+from sidecar.admin import what_if
 from sidecar.admin.listener import AdminListener
 from sidecar.admin.view import AdminView, Readiness
 from sidecar.config.process_spec import AdminSpec, LimitsSpec
@@ -22,6 +24,8 @@ from sidecar.telemetry.plain import Masks, Secrets
 from tests.support.clock import FakeEnv
 from tests.support.loop import virtual_env
 from tests.unit.telemetry.metrics.exposition import read
+
+RUNNING = Path(__file__).parents[3] / "policies" / "recommended.yaml"
 
 
 class Breaker:
@@ -85,6 +89,7 @@ class World:
             recent=self.recent,
             sections=self.sections,
             secrets=secrets,
+            path=str(RUNNING),
         )
         self.url = ""
         self.client: ClientSession
@@ -283,3 +288,70 @@ async def test_a_token_is_asked_for_everywhere_but_by_probes(world: World) -> No
     for path in ("/metrics", "/state"):
         assert (await world.get(path, Authorization="Bearer t0ken")).status == 200
     assert (await world.post("/reload", Authorization="Bearer t0ken")).status == 200
+
+
+# ----- trials of policies
+
+CHANGED = RUNNING.read_text().replace("request: 1s", "request: 4s")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give trials more time than a busy machine takes."""
+    monkeypatch.setattr(what_if, "SECONDS", 600.0)
+
+
+async def tried(world: World, **members: Any) -> dict[str, Any]:
+    response = await world.client.post("/what-if", json={"policies": CHANGED, **members})
+    assert response.status == 200, await response.text()
+    found: dict[str, Any] = await response.json()
+    return found
+
+
+@pytest.mark.usefixtures("patient")
+async def test_policies_are_tried_beside_those_that_run(world: World) -> None:
+    found = await tried(world, method="GET", url="/orders/7")
+    assert [each["severity"] for each in found["problems"] if each["severity"] == "error"] == []
+    assert any("worst latency" in each["sentence"] for each in found["diff"]["subjects"])
+    assert "orders" in found["explained"]
+    assert world.reloads == 0
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_trial_with_problems_says_where(world: World) -> None:
+    found = await tried(world, policies="version: 1\nroutes: [{nam: x}]\n", url="/")
+    assert any(each["line"] == 2 and "nam" in each["path"] for each in found["problems"])
+    assert (found["diff"], found["explained"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"version: 1",
+        b'{"policies": 1}',
+        b'{"policies": "", "deep": 1}',
+        b'{"policies": "", "url": "--help"}',
+    ],
+)
+async def test_what_is_no_trial(world: World, body: bytes) -> None:
+    document = await problem(await world.client.post("/what-if", data=body), 400)
+    assert document["detail"].startswith("send JSON such as ")
+
+
+async def test_trials_have_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = b'{"policies": "' + b"x" * what_if.MOST_TEXT + b'"}'
+    assert (await world.client.post("/what-if", data=large)).status == 413
+    monkeypatch.setattr(what_if, "MOST_OUTPUT", 10)
+    document = await problem(await world.client.post("/what-if", json={"policies": CHANGED}), 503)
+    assert "too long" in document["detail"]
+    monkeypatch.setattr(what_if, "SECONDS", 0.0)
+    document = await problem(await world.client.post("/what-if", json={"policies": CHANGED}), 503)
+    assert "has taken more than" in document["detail"]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_trials_run_one_at_a_time(world: World) -> None:
+    first, second = await asyncio.gather(*(world.client.post("/what-if", json={"policies": CHANGED}) for _ in range(2)))
+    assert sorted((first.status, second.status)) == [200, 503]

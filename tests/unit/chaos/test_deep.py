@@ -45,3 +45,13 @@ def test_the_command_prints_margins(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["lint", "--deep", str(RECOMMENDED)])
     assert result.exit_code == 0
     assert result.stderr == "route orders: recovers from an overload at up to 50% of what its service can do\n"
+
+
+def test_diff_tells_the_change_of_a_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.9, 0.6, 0.6, 0.9])
+    monkeypatch.setattr(deep, "margins", lambda _, __, names: dict.fromkeys(names, next(found)))
+    arguments = ["diff", "--deep", str(RECOMMENDED), str(RECOMMENDED)]
+    words = "route orders: recovers from an overload at up to"
+    worse, better = (CliRunner().invoke(main, arguments) for _ in range(2))
+    assert worse.output == f"! {words} 60% of what its service can do (was 90%)\n"
+    assert better.output == f"  {words} 90% of what its service can do (was 60%)\n"

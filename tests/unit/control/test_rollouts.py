@@ -289,3 +289,68 @@ def test_a_ramp_goes_on_through_a_reload_of_something_else() -> None:
     assert arms.share(1) == pytest.approx(0.5)
     env.advance(300)
     assert arms.share(1) == 1
+
+
+OBSERVED = """\
+routes:
+  - name: shop
+    upstream: v1
+    circuit_breaker: {consecutive_failures: 100, open_for: 1m}
+    candidate:
+      mode: observe
+      circuit_breaker: {consecutive_failures: 3}
+      rate_limit: [{name: all, rate: 1/h, burst: 5}]
+"""
+
+
+def test_a_whole_set_of_policies_observes_beside_those_of_the_route() -> None:
+    env, store = make_env(), StateStore()
+    snapshot = compiled(UPSTREAMS, OBSERVED, env=env, store=store)
+    script(snapshot, "v1").script = [CONNECT_FAILURE]
+
+    assert asked(snapshot, 10) == {"shop": 10}
+    assert script(snapshot, "v1").calls == 10
+    assert [*snapshot.routes] == ["shop"]
+    assert [(link.policy, link.scope) for link in snapshot.routes["shop"].observed] == [
+        ("rate_limit", "candidate"),
+        ("circuit_breaker", "candidate"),
+    ]
+    refused = {
+        policy: env.meter.value("sidecar.observed.refusals", route="shop@candidate", policy=policy)
+        for policy in ("rate_limit", "circuit_breaker")
+    }
+    assert refused == {"rate_limit": 4, "circuit_breaker": 7}
+    assert env.meter.value("sidecar.observed.refusals", route="shop") == 0
+    breakers = store.describe()["breaker"]
+    assert [breakers[f"route:{name}"]["state"] for name in ("shop", "shop@candidate")] == ["closed", "open"]
+    assert snapshot.routes["shop"].observed[1].block.open_for == 60, "merged over the block of the route"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "says"),
+    [
+        ("{timeout: {request: 1s}}", "needs a share, such as share: 5%, or mode: observe to count only"),
+        ("{mode: observe, share: 5%, timeout: {}}", "has mode: observe, which sees every request, and share"),
+        ("{mode: observe, ramp: {to: 10%, over: 1h}, timeout: {}}", "which sees every request, and ramp"),
+        ("{mode: observe}", "has no policies to observe; write them beside `mode`"),
+        ("{mode: observe, criticality: sheddable}", "criticality: cannot be observed beside that of the route"),
+        ("{mode: observe, authenticate: off}", "authenticate: cannot be observed beside that of the route"),
+    ],
+)
+def test_what_an_observed_candidate_cannot_have_is_said(candidate: str, says: str) -> None:
+    problems = loading(UPSTREAMS, f"routes: [{{name: shop, upstream: v1, candidate: {candidate}}}]\n").problems
+    assert says in "\n".join(map(str, problems))
+
+
+def test_an_observed_candidate_without_a_policy_is_warned_of() -> None:
+    route = "routes: [{name: shop, upstream: v1, retry: {}, candidate: {mode: observe, retry: off}}]\n"
+    (warning,) = [str(each) for each in loading(UPSTREAMS, route).warnings if "shop" in str(each)]
+    assert "routes.shop.candidate.retry: is off, which mode: observe does not show" in warning
+
+
+def test_explain_says_what_an_observed_candidate_counts() -> None:
+    text = explain_text(compiled(UPSTREAMS, OBSERVED), "inbound", exchange("GET", "/"))
+    assert (
+        "shop@candidate gets no requests; it counts what it would do to those of shop: rate_limit, circuit_breaker"
+        in text
+    )

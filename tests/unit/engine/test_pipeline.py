@@ -182,7 +182,7 @@ async def test_a_body_that_is_thrown_away_settles_its_run_first() -> None:
     assert [entry[0] for entry in log[6:]] == ["-c", "-b", "-a"]
 
 
-@pytest.mark.parametrize("where", ["admit", "answer"])
+@pytest.mark.parametrize("where", ["admit", "promise", "answer"])
 async def test_a_stage_may_take_time(where: str) -> None:
     log: list[Any] = []
     gate: Promise[Any] = Promise()
@@ -192,8 +192,8 @@ async def test_a_stage_may_take_time(where: str) -> None:
 
     ok = response(200)
     slow = Answering("b", log, later if where == "answer" else None)
-    if where == "admit":
-        slow.admit = lambda x: Wait(later())  # type: ignore[method-assign]
+    if where != "answer":
+        slow.admit = lambda x: Wait(later() if where == "admit" else gate)  # type: ignore[method-assign]
     ends: list[Call] = []
     call = Call(Pipeline([Witness("a", log), slow, Witness("c", log)], ScriptedService(ok)), exchange(), ends.append)
     call.start()
@@ -234,6 +234,29 @@ async def test_what_comes_in_spite_of_a_cancellation_is_given_back(where: str, f
     assert (found == "ticket" and where == "admit") or late.stream.state == CANCELLED  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("is_early", [True, False], ids=["before it waits", "while it waits"])
+async def test_a_cancelled_call_cancels_the_promise_that_a_stage_waits_for(is_early: bool) -> None:
+    log: list[Any] = []
+    gate: Promise[Any] = Promise(lambda: log.append("cancelled"))
+    slow = Answering("b", log)
+
+    def admit(_: Exchange) -> Wait:
+        if is_early:
+            call.cancel()
+        return Wait(gate)
+
+    slow.admit = admit  # type: ignore[method-assign]
+    ends: list[Call] = []
+    call = Call(Pipeline([Witness("a", log), slow], ScriptedService(200)), exchange(), ends.append)
+    call.start()
+    call.cancel()
+    assert ends == [call]
+    assert isinstance(call.error, asyncio.CancelledError)
+    assert log == ["+a", "cancelled", ("-a", ABANDONED)]
+    gate.resolve(response(200))
+    assert ends == [call]
+
+
 async def test_a_bug_in_an_answer_gives_the_outcome_up() -> None:
     log: list[Any] = []
     streaming = response(200, stream=Body())
@@ -250,7 +273,7 @@ class Superseding(Answering):
     supersedes = True
 
 
-@pytest.mark.parametrize("at", ["terminal", "admit", "answer"])
+@pytest.mark.parametrize("at", ["terminal", "admit", "promise", "answer"])
 async def test_an_outcome_can_supersede_what_runs_behind_a_stage(at: str) -> None:
     log: list[Any] = []
     calls: list[Any] = []
@@ -269,8 +292,8 @@ async def test_an_outcome_can_supersede_what_runs_behind_a_stage(at: str) -> Non
 
     race.admit = admitted  # type: ignore[method-assign]
     slow = Answering("c", log, wait if at == "answer" else None)
-    if at == "admit":
-        slow.admit = lambda x: Wait(wait())  # type: ignore[method-assign]
+    if at in ("admit", "promise"):
+        slow.admit = lambda x: Wait(wait() if at == "admit" else gate)  # type: ignore[method-assign]
     service = ScriptedService(HANG if at == "terminal" else response(503))
     ends: list[Call] = []
     call = Call(Pipeline([Witness("a", log), race, slow], service), exchange(), ends.append)
@@ -282,7 +305,7 @@ async def test_an_outcome_can_supersede_what_runs_behind_a_stage(at: str) -> Non
     assert ends == [call]
     assert call.value is winner
     assert log[-3:] == [("<b", winner), ("-b", winner), ("-a", winner)]
-    assert (("-c", ABANDONED) in log) == (at != "admit")
+    assert (("-c", ABANDONED) in log) == (at not in ("admit", "promise"))
     assert service.active == 0
     gate.resolve(response(201, stream=Body()))
     assert ends == [call]

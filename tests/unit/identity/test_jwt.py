@@ -10,12 +10,14 @@ import pytest
 from sidecar.core.exchange import Caller
 from sidecar.core.outcome import Failure
 from sidecar.core.stage import Wait
+from sidecar.identity.credentials import TAIL
 from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.key_source import InlineKeys, KeySet
 from sidecar.identity.keys import read_key
 from sidecar.identity.spec import JwtSpec
+from sidecar.identity.tokens import MOST_BYTES, TokenCache
 from sidecar.identity.verdict import Rejection, Unavailable, Verdict
-from sidecar.identity.verification import VerificationBudget, VerificationSpec
+from sidecar.identity.verification import MOST_CLIENTS, VerificationBudget, VerificationSpec
 from tests.support.clock import WALL, FakeEnv, make_env
 from tests.support.issuer import CLAIMS, ISSUER, jwk, key, part, raw, sign
 from tests.support.service import exchange
@@ -145,6 +147,14 @@ def test_usual_types_are_accepted_and_keys_in_the_header_ignored(header: dict[st
     assert isinstance(ask(identity(), sign(key("EC", "mine"), **header, jwk=own)), Rejection)
 
 
+@pytest.mark.parametrize("name", ["kid", "typ"])
+def test_null_is_no_text_and_not_the_absence_of_a_member(name: str) -> None:
+    """RFC 7515 4.1.4 and 4.1.9: the value is a text."""
+    whole = {"alg": "ES256", "kid": "one", "typ": "JWT"}
+    assert isinstance(ask(identity(), raw({k: v for k, v in whole.items() if k != name}, CLAIMS, key())), Caller)
+    assert f"{name} is no text" in cause(ask(identity(), raw({**whole, name: None}, CLAIMS, key())))
+
+
 def test_configured_types_must_be_present() -> None:
     found = identity(types=["at+jwt"])
     assert isinstance(ask(found, sign(key(), typ="at+jwt")), Caller)
@@ -175,6 +185,7 @@ def test_a_key_is_used_only_as_it_says() -> None:
         ({"alg": "RSA-OAEP"}, "is for the algorithm"),
         ({"kty": "rsa"}, "has the type"),
         ({"kid": 7}, "kid"),
+        ({"kid": "k" * 257}, "kid"),
         ({"e": "AQ"}, "cannot be read"),
         ({"e": "AQAAAAE"}, "exponent"),
         ({"n": jwk(key("RSA"))["n"][:100]}, "bits"),
@@ -318,23 +329,32 @@ def test_verification_takes_no_more_than_its_share_of_the_cpu() -> None:
     assert isinstance(ask(found, sign(key(), {"jti": "later"}), now=env.now() + 1.5), Caller)
 
 
-def test_tables_of_clients_and_verdicts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidecar.identity import tokens, verification
-
-    monkeypatch.setattr(tokens, "MOST_ACCEPTED", 3)
-    monkeypatch.setattr(tokens, "MOST_REJECTED", 3)
-    monkeypatch.setattr(verification, "MOST_CLIENTS", 3)
+def test_the_table_of_clients_is_bounded() -> None:
     env = make_env()
     budget = VerificationBudget(VerificationSpec(), env)
+    for number in range(MOST_CLIENTS + 10):
+        budget.fail(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", env.now())
+    assert budget.describe()["clients"] == MOST_CLIENTS
+
+
+def test_the_tables_of_verdicts_are_bounded() -> None:
+    cache = TokenCache(None, 3, 3)
     for number in range(10):
-        budget.fail(f"10.0.0.{number}", env.now())
-    assert budget.describe()["clients"] == 3
-    found = identity()
-    for number in range(10):
-        assert isinstance(ask(found, sign(key(), {"jti": str(number)})), Caller)
-        assert isinstance(ask(found, sign(key("EC", "forged"), {"jti": str(number)}, kid="one")), Rejection)
-    assert found.describe()["tokens"] == 3
-    assert repr(found._tokens) == "<TokenCache 3 accepted, 3 rejected>"
+        token = b"%060d" % number
+        cache.accept(TokenCache.digest(token), Caller("alice", "corporate", {}), None, 60.0, len(token), token)
+        cache.reject(b"forged %d" % number, Rejection("forged"), 0.0)
+        assert cache.find(token[-TAIL:]) is not None
+    assert repr(cache) == "<TokenCache 3 accepted, 3 rejected>"
+    assert [cache.find((b"%060d" % number)[-TAIL:]) is not None for number in range(10)] == [False] * 7 + [True] * 3
+    assert cache.get(b"forged 6", 1.0) is None
+    assert cache.get(b"forged 7", 1.0) is not None
+
+
+def test_accepted_tokens_have_a_bound_in_bytes() -> None:
+    cache = TokenCache()
+    for number in range(4):
+        cache.accept(b"%d" % number, Caller("alice", "corporate", {}), None, 60.0, MOST_BYTES // 3)
+    assert len(cache) == 3
 
 
 def test_clients_of_one_ipv6_network_are_one() -> None:

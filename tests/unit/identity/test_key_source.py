@@ -60,7 +60,7 @@ class Rig:
         x = exchange(headers={"authorization": f"Bearer {token.decode()}"}, deadline=deadline)
         lines = x.lines
         found = self.identity.authenticate(x, lines, b"\n" + lines.lower(), self.env.now())
-        return await found.coroutine if isinstance(found, Wait) else found
+        return await found.awaited if isinstance(found, Wait) else found
 
     def fresh(self, number: int, **claims: Any) -> bytes:
         """Return a token that was not seen before, and does not end in this test."""
@@ -288,7 +288,7 @@ def test_keys_survive_a_restart_in_a_file_of_their_own(tmp_path: Path) -> None:
     scenario()
 
 
-@pytest.mark.parametrize("what", ["writable", "foreign", "future", "broken", "unwritable"])
+@pytest.mark.parametrize("what", ["writable", "foreign", "future", "ancient", "timeless", "broken", "unwritable"])
 def test_a_kept_file_that_cannot_be_trusted_is_told_and_left(tmp_path: Path, what: str) -> None:
     kept = tmp_path / "keys.json"
     document = {"source": f"{ISSUER}/keys", "fetched": WALL - 5, "keys": [jwk(key("EC", "planted"))]}
@@ -297,6 +297,10 @@ def test_a_kept_file_that_cannot_be_trusted_is_told_and_left(tmp_path: Path, wha
             document["source"] = "https://evil.example/keys"
         case "future":
             document["fetched"] = WALL + 10
+        case "ancient":
+            document["fetched"] = -(10**400)  # no float
+        case "timeless":
+            document["fetched"] = True
     if what == "unwritable":
         kept = tmp_path / "missing" / "keys.json"
     else:

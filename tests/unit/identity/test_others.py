@@ -64,7 +64,7 @@ async def ask(found: Any, env: FakeEnv, **facts: Any) -> Verdict | None:
     x = exchange(**facts)
     lines = x.lines
     verdict = found.authenticate(x, lines, b"\n" + lines.lower(), env.now())
-    return await verdict.coroutine if isinstance(verdict, Wait) else verdict
+    return await verdict.awaited if isinstance(verdict, Wait) else verdict
 
 
 # ----- API keys
@@ -261,6 +261,10 @@ async def test_an_answer_is_never_used_beyond_the_end_of_the_token() -> None:
         ({"active": True, "sub": "alice", "aud": "payments"}, Rejection),
         ({"active": True, "aud": "orders"}, Rejection),
         ({"active": "yes", "sub": "alice"}, Unavailable),
+        ({"active": True, "sub": "alice", "aud": "orders", "exp": "never"}, Unavailable),
+        ({"active": True, "sub": "alice", "aud": "orders", "exp": 10**400}, Unavailable),
+        ({"active": True, "sub": "alice", "aud": "orders", "exp": True}, Unavailable),
+        ({"active": False, "exp": "never"}, Rejection),
         ({}, Unavailable),
         ([], Unavailable),
         (b"<html>", Unavailable),
@@ -330,6 +334,30 @@ EXTERNAL = {"url": "http://127.0.0.1:9191/check", "headers": ["cookie", "x-token
 
 
 @virtual
+async def test_the_path_of_a_request_to_the_server_itself_begins_with_a_slash_too() -> None:
+    env, server = virtual_env(), Server(response(200))
+    await ask(make("external", env, server, **EXTERNAL), env, headers={"cookie": "c"}, method="OPTIONS", path="*")
+    assert server.seen[0].path == b"/check/*"
+
+
+@virtual
+async def test_a_caller_in_utf8_is_read_as_such() -> None:
+    env = virtual_env()
+    for coding in ("utf-8", "latin-1"):
+        answer = response(200)
+        answer.headers = [(b"x-user", "dävé".encode(coding))]
+        verdict = await ask(
+            make("external", env, Server(answer), **EXTERNAL, caller="x-user"), env, headers={"cookie": "c"}
+        )
+        assert isinstance(verdict, Caller)
+        assert verdict.id == "dävé"
+
+
+TWO_CALLERS = response(200)
+TWO_CALLERS.headers = [(b"x-user", b"alice"), (b"x-user", b"root")]
+
+
+@virtual
 async def test_an_external_server_gets_method_path_and_named_fields() -> None:
     env = virtual_env()
     server = Server(response(200, headers={"x-user": "alice", "x-other": "no"}))
@@ -355,6 +383,7 @@ async def test_an_external_server_gets_method_path_and_named_fields() -> None:
         (response(500), Unavailable),
         (response(200), Unavailable),  # names no caller
         (response(200, headers={"x-user": "a" * 300}), Unavailable),
+        (TWO_CALLERS, Unavailable),
         (CONNECT_FAILURE, Unavailable),
     ],
 )
@@ -451,6 +480,14 @@ async def test_a_certificate_with_two_uris_has_no_spiffe_id() -> None:
         {"api_key": {"file": "x"}, "certificate": {"dns": "x"}},
         {"certificate": {"dns": "x", "subject": "y"}},
         {"introspection": {"url": "https://i", "client": {"id": "a", "secret": ""}}},
+        {"certificate": {"spiffe": "*"}},
+        {"certificate": {"spiffe": ["spiffe://a/b", "a/b"]}},
+        {"certificate": {"dns": ""}},
+        {"api_key": {"file": "x", "header": "content-length"}},
+        {"api_key": {"file": "x", "header": "host"}},
+        {"external": {"url": "https://i", "headers": ["transfer-encoding"]}},
+        {"external": {"url": "https://i", "forward": ["content_length"]}},
+        {"external": {"url": "https://i", "forward": ["connection"]}},
     ],
 )
 def test_impossible_identities_are_refused(settings: Any) -> None:

@@ -33,10 +33,12 @@ class Checked(NamedTuple):
         return any(words in each for each in self.findings)
 
 
-def checked(kind: str, text: str) -> Checked:
+def checked(kind: str, text: str, file: str = "source") -> Checked:
     """Return the translation of a configuration, whose policy passes `check`."""
-    translation = translate(kind, "source", text)
+    translation = translate(kind, file, text)
     assert load([Source("policies.yaml", translation.policy.encode())], {}).problems == []
-    assert all(PLACE.fullmatch(each) for each in translation.findings), translation.findings
+    assert all(PLACE.fullmatch("source" + each.removeprefix(file)) for each in translation.findings), (
+        translation.findings
+    )
     read = yaml.safe_load(translation.policy.replace(": off ", ": 'off' "))  # YAML 1.1 takes it for false
     return Checked(read, translation.policy, translation.findings)

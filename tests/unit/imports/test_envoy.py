@@ -211,3 +211,22 @@ def test_each_value_has_its_line() -> None:
     line = next(at for at, each in enumerate(text.splitlines(), 1) if '"timeout": "3s"' in each)
     lines = [" ".join(each.split()) for each in checked("envoy", text).text.splitlines()]
     assert f"request: 3s # source:{line}" in lines
+
+
+REFUSES = [{"deny": {"networks": ["0.0.0.0/0", "::/0"]}}]
+AUTHZ = {"name": "envoy.filters.http.ext_authz", "typed_config": {"@type": "x.ExtAuthz"}}
+
+
+PROTECTED: list[tuple[dict[str, Any], Any]] = [
+    ({"manager": {"http_filters": [AUTHZ]}}, REFUSES),
+    ({"manager": {"http_filters": [{"name": "envoy.filters.http.jwt_authn"}]}}, REFUSES),
+    ({"manager": {"http_filters": [AUTHZ]}, "host": {"typed_per_filter_config": {
+        AUTHZ["name"]: {"@type": "x.ExtAuthzPerRoute", "disabled": True}}}}, None),
+    ({"host": {"typed_per_filter_config": {"rbac": {"@type": "x.RBACPerRoute", "rbac": {}}}}}, REFUSES),
+    ({"manager": {"http_filters": [{"name": "envoy.filters.http.lua"}]}}, None),
+]  # fmt: skip
+
+
+@each(PROTECTED)
+def test_a_route_refuses_if_a_filter_keeps_requests_out(case: tuple[dict[str, Any], Any]) -> None:
+    assert envoy(**case[0]).route().get("authorize") == case[1]

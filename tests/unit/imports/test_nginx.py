@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.imports.findings import Findings, TranslationError
-from sidecar.imports.nginx_grammar import MOST_TEXT, read_directives
+from sidecar.imports.nginx.grammar import MOST_TEXT, read_directives
 from sidecar.imports.translate import translate
 from tests.support.cases import each
 from tests.unit.imports.checked import Checked, checked
@@ -126,7 +126,7 @@ def test_directives_hold_for_the_blocks_within() -> None:
 @each([
     ("proxy_buffering off;", "proxy_buffering off: has no equal here"),
     ("if ($x) { return 400; }", "if ($x): has no equal here"),
-    ("auth_request /a;", "keeps requests out there, which pass here"),
+    ("auth_request /a;", "keeps requests out there; all are refused here"),
     ("include a.conf;", "include a.conf: is not read"),
     ("proxy_next_upstream_timeout 3s;", "write `timeout.request`"),
     ("content_by_lua_block { if a then { } end }", "content_by_lua_block: has no equal here"),
@@ -168,3 +168,17 @@ def test_a_wrong_file(case: tuple[str, str]) -> None:
         translate("nginx", "source", case[0])
     assert str(raised.value).startswith(case[1]) or case[1] in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+REFUSES = [{"deny": {"networks": ["0.0.0.0/0", "::/0"]}}]
+
+
+@each([
+    ("auth_basic 'x';", REFUSES), ("auth_request /a;", REFUSES), ("internal;", REFUSES), ("auth_basic off;", None),
+    ("limit_except GET { deny all; }", REFUSES), ("if ($http_key != 'x') { return 403; }", REFUSES),
+    ("allow 192.0.2.0/24; deny all;", [{"allow": {"networks": ["192.0.2.0/24"]}}]),
+    ("deny 192.0.2.1; allow all;", REFUSES), ("allow all;", None), ("deny all;", REFUSES),
+    ("allow 192.0.2.0/24; deny all; auth_basic 'x';", REFUSES),
+])  # fmt: skip
+def test_a_location_refuses_if_its_original_keeps_requests_out(case: tuple[str, Any]) -> None:
+    assert nginx(case[0]).route().get("authorize") == case[1]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from sidecar.commands import IMPORTS, main
+from sidecar.commands import main
+from sidecar.commands.writing import IMPORTS
 from sidecar.imports.findings import Findings, TranslationError
 from sidecar.imports.source import MOST_TEXT, read_documents
 from sidecar.imports.translate import KINDS, translate

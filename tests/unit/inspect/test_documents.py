@@ -1,4 +1,4 @@
-"""JSON documents of `sidecar check`, `routes` and `explain`: member by member, in their documented shapes.
+"""JSON documents of the commands: member by member, in their documented shapes.
 
 `UPDATE_GOLDEN=1 pytest` writes the files: read the diff.
 """
@@ -21,8 +21,13 @@ from sidecar.inspect.documents import (
     ExplainDocument,
     LintDocument,
     ProblemsDocument,
+    RecommendDocument,
+    ReplayDocument,
     RoutesDocument,
 )
+from tests.unit.replay.truth import POLICIES as ROUTED
+from tests.unit.replay.truth import Truth, logged, traffic
+from tests.unit.replay.truth import policies as route_policies
 
 GOLDEN = Path(__file__).parent / "golden"
 POLICIES = "policies.yaml"
@@ -230,6 +235,12 @@ def test_every_shape_is_in_the_reference(policies: Path, monkeypatch: pytest.Mon
     other = policies.with_name("other.yaml")
     other.write_text(policies.read_text().replace("max: 9", "max: 10"))
     check_shape(run("diff", str(policies), str(other)), DiffDocument, seen)
+    route = "timeout: {request: 9s, attempt: 3s}"
+    replayed, log = policies.with_name("replayed.yaml"), policies.with_name("access.jsonl")
+    replayed.write_text(ROUTED % ("", f", {route}"))
+    log.write_bytes(b"".join(logged(route_policies(route), Truth(), traffic(600, 50.0), 1)[1]))
+    check_shape(run("replay", str(replayed), str(replayed), "--log", str(log)), ReplayDocument, seen)
+    check_shape(run("recommend", str(replayed), "--log", str(log)), RecommendDocument, seen)
     monkeypatch.chdir(GOLDEN)
     check_shape(run("explain", POLICIES, "GET", "/orders/17"), ExplainDocument, seen)
     check_shape(run("explain", POLICIES, "GET", "/orders/a%2Fb"), ExplainDocument, seen)

@@ -104,6 +104,11 @@ CASES = {
         "  candidate: {share: 5%, timeout: {request: 2s, attempt: 1s}}\n",
         "- name: shop\n  upstream: v1\n  timeout: {request: 2s, idle: 9s, attempt: 1s}  # kept\n",
     ),
+    "a set that was observed": (
+        "- name: shop\n  upstream: v1\n  timeout: {request: 3s}\n"
+        "  candidate: {mode: observe, timeout: {request: 2s}, hedge: {after: 1s}}\n",
+        "- name: shop\n  upstream: v1\n  timeout: {request: 2s}\n  hedge: {after: 1s}\n",
+    ),
     "new policies from braces": (
         "- name: shop\n  upstream: v1\n  candidate: {share: 5%, timeout: {request: 2s}, hedge: {after: 1s}}\n",
         "- name: shop\n  upstream: v1\n  timeout: {request: 2s}\n  hedge: {after: 1s}\n",

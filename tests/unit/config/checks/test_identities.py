@@ -45,6 +45,23 @@ def test_what_lets_in_more_than_was_meant_is_told(identity: str, words: str) -> 
     assert words in found
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("[{kty: EC}]", "key 1 lacks one of crv, x, y"),
+        ("[{kty: oct, k: AAAA, kid: a}]", "key a has 3 bytes; a secret has at least 32"),
+        ("[{kty: RSA, kid: b, n: AQAB, e: AQAB}]", "key b cannot be read"),
+    ],
+)
+def test_keys_in_the_policy_are_read(keys: str, words: str) -> None:
+    (found,) = messages(
+        f"identities: {{c: {{jwt: {{issuer: i, audiences: [o], keys: {{inline: {keys}}}}}}}}}\n", ROUTES
+    )
+    assert "identities.c.jwt.keys.inline: " in found
+    assert words in found
+    assert "warning" not in found
+
+
 def test_files_with_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("keys: []")

@@ -498,6 +498,14 @@ async def test_an_item_that_fails_is_null_and_the_answer_partial() -> None:
     assert json.loads((await page.get()).body)["items"] is None
 
 
+@pytest.mark.parametrize("gone", ["1.0", "2"])
+@virtual
+async def test_any_item_of_a_required_part_that_fails_fails_the_whole(gone: str) -> None:
+    items = {f"users/item/{number}": answer(b"1") for number in ("1.0", "2") if number != gone}
+    page = Page(policies(EACH.replace("each:", "required: true, each:")), items)
+    assert (await page.get()).status == 404
+
+
 @pytest.mark.parametrize(
     ("said", "reason"), [(b'{"ids": 1}', "no_value"), (b"{}", "no_value"), (b'{"ids": [1, 2, 3, 4]}', "too_many")]
 )

@@ -140,3 +140,21 @@ def test_a_batch_is_a_list_in_json() -> None:
 def test_a_substitute_stands_for_every_value_that_it_does_not_have() -> None:
     value = Value(b'{"a": 1}', is_substitute=True)
     assert (value.at(("a",)), value.at(("b",)), Value(b"[]").at(("b",))) == (b"1", b'{"a": 1}', None)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "may"),
+    [
+        ("/a", "/a", True),
+        ("/a", "/b", False),
+        ("/a", "/a?x=1", False),
+        ("/a?x=1", "/a?x=2", False),
+        ("/{path.id}?x=1", "/b?x=1", True),
+        ("/{path.id}?x=1", "/b?x=2", False),
+        ("/{parts.user./id}", "/{path.id}", True),
+        ("/a?x={path.id}", "/a?x=2", True),
+    ],
+)
+def test_targets_that_no_request_makes_equal_are_told_apart_at_load(one: str, two: str, may: bool) -> None:
+    assert Target(one, {}).may_equal(Target(two, {})) == may
+    assert Target(two, {}).may_equal(Target(one, {})) == may

@@ -139,6 +139,7 @@ def test_observe_lets_everyone_in_as_anonymous_and_counts() -> None:
 
 FORWARD = {"caller": "x-caller", "claims": {"tenant": "x-tenant", "roles": "x-roles", "level": "x-level",
                                             "name": "x-name", "nothing": "x-nothing"}}  # fmt: skip
+SENT = [(b"authorization", b"Bearer x")]
 OWNED = frozenset((b"x-caller", b"x-tenant", b"x-roles", b"x-level", b"x-name", b"x-nothing"))
 
 
@@ -158,6 +159,27 @@ def test_fields_about_the_caller_replace_those_of_the_client_and_their_twins() -
         ]  # fmt: skip
     outcome, x = admit(stage(Listed("corporate", alice), optional=True, forward=FORWARD, owned=OWNED), spoofed)
     assert x.headers == [(b"x-caller-2", b"kept"), (b"accept", b"*/*")]
+
+
+def test_names_that_differ_in_their_spaces_only_stay_different() -> None:
+    """A service that reads fields must not take one caller for another: spaces at the ends of a field are lost."""
+    told = {}
+    for name in ("alice", " alice", "alice ", " ", "  ", "al ice"):
+        _, x = admit(
+            stage(Listed("corporate", Caller(name, "corporate", {"tenant": name})), forward=FORWARD, owned=OWNED), SENT
+        )
+        told[name] = [value for field, value in x.headers if field in (b"x-caller", b"x-tenant")]
+    assert told["alice"] == [b"alice"] * 2
+    assert told[" alice"] == [b"%20alice"] * 2
+    assert told["al ice"] == [b"al ice"] * 2
+    assert len({value for values in told.values() for value in values}) == len(told)
+
+
+def test_characters_that_no_text_has_stay_different() -> None:
+    _, x = admit(
+        stage(Listed("corporate", Caller("a", "corporate", {"tenant": "\ud800?"})), forward=FORWARD, owned=OWNED), SENT
+    )
+    assert (b"x-tenant", b"%ED%A0%80?") in x.headers
 
 
 def test_fields_that_an_external_server_has_sent_go_on_for_its_callers_only() -> None:

@@ -29,6 +29,7 @@ from sidecar.core.outcome import (
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.retry import stage as retry
 from sidecar.stages.retry.spec import Spec
+from sidecar.upstream.budget import LEAST_REQUESTS, WORTH_WINDOW
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import ScriptedBudget, ScriptedService, after, context, exchange, response
@@ -43,7 +44,8 @@ class Bench:
         self.service = ScriptedService(*script, env=self.env)
         spec = Spec.model_validate(keys)
         ctx = context(self.env, resources={("retry_budget", "app"): self.budget})
-        self.call = Pipeline([retry.build(spec, ctx)], self.service)
+        self.stage = retry.RetryStage(spec, ctx)
+        self.call = Pipeline([self.stage], self.service)
 
     async def run(self, method: str = "GET", **facts: Any) -> tuple[Outcome, Exchange]:
         x = exchange(method, **facts)
@@ -400,3 +402,48 @@ async def test_success_does_not_touch_tenacity(monkeypatch: pytest.MonkeyPatch) 
 def test_rubbish_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Spec.model_validate(keys)
+
+
+async def test_what_retries_were_worth_is_counted() -> None:
+    bench = Bench(503, 200, 503, 503, 503, 200)
+    for _ in range(3):
+        await bench.run()
+    assert bench.count(metrics.REPEATED_REQUESTS, by="retry", result="rescued") == 1
+    assert bench.count(metrics.REPEATED_REQUESTS, by="retry", result="lost") == 1
+    worth = bench.stage.worth.describe()
+    assert (worth["requests"], worth["rescued"], worth["attempts"], worth["is_useless"]) == (2, 1, 3, False)
+
+
+async def test_a_request_that_is_not_retried_says_nothing_about_retries() -> None:
+    bench = Bench(503, 200)
+    await bench.run("POST")
+    await bench.run()
+    assert bench.stage.worth.describe()["requests"] == 0
+
+
+@virtual
+async def test_retries_stop_while_they_rescue_nothing_and_try_again_later() -> None:
+    bench = Bench(*[503] * 200, env=virtual_env(), max_attempts=2, stop_when_useless=True)
+    for _ in range(30):
+        await bench.run()
+    assert bench.budget.withdrawals == LEAST_REQUESTS
+    _, x = await bench.run()
+    assert x.retry_stopped == "useless"
+    await asyncio.sleep(WORTH_WINDOW)
+    _, x = await bench.run()
+    assert x.retry_stopped == "attempts"
+
+
+@virtual
+async def test_retries_that_rescue_one_in_ten_go_on() -> None:
+    bench = Bench(*([503, 503] * 9 + [503, 200]) * 6, env=virtual_env(), max_attempts=2, stop_when_useless=True)
+    for _ in range(60):
+        _, x = await bench.run()
+        assert x.retry_stopped in ("", "attempts")
+
+
+async def test_useless_retries_go_on_unless_the_policy_stops_them() -> None:
+    bench = Bench(*[503] * 90, max_attempts=2)
+    for _ in range(30):
+        _, x = await bench.run()
+    assert (bench.budget.withdrawals, x.retry_stopped) == (30, "attempts")

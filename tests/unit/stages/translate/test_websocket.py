@@ -263,6 +263,38 @@ async def test_an_error_is_the_last_message_and_the_code_of_the_close_frame(fold
 
 
 @virtual
+async def test_the_status_of_a_call_is_the_verdict_on_its_session(folder: Path) -> None:
+    for code, result, verdict in ((0, "ok", 101), (5, "not_found", 5), (14, "unavailable", 614)):
+        world = World(folder)
+        await world.open()
+        await world.say(b'{"text":"a"}')
+        world.service.answer(line("a"), line("b"))
+        world.service.trail(code)
+        await world.heard()
+        await world.say((CLOSE, b"\x03\xe8"))
+        assert await world.is_over()
+        count = world.front.env.meter.value
+        assert count("sidecar.websocket.messages", route="order", direction="received") == 1
+        assert count("sidecar.websocket.messages", route="order", direction="sent") == 2
+        assert count("sidecar.websocket.sessions", route="order") == 1
+        assert count("sidecar.websocket.sessions", route="order", result=result) == 1
+        assert [(each.status, each.verdict) for each in world.front.records] == [(101, verdict)]
+
+
+@virtual
+async def test_a_session_that_its_client_ends_is_not_charged_to_the_call(folder: Path) -> None:
+    for sent, result in ((said((CLOSE, b"\x03\xe8")), "client_closed"), (b"\x81\x01a", "client_error")):
+        world = World(folder)
+        await world.open()
+        world.client.write(sent)
+        await world.heard()
+        assert world.front.env.meter.value("sidecar.websocket.sessions", result=result) == 1
+        world.client.transport.close()
+        assert await world.is_over()
+        assert [each.verdict for each in world.front.records] == [101]
+
+
+@virtual
 async def test_an_error_before_the_handshake_is_one_of_http(folder: Path) -> None:
     world = World(folder)
     world.service.takes = False

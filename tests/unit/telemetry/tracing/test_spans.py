@@ -206,6 +206,8 @@ def test_limits_of_events_and_links_are_kept() -> None:
         ("token=abc&page=2", "token=REDACTED&page=2"),
         ("X-Goog-Signature=abc&Password=&sig=1", "X-Goog-Signature=REDACTED&Password=&sig=REDACTED"),
         ("api_key=def", "api_key=REDACTED"),
+        ("api%5Fkey=def&%61pi_key=x", "api%5Fkey=REDACTED&%61pi_key=REDACTED"),  # is read as api_key too
+        ("api%2Dkey=def&%zz=1&pa%67e=2", "api%2Dkey=REDACTED&%zz=1&pa%67e=2"),
         ("a=b=c&=d&&e", "a=b=c&=d&&e"),
     ],
 )

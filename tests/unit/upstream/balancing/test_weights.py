@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sidecar.upstream.balancing.balancer import Balancer
 from sidecar.upstream.balancing.strategies import LeastRequest
 from sidecar.upstream.balancing.weights import Nearest
-from sidecar.upstream.endpoint import Endpoint, EndpointSet
+from sidecar.upstream.endpoint import Endpoint, EndpointSet, Target
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.clock import make_env
 from tests.support.service import exchange
@@ -133,6 +133,35 @@ def test_zones_and_weights_go_together() -> None:
     assert isinstance(bench.balancer._choose, Nearest)
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_shares_of_zones_hold_whatever_the_number_of_endpoints(kind: Any) -> None:
+    endpoints = ({"zone": "a"}, {"zone": "b"}, {"zone": "b", "weight": 3}, {"zone": "b"})
+    bench = Weighted(kind, *endpoints, locality={"shares": {"a": "80%", "b": "20%"}})
+    found = bench.picks(4000)
+    for number, share in enumerate((0.8, 0.04, 0.12, 0.04)):
+        assert found[number] / 4000 == pytest.approx(share, abs=0.03)
+    bench.set.members[0].set_health(False)
+    assert set(bench.picks(200)) == {1, 2, 3}
+
+
+def test_shares_of_zones_hold_for_discovered_endpoints() -> None:
+    spec = UpstreamSpec.model_validate(
+        {"discover": {"file": "/endpoints"}, "locality": {"shares": {"a": "80%", "b": "20%"}}}
+    )
+    found = EndpointSet("app", spec, make_env())
+    found.assign(
+        [
+            Target("http://10.0.0.1:80", zone="a"),
+            Target("http://10.0.0.2:80", zone="b"),
+            Target("http://10.0.0.3:80", zone="b"),
+            Target("http://10.0.0.4:80", zone="c"),
+        ]
+    )
+    assert [each.weight for each in found.members] == [800_000, 100_000, 100_000, 1]
+    found.retune(UpstreamSpec.model_validate({"discover": {"file": "/endpoints"}}))
+    assert not found.is_weighted
+
+
 def test_a_reload_changes_weights_and_zones_of_endpoints_that_stay() -> None:
     bench = Weighted("random", {"weight": 4, "zone": "a"}, {})
     first = bench.set.members[0]
@@ -150,6 +179,22 @@ def test_a_reload_changes_weights_and_zones_of_endpoints_that_stay() -> None:
         ({"endpoints": ["http://a"], "locality": {"zone": "a"}}, "no endpoint has a zone"),
         ({"endpoints": [{"url": "http://a", "zone": "a"}], "locality": {"zone": "a", "spill_below": "0%"}}, "is 0%"),
         ({"endpoints": [{"url": "http://a", "wait": 3}]}, "wait"),
+        ({"endpoints": [{"url": "http://a", "zone": "a"}], "locality": {}}, "takes one of zone"),
+        ({"endpoints": [{"url": "http://a", "zone": "a"}], "locality": {"shares": {"a": "80%"}}}, "80% together"),
+        (
+            {"endpoints": ["http://b", {"url": "http://a", "zone": "a"}], "locality": {"shares": {"a": "100%"}}},
+            "no share",
+        ),
+        (
+            {"endpoints": [{"url": "http://a", "zone": "a"}], "locality": {"shares": {"a": "80%", "b": "20%"}}},
+            "zone b, in which there is no endpoint",
+        ),
+        ({"discover": {"srv": "_http._tcp.a"}, "locality": {"zone": "a"}}, "by srv names no zones"),
+        (
+            {"discover": {"kubernetes": {"service": "a", "port": "http"}}, "locality": {"zone": "a"}},
+            "write kubernetes: {zone_aware: true}",
+        ),
+        ({"discover": {"srv": "_http._tcp.a", "subset": {"version": "v2"}}}, "a file alone has labels"),
     ],
 )
 def test_what_is_wrong_is_refused(spec: dict[str, Any], says: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -223,14 +223,18 @@ def targets(*tiers: tuple[int, int]) -> list[Target]:
     return [Target(f"http://10.0.{tier % 256}.{n}:80", tier) for tier, size in tiers for n in range(size)]
 
 
-@pytest.mark.parametrize("weights", [(1, 2, 7), (10, 20, 70), (100, 200, 700), (0, 5, 15)])
-def test_weights_are_shares_of_the_requests(weights: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("kind", ["round_robin", "least_request", "latency", "random", {"hash": {"header": "x-user"}}])
+@pytest.mark.parametrize("weights", [(1, 2, 7), (1, 20, 700), (0, 5, 15)])
+def test_weights_are_shares_of_the_requests(weights: tuple[int, ...], kind: Any) -> None:
     from tests.unit.upstream.balancing.test_balancer import Bench
 
-    bench = Bench(1, "round_robin")
+    bench = Bench(1, kind, endpoints=None, discover={"srv": "_http._tcp.app"})
     bench.set.assign([Target(f"http://10.0.0.{n}:80", 0, weight) for n, weight in enumerate(weights)])
-    found = bench.picks(2000)
-    total = sum(weights)
+    picked = [bench.pick(headers={"x-user": f"user {n}"}) for n in range(2000)]
+    found = Counter(bench.set.members.index(each) for each in picked if each is not None)
+    total = sum([max(1, weight) for weight in weights])
     for n, weight in enumerate(weights):
-        assert found[n] / 2000 == pytest.approx(weight / total, abs=0.06)
-    assert len(bench.set.preferred) <= 16 * len(weights)
+        assert found[n] / 2000 == pytest.approx(max(1, weight) / total, abs=0.06)
+    assert bench.set.preferred == bench.set.members, "weights repeat no endpoint"
+    bench.set.assign([Target(each.url) for each in bench.set.members])
+    assert not bench.set.is_weighted

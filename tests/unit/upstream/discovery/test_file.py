@@ -131,6 +131,16 @@ def test_a_line_has_weight_and_priority() -> None:
     ]
 
 
+def test_a_subset_has_the_endpoints_with_its_labels() -> None:
+    text = b"10.0.0.1:80 version=v1 zone=a\n10.0.0.2:80 zone=b version=v2 weight=2\n10.0.0.3:80"
+    assert parse(text, "http", {"version": "v2"}) == [Target("http://10.0.0.2:80", 0, 2, zone="b")]
+    assert [each.zone for each in parse(text, "http")] == ["a", "b", ""]
+    with pytest.raises(ValueError, match=r": has no endpoint with version=v3; write it after one"):
+        parse(text, "http", {"version": "v3"})
+    with pytest.raises(ValueError, match=r":4: names 10\.0\.0\.1:80 a second time"):
+        parse(text + b"\n10.0.0.1:80 version=v2", "http", {"version": "v2"})
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -140,7 +150,8 @@ def test_a_line_has_weight_and_priority() -> None:
         (b"10.0.0.1:80\n10.0.0.1:80", ":2: names 10.0.0.1:80 a second time"),
         (b"10.0.0.1:80 weight=x", ":1: has 'weight=x'"),
         (b"10.0.0.1:80 weight=65536", "at most 65535"),
-        (b"10.0.0.1:80 colour=red", "has 'colour=red'"),
+        (b"10.0.0.1:80 wieght=3", "has 'wieght=3'"),
+        (b"10.0.0.1:80 red", "has 'red'; after the endpoint write weight=N"),
         (b"https://10.0.0.1:80", "the scheme of the block is http"),
         (b"10.0.0.1:80/path", "is not an endpoint"),
         (b"10.0.0.1:0", "has the port '0'"),

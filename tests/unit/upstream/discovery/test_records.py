@@ -142,7 +142,7 @@ async def test_srv_records_have_ports_priorities_and_weights() -> None:
             await app.until(lambda: len(app.urls) == 3)
             first, second = app.endpoints.tiers
             assert [endpoint.url for endpoint in second] == ["http://c.app.test:83"]
-            assert sorted(endpoint.port for endpoint in first) == [81, 81, 81, 82]
+            assert sorted((endpoint.port, endpoint.weight) for endpoint in first) == [(81, 3), (82, 1)]
             assert app.endpoints.preferred is first
             assert [endpoint.server_name for endpoint in second] == ["c.app.test"]
 

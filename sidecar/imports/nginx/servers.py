@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sidecar.imports import edits
+from sidecar.imports.conditions import whole
 from sidecar.imports.draft import Draft, Value, put
-from sidecar.imports.nginx_grammar import Directive, read_directives
-from sidecar.imports.nginx_policies import Scope, add_headers, add_limits, add_retries, add_timeouts, report_protection
-from sidecar.imports.nginx_upstream import Upstreams
+from sidecar.imports.nginx.grammar import Directive, read_directives
+from sidecar.imports.nginx.policies import Scope, add_headers, add_limits, add_protection, add_retries, add_timeouts
+from sidecar.imports.nginx.upstream import Upstreams
 
 SELF: Final = (
     "return",
@@ -129,6 +131,8 @@ class _Server:
         verify, ca = scope.one("ssl_verify_client"), scope.one("ssl_client_certificate")
         if verify is not None and verify.word() == "on" and ca is not None:
             put(self.draft.listeners[listener], "tls.client_ca", self.draft.value(ca.word(), ca.line))
+        elif verify is not None and verify.word() not in ("on", "off"):
+            verify.lose("client certificates are optional there; here `client_ca` requires them")
 
     def _locations(self, block: Directive) -> list[tuple[list[Directive], Directive]]:
         """Return the locations of a block with the blocks around each; the innermost ones first."""
@@ -163,7 +167,7 @@ class _Server:
         add_headers(draft, scope, keys, passed)
         add_retries(draft, scope, keys, passed)
         add_limits(draft, scope, keys)
-        report_protection(scope)
+        add_protection(draft, scope, keys)
         for each in scope.every("proxy_http_version"):
             each.take()
         name = (host.replace("*", "any") or "all") if count > 1 and host else ""
@@ -183,11 +187,11 @@ class _Server:
         if kind == "=":
             match["path"] = draft.value(path, line)
         elif kind == "~":
-            match["path_regex"] = draft.value(_whole(path), line)
+            match["path_regex"] = draft.value(whole(path), line)
             location.differ("tried before prefixes there, but here the more specific match wins")
             return match, ""
         elif kind == "~*":
-            match["path_regex"] = draft.value(f"(?i:{_whole(path)})", line)
+            match["path_regex"] = draft.value(f"(?i:{whole(path)})", line)
             location.differ("tried before prefixes there, but here the more specific match wins")
             return match, ""
         elif path != "/":
@@ -203,19 +207,5 @@ class _Server:
             put(keys, "transform.request.path", self.draft.value(path, target.line))
         elif not prefix:
             target.lose("a path beside a regular expression has no equal here")
-        elif prefix.strip("/"):
-            value = self.draft.value(path.rstrip("/") or "/", target.line)
-            put(keys, "transform.request.path_prefix", {prefix.rstrip("/"): value})
         else:
-            pieces = {
-                "pattern": Value("^/(.*)$", ""),
-                "to": self.draft.value(path.replace("\\", "") + "\\1", target.line),
-            }
-            put(keys, "transform.request.path_regex", pieces)
-
-
-def _whole(pattern: str) -> str:
-    """Return a regular expression for a part of a path as one for all of it."""
-    start = "" if pattern.startswith("^") else ".*"
-    end = "" if pattern.endswith("$") and not pattern.endswith("\\$") else ".*"
-    return f"{start}(?:{pattern.removeprefix('^').removesuffix('$') if not end else pattern.removeprefix('^')}){end}"
+            edits.rewrite_prefix(self.draft, keys, prefix, path, target.line)

@@ -7,12 +7,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.imports.draft import Draft, Value, put
-from sidecar.imports.findings import UNPROTECTED
-from sidecar.imports.nginx_grammar import Directive
+from sidecar.imports.nginx.grammar import Directive
+from sidecar.imports.protection import REFUSED, allow_networks, refusal
+from sidecar.imports.retries import IDEMPOTENT
 from sidecar.imports.units import duration, literal, seconds
 
 if TYPE_CHECKING:
-    from sidecar.imports.nginx_upstream import Passed
+    from sidecar.imports.nginx.upstream import Passed
 
 CONDITIONS: Final[dict[str, list[Any]]] = {
     "error": ["connect_failure", "reset"], "timeout": ["timeout"], "invalid_header": ["protocol_error"],
@@ -20,7 +21,6 @@ CONDITIONS: Final[dict[str, list[Any]]] = {
     "http_403": [403], "http_404": [404], "http_429": [429],
 }  # fmt: skip
 """Outcomes that each word of `proxy_next_upstream` stands for."""
-METHODS: Final = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
 VARIABLES: Final = {"$remote_addr": "{client.address}", "$request_id": "{request.id}"}
 OWN: Final = frozenset({
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-forwarded-server", "forwarded",
@@ -32,7 +32,13 @@ RATE: Final = re.compile(r"rate=([0-9]{1,9})r/([sm])")
 KEYS: Final = {"$binary_remote_addr": "client.address", "$remote_addr": "client.address", "$server_name": "none",
                "$host": "none"}  # fmt: skip
 
-PROTECTION: Final = ("auth_request", "auth_basic", "auth_jwt", "allow", "deny", "satisfy")
+PROTECTION: Final = (
+    "auth_request", "auth_basic", "auth_jwt", "auth_oidc", "limit_except", "internal", "secure_link", "js_access",
+    "access_by_lua", "access_by_lua_block", "access_by_lua_file",
+)  # fmt: skip
+"""Directives that keep requests out, of which the innermost one counts."""
+REFUSALS: Final = frozenset({"401", "403", "404", "444"})
+"""Statuses of an `if` that keeps requests out."""
 
 
 class Scope:
@@ -41,10 +47,10 @@ class Scope:
     def __init__(self, blocks: list[Directive]) -> None:
         self._blocks = blocks
 
-    def every(self, name: str) -> list[Directive]:
-        """Return the directives of a name in the innermost block that has any."""
+    def every(self, *names: str) -> list[Directive]:
+        """Return the directives of some names in the innermost block that has any."""
         for block in reversed(self._blocks):
-            if found := block.named(name):
+            if found := block.named(*names):
                 return found
         return []
 
@@ -55,6 +61,15 @@ class Scope:
     def all(self, name: str) -> list[Directive]:
         """Return the directives of a name in all blocks."""
         return [each for block in self._blocks for each in block.named(name)]
+
+    def guards(self) -> list[Directive]:
+        """Return the `if` blocks that answer with one of `REFUSALS`."""
+        return [
+            each
+            for block in self._blocks
+            for each in block.block
+            if each.name == "if" and any(set(one.words[:1]) & REFUSALS for one in each.block if one.name == "return")
+        ]
 
 
 def length(directive: Directive, text: str = "") -> Fraction:
@@ -90,7 +105,7 @@ def add_retries(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed
     if attempts < 2 or "off" in words:
         return
     on: list[Any] = []
-    methods = list(METHODS)
+    methods = list(IDEMPOTENT)
     for word in words:
         if word == "non_idempotent":
             methods += ["POST", "PATCH"]
@@ -203,11 +218,28 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
             each.lose("a limit of requests in flight for each client has no equal here")
 
 
-def report_protection(scope: Scope) -> None:
-    """Report the directives that keep requests out there and not here."""
-    for name in PROTECTION:
-        for each in scope.all(name):
-            each.lose(UNPROTECTED)
+def add_protection(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
+    """Let a location refuse all requests if directives keep some out that have no equal here."""
+    found = [each for name in PROTECTION for each in scope.every(name) if each.words[:1] != ["off"]]
+    found += scope.guards()
+    verify = scope.one("ssl_verify_client")
+    if verify is not None and verify.word() == "on" and scope.one("ssl_client_certificate") is None:
+        found.append(verify)
+    rules = scope.every("allow", "deny")
+    if not found and len(rules) > 1 and _is_list_of_networks(rules):
+        keys |= allow_networks(draft, [each.word() for each in rules[:-1]], rules[0].line)
+        return
+    for each in [*found, *(rule for rule in rules if rule.words != ["all"] or rule.name == "deny")]:
+        each.lose(REFUSED)
+        keys |= refusal(draft, each.line, each.name)
+    for each in scope.all("satisfy"):
+        each.lose()
+
+
+def _is_list_of_networks(rules: list[Directive]) -> bool:
+    """True for networks that are allowed before `deny all`, which is the meaning of a list of networks here."""
+    networks = all(each.name == "allow" and each.words[:1] not in ([], ["all"], ["unix:"]) for each in rules[:-1])
+    return networks and rules[-1].name == "deny" and rules[-1].words == ["all"]
 
 
 def _key(zone: Directive | None) -> str | None:

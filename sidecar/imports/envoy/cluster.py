@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any, Final
 
 from sidecar.imports.draft import Draft, Value, put
+from sidecar.imports.fields import duration_of, percent_of
 from sidecar.imports.source import Part
-from sidecar.imports.units import duration, seconds, share
 
 BALANCING: Final = {
     "": "round_robin",
@@ -16,20 +15,6 @@ BALANCING: Final = {
     "RANDOM": "random",
 }
 PER_ENDPOINT: Final = "counts for each endpoint here, and for the cluster there"
-
-
-def in_range(part: Part) -> Fraction:
-    """Return a duration in seconds.  Raises `TranslationError` for other texts."""
-    found = seconds(part.text())
-    if found is None:
-        raise part.fail(f"is `{part.text()}`; a duration such as 0.25s would be right")
-    return found
-
-
-def duration_of(draft: Draft, part: Part, zero: str = "") -> Value:
-    """Return a duration with its place; `zero` is the value for one of length zero."""
-    found = in_range(part)
-    return draft.value(zero if zero and not found else duration(found), part.line)
 
 
 def add_cluster(draft: Draft, part: Part) -> None:
@@ -172,10 +157,7 @@ def _add_breakers(draft: Draft, part: Part, keys: dict[str, Any], count: int) ->
         if (most := each.get("max_retries")) is not None:
             most.lose("retries are bounded by `retry_budget`, a share of the requests")
         if (ratio := each.get("retry_budget", "budget_percent", "value")) is not None:
-            found = seconds(ratio.text(), "s")
-            if found is None or found > 100:
-                raise ratio.fail(f"is `{ratio.text()}`; a number from 0 to 100 would be right")
-            put(keys, "retry_budget.ratio", draft.value(share(found / 100), ratio.line))
+            put(keys, "retry_budget.ratio", draft.value(percent_of(ratio), ratio.line))
             ratio.differ("is a share of the requests of the last ten seconds here, and of those in flight there")
 
 

@@ -11,28 +11,19 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final
 
+from sidecar.imports import edits
 from sidecar.imports.draft import Draft, Value, merged, put, split
-from sidecar.imports.envoy_cluster import add_cluster, duration_of, in_range
-from sidecar.imports.findings import UNPROTECTED
-from sidecar.imports.first_match import Ordered, is_reached
+from sidecar.imports.envoy.cluster import add_cluster
+from sidecar.imports.fields import duration_of, in_range
+from sidecar.imports.first_match import Ordered, is_reached, plain
+from sidecar.imports.protection import REFUSED, keeps_out, refusal
+from sidecar.imports.retries import ALL_METHODS, bounded, outcomes, repeats_every_method
 from sidecar.imports.source import Part, read_documents
 from sidecar.imports.units import literal, share
 
-ALL_METHODS: Final = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
-RESETS: Final = ["connect_failure", "reset", "timeout"]
-RETRY_ON: Final = {
-    "5xx": [*RESETS, "5xx"], "gateway-error": [*RESETS, "502", "503", "504"], "reset": RESETS,
-    "connect-failure": ["connect_failure"], "refused-stream": ["reset"], "retriable-4xx": ["409"],
-    "cancelled": ["cancelled"], "deadline-exceeded": ["deadline_exceeded"], "internal": ["internal"],
-    "resource-exhausted": ["resource_exhausted"], "unavailable": ["unavailable"],
-}  # fmt: skip
-"""Outcomes that each word of `retry_on` stands for; `retriable-status-codes` takes a list beside it."""
-MOST_ATTEMPTS: Final = 10
 DEFAULT_TIMEOUT: Final = "15s"
 CORS: Final = "envoy.filters.http.cors"
 LIMIT: Final = "envoy.filters.http.local_ratelimit"
-PROTECTION: Final = ("rbac", "authz", "authn", "oauth2", "basicauth", "apikeyauth")
-"""Words in the names of filters that keep requests out."""
 ROUTER: Final = "envoy.filters.http.router"
 
 
@@ -74,6 +65,8 @@ class _Listener:
         self.name = name
         self.common: dict[str, Any] = {}
         """Policies of all routes, from filters of the whole listener."""
+        self.protection: dict[str, int] = {}
+        """Lines of the filters that keep requests out, by their names."""
         self.earlier: list[Ordered] = []
 
     def add(self) -> None:
@@ -87,7 +80,7 @@ class _Listener:
             for each in chain.items("filters"):
                 config = each.get("typed_config")
                 if config is None or not config.text("@type").endswith("HttpConnectionManager"):
-                    each.lose("is no filter for HTTP; only the HTTP connection manager is translated")
+                    self._add_network_filter(each)
                     continue
                 each.label("name")
                 managers.append((chain, config))
@@ -102,6 +95,14 @@ class _Listener:
         for chain, config in managers:
             self._add_tls(chain)
             self._add_manager(config)
+
+    def _add_network_filter(self, part: Part) -> None:
+        name = part.text("name") + part.text("typed_config", "@type")
+        if keeps_out(name):
+            self.protection[name] = part.line
+            part.lose(REFUSED)
+        else:
+            part.lose("is no filter for HTTP; only the HTTP connection manager is translated")
 
     def _add_address(self) -> None:
         address = self.part.get("address")
@@ -131,8 +132,13 @@ class _Listener:
                 if (path := certificate.get(key, "filename")) is not None:
                     put(self.draft.listeners[self.name], f"tls.{name}", self.draft.value(path.text(), path.line))
         ca = common.get("validation_context", "trusted_ca", "filename")
-        if ca is not None and context.is_true("require_client_certificate"):
+        demand = context.get("require_client_certificate")
+        is_demanded = demand is not None and demand.is_true()
+        if is_demanded and ca is not None and "tls" in self.draft.listeners[self.name]:
             put(self.draft.listeners[self.name], "tls.client_ca", self.draft.value(ca.text(), ca.line))
+        elif is_demanded and demand is not None:
+            demand.lose(f"{REFUSED}; the files of the certificates are not in the file")
+            self.protection["client certificates"] = demand.line
         elif ca is not None:
             ca.lose("client certificates are optional there; here `client_ca` requires them")
 
@@ -167,14 +173,18 @@ class _Listener:
             return
         if kind == "LocalRateLimit" and config is not None:
             self.common |= self._limit(config)
-        elif any(word in f"{name}{kind}".lower().replace("_", "") for word in PROTECTION):
-            part.lose(UNPROTECTED)
+        elif keeps_out(f"{name}{kind}"):
+            self.protection[name] = part.line
+            part.lose(REFUSED)
         else:
             part.lose(f"filter {name or kind} has no equal here")
 
     def add_routes(self, config: Part) -> None:
         """Add the routes of a route configuration."""
         config.label("name", "@type")
+        self.protection |= {
+            name: each.line for name, each in config.members("typed_per_filter_config") if keeps_out(name)
+        }
         common = merged(self.common, self._headers(config))
         for host in config.items("virtual_hosts"):
             host.label("name")
@@ -196,11 +206,7 @@ class _Listener:
         action = part.get("route")
         if match is None:
             return
-        plain = {key: each.value if isinstance(each, Value) else each for key, each in match.items()}
-        plain |= {
-            key: {name: each.value for name, each in plain[key].items()} for key in ("headers", "query") if key in plain
-        }
-        order = Ordered(part.line, part.name, plain)
+        order = Ordered(part.line, part.name, plain(match))
         reached = is_reached(part.findings, self.earlier, order)
         self.earlier.append(order)
         if not reached:
@@ -220,8 +226,19 @@ class _Listener:
             keys["match"] = match
         keys["upstream"] = upstream
         keys |= merged(common, self._action(action), self._blocks(part))
+        keys |= self._refusal(host, part)
         base = host.text("name") if count == 1 else part.text("name") or f"{host.text('name')}-{part.line}"
         self.draft.route(base or "all", part.line, keys)
+
+    def _refusal(self, host: Part, route: Part) -> dict[str, Any]:
+        """Return the block that refuses all requests, if a filter keeps some out that the route does not disable."""
+        lines: dict[str, int | None] = dict(self.protection)
+        for part in (host, route):
+            for name, config in part.members("typed_per_filter_config"):
+                if keeps_out(name + config.text("@type")):
+                    lines[name] = None if config.is_true("disabled") else config.line
+        found = next(((name, line) for name, line in lines.items() if line is not None), None)
+        return refusal(self.draft, found[1], found[0]) if found is not None else {}
 
     def _match(self, part: Part, domain: str) -> dict[str, Any] | None:
         """Return the match of a route; None if a condition cannot be translated."""
@@ -315,24 +332,16 @@ class _Listener:
                 put(keys, path, duration_of(draft, part, zero="off"))
         rewrite = action.get("prefix_rewrite")
         if rewrite is not None:
-            prefix = _prefix_of(action, rewrite)
-            if prefix.strip("/"):
-                value = draft.value(rewrite.text().rstrip("/") or "/", rewrite.line)
-                put(keys, "transform.request.path_prefix", {prefix.rstrip("/"): value})
-            elif rewrite.text() != "/":
-                rewrite.lose("adds a prefix to every path; write `transform.request.path_regex`")
+            edits.rewrite_prefix(draft, keys, _prefix_of(action, rewrite), rewrite.text(), rewrite.line)
         regex = action.get("regex_rewrite")
         if regex is not None:
-            pattern = regex.text("pattern", "regex")
-            to = regex.text("substitution")
+            pattern, to = regex.text("pattern", "regex"), regex.text("substitution")
             regex.label("pattern")
-            pieces = {"pattern": draft.value(pattern, regex.line), "to": draft.value(to, regex.line)}
-            put(keys, "transform.request.path_regex", pieces)
-            if not (pattern.startswith("^") and pattern.endswith("$")):
-                regex.differ("replaces each match of a part of the path there, but the whole path here")
+            if note := edits.rewrite_pattern(draft, keys, pattern, to, regex.line):
+                regex.differ(note)
         host = action.get("host_rewrite_literal") or action.get("host_rewrite")
         if host is not None:
-            put(keys, "transform.request.host", draft.value(literal(host.text()), host.line))
+            edits.rewrite_host(draft, keys, host.text(), host.line)
         for each in action.items("request_mirror_policies")[:1]:
             self._mirror(each, keys)
         retry = action.get("retry_policy")
@@ -364,8 +373,10 @@ class _Listener:
                 keys = merged(keys, self._cors(config))
             elif kind == "LocalRateLimit":
                 keys = merged(keys, self._limit(config))
-            else:
+            elif not keeps_out(f"{name}{kind}"):
                 config.lose()
+            elif not config.is_true("disabled"):
+                config.lose(REFUSED)
         return keys
 
     def _retry(self, part: Part) -> dict[str, Any]:
@@ -376,27 +387,14 @@ class _Listener:
         if (stated := part.get("num_retries")) is not None:
             line = stated.line
         attempts = (1 if retries is None else retries) + 1
-        if attempts > MOST_ATTEMPTS:
-            part.findings.differ(line, "retry_policy.num_retries", f"at most {MOST_ATTEMPTS} attempts are made here")
-        on: list[str] = []
         condition = part.get("retry_on")
-        for word in condition.text().split(",") if condition is not None else []:
-            word = word.strip()
-            if word == "retriable-status-codes":
-                found = [each.text() for each in part.items("retriable_status_codes")]
-            elif word in RETRY_ON:
-                found = RETRY_ON[word]
-            else:
-                if condition is not None and word:
-                    condition.findings.lose(condition.line, condition.name, f"`{word}` has no equal here")
-                continue
-            on += [each for each in found if each not in on]
+        statuses = [each.number() or 0 for each in part.items("retriable_status_codes")]
+        on = outcomes(condition.text(), condition, statuses) if condition is not None else []
         if attempts < 2 or not on:
             return {"retry": Value("off", draft.findings.place(line), line)} if attempts < 2 else {}
-        codes = [int(each) if each.isascii() and each.isdigit() else each for each in on]
-        put(keys, "retry.max_attempts", draft.value(min(attempts, MOST_ATTEMPTS), line))
-        put(keys, "retry.on", draft.value(codes, condition.line if condition is not None else line))
-        put(keys, "retry.methods", Value(ALL_METHODS, "Envoy repeats every method; take out what must not run twice"))
+        put(keys, "retry.max_attempts", draft.value(bounded(stated, attempts), line))
+        put(keys, "retry.on", draft.value(on, condition.line if condition is not None else line))
+        put(keys, "retry.methods", Value(ALL_METHODS, repeats_every_method("Envoy")))
         if (each := part.get("per_try_timeout")) is not None:
             put(keys, "timeout.attempt", duration_of(draft, each, zero="off"))
         if (base := part.get("retry_back_off", "base_interval")) is not None:

@@ -1,0 +1,107 @@
+"""Commands that run a process: `run`, `demo`, `top`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import click
+
+from sidecar.command_line import Choice, Failure, reject
+from sidecar.commands.files import PATH
+from sidecar.commands.group import main
+
+DEMO_PORTS: Final = {
+    "trial": {"DEMO_PORT": 1, "DEMO_ADMIN_PORT": 1, "DEMO_SERVICE_PORT": 4},
+    "shop": {"SHOP_PORT": 100},
+}
+"""Variables of the first port of each demonstration, with the number of ports from there on that may be used."""
+
+
+@main.command("run", examples=[("sidecar run policies.yaml", "Serve until SIGTERM or Ctrl-C.")])
+@click.argument("path", type=PATH)
+def serve(path: str) -> None:
+    """Serve until SIGTERM.
+
+    Changed policy files are read again.  A file with a problem changes nothing.
+    """
+    from sidecar.process.interpreter import prepare_imports
+
+    prepare_imports()
+    from sidecar.app import run
+
+    run(path)
+
+
+@main.command(
+    examples=[
+        ("sidecar demo", "Try each policy once, then with curl."),
+        ("SHOP_PORT=8100 sidecar demo shop", "Watch a shop of five services, on port 8100."),
+    ]
+)
+@click.argument("which", type=Choice(["trial", "shop"]), default="trial")
+def demo(which: str) -> None:
+    """Try the sidecar on this machine.
+
+    Services and sidecars run on loopback until Ctrl-C.
+
+    trial (the default): four services behind one sidecar; each policy is tried once.  Other ports: DEMO_PORT,
+    DEMO_ADMIN_PORT, DEMO_SERVICE_PORT.  DEMO_ONCE=1 ends it after the trial.
+
+    shop: five services that call each other, a sidecar beside each, customers, and trouble once a minute.  Other
+    ports: SHOP_PORT.  SHOP_ONCE=1 ends it after one order.
+    """
+    for name, many in DEMO_PORTS[which].items():
+        check_port(name, many)
+    if which == "shop":
+        from sidecar.demo.shop.run import main as run
+    else:
+        from sidecar.demo.trial import main as run
+    sys.exit(run())
+
+
+def check_port(name: str, many: int) -> None:
+    """Raise `click.BadParameter` unless an environment variable names a port that has `many` - 1 ports after it."""
+    value = os.environ.get(name, "1")
+    highest = 65536 - many
+    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= highest):
+        reject(name, f"`{value}` is not a port; write a number from 1 to {highest}")
+
+
+@main.command(
+    examples=[
+        ("sidecar top", "Watch the sidecar on this machine."),
+        ("sidecar top --once 10.0.0.7:9901", "Print one screen of another one."),
+    ]
+)
+@click.argument("address", default="127.0.0.1:9901")
+@click.option(
+    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="Token of the admin listener; better given by SIDECAR_ADMIN_TOKEN."
+)
+@click.option("--once", is_flag=True, help="Print one screen and end.")
+def top(address: str, token: str | None, once: bool) -> None:
+    """Watch a running sidecar in the terminal.
+
+    It shows traffic, breakers, endpoints, limits and refusals, as the live page does.
+    ADDRESS is its admin listener, 127.0.0.1:9901 by default.  The key q ends the command.
+    """
+    from sidecar.config.listen_address import parse_listen_address
+
+    try:
+        from sidecar.top import run as screen
+        from sidecar.top.stream import StreamError
+    except ImportError:
+        raise Failure("sidecar top: the library rich is not installed; pip install 'resilience-sidecar[top]'") from None
+    try:
+        host, port, path = parse_listen_address(address)
+    except ValueError as error:
+        reject("ADDRESS", f"`{address}` {error}")
+    if path:
+        reject("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
+    try:
+        (screen.once if once else screen.run)(host, port, token)
+    except StreamError as error:
+        raise Failure(str(error)) from None
+    except KeyboardInterrupt:
+        return

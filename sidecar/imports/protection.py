@@ -1,0 +1,35 @@
+"""Routes whose original keeps requests out: here they refuse all requests until someone writes who may pass.
+
+An access rule that is not translated must not leave its route open.  `check` warns that such a route allows nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidecar.imports.draft import Draft, Value
+
+WORDS: Final = (
+    "rbac", "authz", "authn", "oauth", "oidc", "jwt", "basicauth", "digestauth", "forwardauth", "apikeyauth", "extauth",
+    "externalauth", "authpolicy", "authorization", "authentication", "securitypolicy", "ipallow", "ipwhite", "hmac",
+)  # fmt: skip
+"""Words in the names of filters, middlewares and policies that keep requests out."""
+EVERYONE: Final = ["0.0.0.0/0", "::/0"]
+REFUSED: Final = "keeps requests out there; all are refused here, until `authenticate` or `authorize` says who may pass"
+
+
+def keeps_out(name: str) -> bool:
+    """True if a filter, middleware or policy of this name keeps requests out."""
+    plain = name.lower().replace("_", "").replace("-", "").replace(".", "")
+    return any(word in plain for word in WORDS)
+
+
+def refusal(draft: Draft, line: int, what: str) -> dict[str, Any]:
+    """Return the block that refuses all requests, with the reason."""
+    comment = f"{draft.findings.place(line)}: {what}: only some requests pass there; say here which"
+    return {"authorize": [{"deny": {"networks": Value(EVERYONE, comment, line)}}]}
+
+
+def allow_networks(draft: Draft, networks: list[str], line: int) -> dict[str, Any]:
+    """Return the block that lets some networks in."""
+    return {"authorize": [{"allow": {"networks": draft.value(networks, line)}}]}

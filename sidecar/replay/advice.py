@@ -1,0 +1,259 @@
+"""Values that a log suggests for policies, each with its evidence.
+
+- `timeout.attempt`: the percentile beyond which the accepted share of false timeouts lies (Amazon Builders' Library,
+  "Timeouts, retries, and backoff with jitter").
+- `timeout.request`: all attempts with their waits, as rule R001 of lint.
+- `hedge.after`: the 95th percentile (Dean and Barroso, "The Tail at Scale").
+- `circuit_breaker.failure_rate`: the noise of good times, as a binomial tail (rule R041 of lint).
+- `concurrency.max`: the most calls in flight, which Little's law explains.
+- `retry_budget.ratio`: the share of retries in the busiest window (SRE book ch. 21).
+
+A value is suggested only if there is enough evidence, and if the one in force is far from it.  Good times are the
+windows whose error rate is at most twice the median: incidents in the log do not raise the limits.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil, floor, inf, isinf, log10
+from statistics import median
+from typing import Final, Literal, NamedTuple
+
+from sidecar.config.spec import PolicySpec
+from sidecar.lint.arithmetic import binomial_tail, failures_that_trip, percent, seconds
+from sidecar.lint.facts import Policies, RouteFacts, UpstreamFacts
+from sidecar.replay.record import BAD_STATUS, Record, Try
+from sidecar.replay.tally import percentile
+
+FALSE_TIMEOUTS: Final = 0.001
+"""Accepted share of good answers that a timeout cuts off."""
+TAIL: Final = 5
+"""Least number of answers beyond a percentile from which it is taken."""
+HEDGED: Final = 0.95
+"""Percentile after which a hedge is sent."""
+LEAST: Final = 100
+"""Least number of calls from which anything is suggested."""
+FAR: Final = 1.5
+"""Factor by which a value may differ from what the log suggests."""
+HEADROOM: Final = 2.0
+"""Factor between the most calls in flight and a limit."""
+WINDOW: Final = 10.0
+"""Seconds of the windows in which error rates and retries are counted."""
+STEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+"""Failure rates that are suggested for breakers."""
+FALSE_OPENINGS: Final = 1 / (30 * 24 * 3600)
+"""Accepted false openings of a breaker a second: one in thirty days."""
+SHORTEST: Final = 0.01
+"""Shortest timeout in seconds that is suggested."""
+
+
+class Advice(NamedTuple):
+    """Suggested value.
+
+    - `kind`, `name`: its owner, a route or an upstream.
+    - `path`: keys below the owner.
+    - `old`: value in force as text; empty without one.
+    - `why`: evidence, a sentence.
+    """
+
+    kind: Literal["routes", "upstreams"]
+    name: str
+    path: tuple[str, ...]
+    old: str
+    new: str
+    why: str
+
+    @property
+    def place(self) -> str:
+        """Path from the root of the document, such as `routes.order.timeout.attempt`."""
+        return ".".join((self.kind, self.name, *self.path))
+
+
+class Evidence:
+    """Calls of one route or upstream in a log."""
+
+    def __init__(self) -> None:
+        self.tries: list[Try] = []
+
+    @property
+    def good(self) -> list[float]:
+        """Seconds of the good answers, in ascending order."""
+        return sorted(each.seconds for each in self.tries if not each.reason and each.status < BAD_STATUS)
+
+    @property
+    def cut_off(self) -> int:
+        """Number of calls that a timeout ended."""
+        return sum(each.reason == "timeout" for each in self.tries)
+
+    def windows(self) -> list[list[Try]]:
+        """Return the calls of each window that has some."""
+        found: defaultdict[int, list[Try]] = defaultdict(list)
+        for each in self.tries:
+            found[int(each.at / WINDOW)].append(each)
+        return list(found.values())
+
+    def good_windows(self) -> list[list[Try]]:
+        """Return the windows of good times."""
+        windows = self.windows()
+        usual = median(_errors(each) for each in windows)
+        return [each for each in windows if _errors(each) <= 2 * usual]
+
+    def most_in_flight(self) -> int:
+        """Return the most calls in flight at one instant of good times."""
+        most = 0
+        for window in self.good_windows():
+            steps = sorted([(each.at, 1) for each in window] + [(each.at + each.seconds, -1) for each in window])
+            now = 0
+            for _, step in steps:
+                now += step
+                most = max(most, now)
+        return most
+
+
+def advise(spec: PolicySpec, record: Record) -> list[Advice]:
+    """Return what a log suggests for policies, in the order of the routes."""
+    policies = Policies(spec)
+    routes: defaultdict[str, Evidence] = defaultdict(Evidence)
+    upstreams: defaultdict[str, Evidence] = defaultdict(Evidence)
+    owner = {route.name: route.spec.upstream for route in policies.routes}
+    for request, tries in zip(record.requests, record.tries, strict=True):
+        routes[request.route].tries += tries
+        if name := owner.get(request.route):
+            upstreams[name].tries += tries
+    found: list[Advice] = []
+    for route in policies.routes:
+        if route.name in routes and "@" not in route.name:
+            found += _of_route(route, routes[route.name])
+    for upstream in policies.upstreams.values():
+        if upstream.name in upstreams:
+            found += _of_upstream(upstream, upstreams[upstream.name])
+    return found
+
+
+def unknown(record: Record) -> list[str]:
+    """Return sentences about what was not suggested because the log cannot tell."""
+    counts: defaultdict[str, int] = defaultdict(int)
+    for request, tries in zip(record.requests, record.tries, strict=True):
+        counts[request.route] += len(tries)
+    few = sorted(name for name, count in counts.items() if name and count < LEAST)
+    sentences = [f"routes with fewer than {LEAST} calls in the log: {', '.join(few)}"] if few else []
+    if not record.has_attempts:
+        sentences.append("the log has no attempts: the times of requests stand for those of calls, retries included")
+    sentences.append("lifetimes of cached answers, because a log does not say when answers change")
+    return sentences
+
+
+def _of_route(route: RouteFacts, evidence: Evidence) -> Iterator[Advice]:
+    """Yield what is suggested for a route."""
+    good = evidence.good
+    if len(good) < LEAST or route.is_stream:
+        return
+    attempt = route.attempt
+    limit = _time_limit(evidence, good, route.limit)
+    if limit is not None:
+        value, why = limit
+        if attempt > FAR * value or attempt < value:
+            attempt = value
+            old = "" if isinf(route.attempt) else seconds(route.attempt)
+            yield Advice("routes", route.name, ("timeout", "attempt"), old, seconds(value), why)
+    yield from _whole(route, attempt)
+    if route.hedge is not None and len(good) * (1 - HEDGED) >= TAIL:
+        after = _rounded(percentile(good, HEDGED))
+        if not after / FAR <= route.hedge.after <= after * FAR:
+            why = f"{percent(HEDGED)} of {len(good)} good answers came within {seconds(percentile(good, HEDGED))}"
+            yield Advice("routes", route.name, ("hedge", "after"), seconds(route.hedge.after), seconds(after), why)
+    if route.breaker is not None and route.spec.node.child("circuit_breaker") is not None:
+        yield from _breaker("routes", route.name, route.breaker, evidence, 1)
+
+
+def _time_limit(evidence: Evidence, good: Sequence[float], limit: float) -> tuple[float, str] | None:
+    """Return the timeout of an attempt in seconds, with its evidence; None if there is too little."""
+    cut_off, count = evidence.cut_off, len(good)
+    if cut_off > FALSE_TIMEOUTS * (count + cut_off) and not isinf(limit):
+        reached = percentile(list(good), 1 - FALSE_TIMEOUTS)
+        if reached > limit / 2:
+            value = _rounded(2 * limit)
+            words = percent(cut_off / (count + cut_off))
+            return value, f"{words} of the calls were cut off at {seconds(limit)}, where good answers still came"
+        return None  # the upstream hung: a longer wait would help nobody
+    share = FALSE_TIMEOUTS if count * FALSE_TIMEOUTS >= TAIL else 0.01
+    if count * share < TAIL:
+        return None
+    reached = percentile(list(good), 1 - share)
+    value = max(SHORTEST, _rounded(reached if share == FALSE_TIMEOUTS else 2 * reached))
+    beyond = sum(each > value for each in good) / count
+    words = f"{percent(1 - share)} of {count} good answers came within {seconds(reached)}"
+    return value, f"{words}; this would cut off {percent(beyond)}"
+
+
+def _whole(route: RouteFacts, attempt: float) -> Iterator[Advice]:
+    """Yield the time of a request into which all attempts fit."""
+    if isinf(attempt) or route.retry is None or not route.retry.is_enforced:
+        return
+    needed = route.tries * attempt + (route.tries - 1) * route.retry.backoff.max
+    if route.request < needed or isinf(route.request):
+        old = "" if isinf(route.request) else seconds(route.request)
+        why = f"{route.tries} attempts of {seconds(attempt)} with their waits take up to {seconds(needed)}"
+        yield Advice("routes", route.name, ("timeout", "request"), old, seconds(_rounded(needed)), why)
+
+
+def _of_upstream(upstream: UpstreamFacts, evidence: Evidence) -> Iterator[Advice]:
+    """Yield what is suggested for an upstream."""
+    if len(evidence.tries) < LEAST:
+        return
+    spec = upstream.spec
+    if spec.circuit_breaker is not None:
+        share = max(1, upstream.endpoints) if spec.circuit_breaker.per == "endpoint" else 1
+        yield from _breaker("upstreams", upstream.name, spec.circuit_breaker, evidence, share)
+    limit = spec.concurrency
+    if limit is not None and limit.adaptive is None and limit.max is not None:
+        most = evidence.most_in_flight()
+        value = ceil(HEADROOM * most)
+        if most and not value / HEADROOM <= limit.max <= value * FAR:
+            why = f"at most {most} calls were in flight in good times; the limit leaves {HEADROOM:g} times that"
+            yield Advice("upstreams", upstream.name, ("concurrency", "max"), str(limit.max), str(value), why)
+    if any(route.retry is not None for route in upstream.routes):
+        shares = [sum(each.is_again for each in window) / len(window) for window in evidence.good_windows()]
+        used = max(shares, default=0.0)
+        ratio = max(0.05, ceil(HEADROOM * used * 20) / 20)
+        if spec.retry_budget.ratio > FAR * ratio:
+            why = f"retries were at most {percent(used)} of the calls in {seconds(WINDOW)} of good times"
+            old = percent(spec.retry_budget.ratio)
+            yield Advice("upstreams", upstream.name, ("retry_budget", "ratio"), old, percent(ratio), why)
+
+
+def _breaker(
+    kind: Literal["routes", "upstreams"], name: str, spec: object, evidence: Evidence, share: int
+) -> Iterator[Advice]:
+    """Yield the failure rate of a breaker that sees one call of `share`: the least that does not open on noise."""
+    rate, window, least = (getattr(spec, key) for key in ("failure_rate", "window", "min_calls"))
+    windows = evidence.good_windows()
+    calls = sum(map(len, windows))
+    if rate == "off" or not isinstance(window, float) or not calls:
+        return
+    errors = sum(map(_failed, windows)) / calls
+    seen = max(least, round(calls / len(windows) / WINDOW * window / share))
+    for step in STEPS:
+        if binomial_tail(seen, errors, failures_that_trip(seen, step)) / window <= FALSE_OPENINGS:
+            break
+    if rate < step or rate > step + 0.35:
+        words = f"{percent(errors)} of {calls} calls failed in good times"
+        why = f"{words}; with {seen} calls a window it opens by chance less than once in 30 days"
+        yield Advice(kind, name, ("circuit_breaker", "failure_rate"), percent(rate), percent(step), why)
+
+
+def _failed(tries: Iterable[Try]) -> int:
+    return sum(bool(each.reason) or each.status >= BAD_STATUS for each in tries)
+
+
+def _errors(tries: Sequence[Try]) -> float:
+    return _failed(tries) / len(tries)
+
+
+def _rounded(value: float) -> float:
+    """Return a number rounded up to two digits."""
+    if value <= 0 or value == inf:
+        return value
+    unit = 10.0 ** (floor(log10(value)) - 1)
+    return float(f"{ceil(value / unit - 1e-9) * unit:.6g}")
