@@ -40,6 +40,7 @@ ROUTES: list[tuple[dict[str, Any], str, Any]] = [
     ({"retries": {"attempts": 2, "backoff": "50ms"}}, "retry.backoff.base", "50ms"),
     ({"retries": {"attempts": 0}}, "retry", "off"),
     ({"timeout": "1.5s"}, "timeout.request", "1500ms"),
+    ({}, "timeout.request", "off"),
     ({"rewrite": {"authority": "b.example"}}, "transform.request.host", "b.example"),
     ({"rewrite": {"uri": "/v2"}, "match": [{"uri": {"prefix": "/v1/"}}]}, "transform.request.path_prefix",
      {"/v1": "/v2"}),
