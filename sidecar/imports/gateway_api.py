@@ -90,7 +90,7 @@ class _Reader:
                 each.lose(f"`{protocol}` has no equal here; only listeners of HTTP and HTTPS are translated")
                 continue
             if (routes := each.get("allowedRoutes")) is not None:
-                routes.take()
+                routes.lose("every route of the file is translated, whatever its namespace")
             refused = None
             if (certificates := each.get("tls", "certificateRefs")) is not None:
                 certificates.lose("mount the Secret, and name its files in the listener's `tls: {cert, key}`")
@@ -260,6 +260,8 @@ class _Reader:
     def _policies(self, part: Part, rule: Part, match: dict[str, Any]) -> dict[str, Any]:
         draft = self.draft
         keys: dict[str, Any] = {}
+        if rule.get("timeouts") is not None:
+            put(keys, "timeout.request", Value("off", "no limit is stated"))
         copy(draft, rule, keys, TIMES)
         if (retry := rule.get("retry")) is not None:
             keys["retry"] = self._retry(retry)

@@ -244,6 +244,7 @@ class _Virtual:
     def _policies(self, part: Part, match: dict[str, Any]) -> dict[str, Any]:
         draft = self.draft
         keys: dict[str, Any] = self._retry(part)
+        put(keys, "timeout.request", Value("off", "Istio has no limit unless one is stated"))
         copy(draft, part, keys, TIMES)
         if keys.get("retry") is not None and isinstance(keys["retry"], dict) and "on" not in keys["retry"]:
             del keys["retry"]

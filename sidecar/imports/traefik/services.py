@@ -185,8 +185,8 @@ class Balancers:
                 transport.lose(f"the transport `{transport.text()}` is not in the file")
             else:
                 self._add_transport(found.get("spec") or found, keys)
-        if not is_tls:
-            keys.pop("tls", None)
+        if not is_tls and keys.pop("tls", None) is not None:
+            part.findings.lose(part.line, part.name, "has TLS settings of a transport, but no server with https")
         return keys
 
     def _add_health(self, part: Part, keys: dict[str, Any]) -> None:
@@ -209,6 +209,8 @@ class Balancers:
 
     def _add_transport(self, part: Part, keys: dict[str, Any]) -> None:
         draft = self._draft
+        if part.get("forwardingTimeouts", "responseHeaderTimeout") is not None:
+            put(keys, "policy.timeout.request", Value("off", "Traefik has no limit for the whole request"))
         copy(draft, part, keys, TRANSPORT, unit="s")
         insecure = part.get("insecureSkipVerify")
         if insecure is not None and insecure.is_true():

@@ -32,7 +32,7 @@ ALL = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
 
 
 ROUTES: list[tuple[dict[str, Any], str, Any]] = [
-    ({}, "retry", {"max_attempts": 3, "on": ["connect_failure", "reset", "unavailable", "cancelled"], "methods": ALL}),
+    ({}, "retry", {"max_attempts": 3, "on": ["connect_failure", "unavailable", "cancelled"], "methods": ALL}),
     ({"retries": {"attempts": 4, "retryOn": "5xx,429", "perTryTimeout": "2s"}}, "retry.max_attempts", 5),
     ({"retries": {"attempts": 4, "retryOn": "gateway-error,429"}}, "retry.on",
      ["connect_failure", "reset", "timeout", 502, 503, 504, 429]),
@@ -40,6 +40,7 @@ ROUTES: list[tuple[dict[str, Any], str, Any]] = [
     ({"retries": {"attempts": 2, "backoff": "50ms"}}, "retry.backoff.base", "50ms"),
     ({"retries": {"attempts": 0}}, "retry", "off"),
     ({"timeout": "1.5s"}, "timeout.request", "1500ms"),
+    ({}, "timeout.request", "off"),
     ({"rewrite": {"authority": "b.example"}}, "transform.request.host", "b.example"),
     ({"rewrite": {"uri": "/v2"}, "match": [{"uri": {"prefix": "/v1/"}}]}, "transform.request.path_prefix",
      {"/v1": "/v2"}),
