@@ -76,9 +76,7 @@ def main() -> None:
             {number: measure(each, MANY * number, options.seconds)[0] for number, each in subjects.items()}
             for _ in range(1 + options.rounds)
         ][1:]
-        print(
-            f"{machine.interpreter()}; {load.version('wrk')}, {MANY} connections a worker, {options.rounds} rounds, medians"
-        )
+        print(f"{machine.interpreter()}; {load.version('wrk')}, {MANY} connections a worker, {options.rounds} rounds")
         for number in NUMBERS:
             ratio = median(each[number] / each[NUMBERS[0]] for each in rounds)
             print(f"{number} workers: {median(each[number] for each in rounds):.1f} us a request, {ratio:.2f}x of one")

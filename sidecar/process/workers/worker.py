@@ -24,8 +24,10 @@ from sidecar.process.stall import StallWatch
 from sidecar.process.workers.link import WorkerLink
 from sidecar.process.workers.summary import Changes
 
-HANDED_SECONDS: Final = 0.05
-"""Seconds from the end of hand-overs to this worker to its drain, in which it takes the last ones."""
+REST_SECONDS: Final = 2.0
+"""Longest wait for connections that others are handing over, which may hang or be dead."""
+REST_TURN: Final = 0.005
+"""Pause between two looks at these."""
 
 
 class WorkerProcess(Process):
@@ -83,7 +85,9 @@ class WorkerProcess(Process):
 
     async def _drain(self) -> None:
         """Take the connections that other workers were handing over, and drain."""
-        await self._env.sleep(HANDED_SECONDS)
+        until = self._env.now() + REST_SECONDS
+        while self._link.on_their_way and self._env.now() < until:
+            await self._env.sleep(REST_TURN)
         await super()._drain()
 
     def _begin_drain(self, reason: str, is_gentle: bool) -> None:
