@@ -5,9 +5,10 @@
 #   docker build -t resilience-sidecar .
 #   docker run --rm -v ./policies/demo.yaml:/etc/sidecar/policies.yaml:ro resilience-sidecar check /etc/sidecar
 
-# For an image that is the same next year, give the digest of the base too, and the versions of the compiler that it has:
+# For an image that is the same next year, give the digest of the base too, and the versions of the compiler and of nftables that it has:
 #
-#   docker build --build-arg DIGEST=@sha256:... --build-arg GCC=4:12.2.0-3 --build-arg LIBC=2.36-9+deb12u14 .
+#   docker build --build-arg DIGEST=@sha256:... --build-arg GCC=4:12.2.0-3 --build-arg LIBC=2.36-9+deb12u14 \
+#     --build-arg NFTABLES=1.0.6-2+deb12u2 .
 #
 # What is in it: /opt/sidecar/sbom.cdx.json (CycloneDX).
 
@@ -35,6 +36,8 @@ RUN HATCH_BUILD_HOOKS_ENABLE=1 pip wheel --no-deps --no-build-isolation --no-ind
  && /opt/sidecar/bin/python deploy/sbom.py /opt/sidecar > /opt/sidecar/sbom.cdx.json
 
 FROM python:${PYTHON}${DIGEST}
+ARG NFTABLES=1.0.6-*
+RUN apt-get update && apt-get install --yes --no-install-recommends "nftables=$NFTABLES" && rm -rf /var/lib/apt/lists/*
 LABEL org.opencontainers.image.title="resilience-sidecar" org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/sidecar/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/sidecar /opt/sidecar

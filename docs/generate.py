@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -364,7 +365,7 @@ def _json_type(hint: Any) -> str:
     inner = get_args(hint)
     match get_origin(hint):
         case origin if origin is Literal:
-            return " or ".join(f"`{str(each).lower() if isinstance(each, bool) else each}`" for each in inner)
+            return " or ".join(f"`{each if isinstance(each, str) else json.dumps(each)}`" for each in inner)
         case origin if origin is UnionType:
             return " or ".join(map(_json_type, inner))
         case origin if origin is list:

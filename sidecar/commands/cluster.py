@@ -17,6 +17,7 @@ from sidecar.commands.group import main
     examples=[
         ("sidecar inject orders.yaml", "Add the sidecar to what a file describes."),
         ("sidecar inject - --policies shop-policies", "The same for what another tool writes to its output."),
+        ("sidecar inject --capture orders.yaml", "Redirect the connections of each pod too."),
         ("sidecar inject --undo orders.yaml", "Take it out again."),
         ("sidecar inject --component deploy/sidecar", "Write a kustomize component that adds it."),
     ]
@@ -28,6 +29,14 @@ from sidecar.commands.group import main
 @click.option(
     "--admin-port", type=click.IntRange(1, 65535), default=9901, show_default=True, help="Port of the probes."
 )
+@click.option("--capture", "is_captured", is_flag=True, help="Redirect the connections of each pod to the sidecar.")
+@click.option(
+    "--capture-port",
+    type=click.IntRange(1, 65535),
+    default=15001,
+    show_default=True,
+    help="Port of the listener for redirected connections.",
+)
 @click.option("--component", metavar="DIR", help="Write a kustomize component to this directory instead.")
 def inject(
     file: str | None,
@@ -35,6 +44,8 @@ def inject(
     image: str,
     policies: tuple[str, ...],
     admin_port: int,
+    is_captured: bool,
+    capture_port: int,
     component: str | None,
 ) -> None:
     """Print Kubernetes manifests whose workloads have the sidecar.
@@ -45,13 +56,16 @@ def inject(
     The policies come from the ConfigMaps of --policies, and from those in FILE whose label
     resilience-sidecar/policies-of has the name of the workload, or `all`; without any from the ConfigMap NAME-policies.
     The annotation resilience-sidecar/inject: "false" leaves a workload out.
+
+    With --capture an init container runs `sidecar capture` before the sidecar starts.  It needs the capability
+    NET_ADMIN.
     """
     from sidecar.manifests import component as components
     from sidecar.manifests import inject as manifests
     from sidecar.manifests.documents import ManifestError
     from sidecar.manifests.pod import Options
 
-    options = Options(image, admin_port, policies)
+    options = Options(image, admin_port, policies, capture_port if is_captured else None)
     if component is not None:
         if file is not None or undo:
             reject("--component", "stands alone; leave FILE and --undo out")

@@ -6,6 +6,7 @@ explain_aggregate  parts of an answer in their order, and the worst case
 explain_translate  which call of gRPC the request would become
 explain_authorize  which rule of `authorize` decides on the request
 explain_cors       what pages of the request's origin may do
+explain_capture    where a listener sends redirected connections of each protocol
 explain_token      who accepts a token or an API key on the route of a request
 explain_limits     which keys a request has under rate limits
 explain_workers    scope of each limit under several workers

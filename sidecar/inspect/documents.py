@@ -569,8 +569,9 @@ class ReadingEntry(TypedDict):
 class RefusalEntry(TypedDict):
     """Reason why a request takes no route."""
 
-    status: Literal[200, 404, 405]
-    """Status of the response; 200 for `OPTIONS *`, which the listener itself answers."""
+    status: Literal[200, 404, 405, None]
+    """Status of the response; 200 for `OPTIONS *`, which the listener itself answers.  Null for a redirected request,
+    which goes on to the address that its client has dialled."""
     message: str
     """Reason in a sentence."""
     allowed: list[str]
@@ -605,6 +606,8 @@ class ExplainDocument(TypedDict):
     """Other routes that also match or fail in only one condition, most specific first; at most 10."""
     has_more_routes: bool
     """True if there are more such routes."""
+    capture: list[str] | None
+    """Sentences on where redirected connections of each protocol go; null for a listener that takes none."""
 
 
 SHAPES = (

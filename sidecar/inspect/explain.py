@@ -28,6 +28,7 @@ from sidecar.inspect.effective import Value, flow, values
 from sidecar.inspect.explain_aggregate import plan_lines, plan_of, plan_sentence
 from sidecar.inspect.explain_authorize import authorization_sentences
 from sidecar.inspect.explain_cache import cache_text
+from sidecar.inspect.explain_capture import capture_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, call_text, translation_sentences
@@ -91,10 +92,14 @@ class Refused(NamedTuple):
 
     is_answered: bool = False
     """True for `OPTIONS *`, which a listener without a route for it answers with 200 and the methods of its routes."""
+    goes_on: bool = False
+    """True for a redirected request, which goes on to the address that its client has dialled."""
 
     @property
-    def status(self) -> Literal[200, 404, 405]:
-        """Status of the response."""
+    def status(self) -> Literal[200, 404, 405] | None:
+        """Status of the response; None if the server that the client has dialled decides."""
+        if self.goes_on:
+            return None
         return 200 if self.is_answered else 405 if self.allowed else 404
 
 
@@ -151,7 +156,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     lines += ["is a call of gRPC-Web, which goes on as one of gRPC", ""] if x.web else [""]
     if route is None:
         refused = refusal_of(snapshot, listener, x)
-        lines.append(f"takes no route: {refused.message} ({refused.status})")
+        ending = "goes on to the address that its client has dialled" if refused.goes_on else str(refused.status)
+        lines.append(f"takes no route: {refused.message} ({ending})")
         lines += table([(path, name or "no route", "") for path, name in refused.readings])
     else:
         lines.append(f"takes the route {route.name} ({route.spec.where()}): {match_words(route)}")
@@ -160,6 +166,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
     if others:
         rows = [(name, why, str(mark)) for name, why, mark in others] + [("…", "and more", "")] * has_more
         lines += ["", "other routes", *table(rows)]
+    if (sentences := capture_sentences(snapshot.spec.listeners[listener])) is not None:
+        lines += ["", "capture", *(f"    {sentence}" for sentence in sentences)]
     if route is not None:
         if route.spec.rollout is not None:
             lines += ["", "rollout", *(f"    {sentence}" for sentence in rollout_sentences(route))]
@@ -403,7 +411,13 @@ def cache_sentences(route: Route, x: Exchange) -> list[str] | None:
 
 
 def refusal_of(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
-    """Return why a request takes no route."""
+    """Return why a request takes no route, and what becomes of it."""
+    refused = _reason(snapshot, listener, x)
+    goes_on = snapshot.spec.listeners[listener].original_destination and not refused.is_answered
+    return refused._replace(goes_on=goes_on)
+
+
+def _reason(snapshot: Snapshot, listener: str, x: Exchange) -> Refused:
     allowed = [method.decode() for method in snapshot.listeners[listener].allowed(x)]
     if x.path == b"*":
         return Refused(f"{listener} itself answers a request about the server as a whole", allowed, is_answered=True)

@@ -45,6 +45,7 @@ from sidecar.inspect.explain import (
 )
 from sidecar.inspect.explain_aggregate import plan_of
 from sidecar.inspect.explain_authorize import authorization_sentences
+from sidecar.inspect.explain_capture import capture_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
@@ -62,6 +63,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
     route = matched(snapshot, listener, x)
     others, has_more = others_of(snapshot, listener, route, x)
     mask = snapshot.spec.masks.text
+    capture = capture_sentences(snapshot.spec.listeners[listener])
     return {
         "ok": True,
         "request": {
@@ -75,6 +77,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
         "refusal": None if route is not None else _refusal(snapshot, refusal_of(snapshot, listener, x)),
         "other_routes": [{"name": mask(name), "why": mask(why), "place": place_of(mark)} for name, why, mark in others],
         "has_more_routes": has_more,
+        "capture": None if capture is None else [mask(sentence) for sentence in capture],
     }
 
 

@@ -27,6 +27,8 @@ TEMPLATES: Final = {
 }
 """Path to the pod of each kind of workload."""
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+OURS: Final = {"initContainers": (pod.CAPTURE, pod.CONTAINER), "volumes": (pod.VOLUME,)}
+"""Names of what a pod gets, by the list that has it."""
 
 
 class Result(NamedTuple):
@@ -58,12 +60,21 @@ def inject(source: str, options: pod.Options) -> Result:
     labelled = _labelled(config_maps)
 
     def change(workload: Workload) -> Node:
-        if reason := _reason_to_leave(workload):
+        if reason := _reason_to_leave(workload, options):
             workload.notes.append(f"left as it is, because {reason}")
             return workload.node
         names = [*options.config_maps, *labelled.get("all", ()), *labelled.get(workload.name, ())]
         names = list(dict.fromkeys(names)) or [f"{workload.name}-policies"]
-        workload.notes.extend(_unreachable(config_maps, names, options.admin_port))
+        known = [each for each in config_maps if text(each, "metadata", "name") in names]
+        if {text(each, "metadata", "name") for each in known} == set(names):  # otherwise the others may have it
+            files = [parsed for each in known for member in members(each, "data") if (parsed := parse(member.value))]
+            workload.notes.extend(_unreachable(files, options.admin_port))
+            if options.capture_port is not None:
+                workload.notes.extend(_uncaptured(files, options.capture_port))
+        if options.capture_port is not None and _runs_as_sidecar(get(workload.node, *workload.path, "spec")):
+            workload.notes.append(
+                f"runs as user {pod.USER}, whose connections are not redirected; give it another runAsUser"
+            )
         return _with(_without(workload.node, workload.path, keeps_empty=True), workload.path, options, names)
 
     return _run(source, change)
@@ -97,7 +108,7 @@ def _run(source: str, change: Callable[[Workload], Node]) -> Result:
     return Result(edit(source, lambda document: visit(document.content, document.line)), changed, notes)
 
 
-def _reason_to_leave(workload: Workload) -> str:
+def _reason_to_leave(workload: Workload, options: pod.Options) -> str:
     """Return the reason why a workload stays as it is; empty if it gets the sidecar."""
     node, path = workload.node, workload.path
     if "false" in (text(each, "metadata", "annotations", pod.INJECT) for each in (node, get(node, *path))):
@@ -107,8 +118,12 @@ def _reason_to_leave(workload: Workload) -> str:
     inner = [*items(node, *path, "spec", "containers")]
     if not _is_injected(node, path):
         inner += items(node, *path, "spec", "initContainers")
-    if any(text(each, "name") == pod.CONTAINER for each in inner):
-        return f"it has a container `{pod.CONTAINER}` of its own; rename that"
+    names = {text(each, "name") for each in inner}
+    for name in OURS["initContainers"]:
+        if name in names:
+            return f"it has a container `{name}` of its own; rename that"
+    if options.capture_port is not None and text(node, *path, "spec", "hostNetwork") == "true":
+        return "it has hostNetwork: true, where capture would redirect the whole node; leave --capture out for it"
     return ""
 
 
@@ -125,12 +140,8 @@ def _labelled(config_maps: list[Node]) -> dict[str, list[str]]:
     return found
 
 
-def _unreachable(config_maps: list[Node], names: list[str], port: int) -> Iterator[str]:
-    """Yield what is wrong with the admin listener in the policies of these ConfigMaps, as far as they are known."""
-    known = [each for each in config_maps if text(each, "metadata", "name") in names]
-    if {text(each, "metadata", "name") for each in known} != set(names):
-        return  # the others may have it
-    files = [parsed for each in known for member in members(each, "data") if (parsed := parse(member.value))]
+def _unreachable(files: list[Node], port: int) -> Iterator[str]:
+    """Yield what is wrong with the admin listener of policy files."""
     addresses = [address for each in files if (address := text(each, "admin", "address"))]
     if not addresses:
         yield f'its policies have no `admin`, which the probes ask; add admin: {{address: "0.0.0.0:{port}"}}'
@@ -140,6 +151,34 @@ def _unreachable(config_maps: list[Node], names: list[str], port: int) -> Iterat
             yield f'its policies have `admin` on {address}, where no probe comes; write "0.0.0.0:{number}"'
         elif number != str(port):
             yield f"its policies have `admin` on port {number}; give --admin-port {number}"
+
+
+def _uncaptured(files: list[Node], port: int) -> Iterator[str]:
+    """Yield what is wrong with the listeners of policy files for redirected connections."""
+    listeners = [get(each, "listeners") for each in files]
+    taking = [
+        value
+        for each in listeners
+        if isinstance(each, MappingNode)
+        for _, value in each.value
+        if text(value, "original_destination") == "true"
+    ]
+    if not taking:
+        yield (
+            "its policies have no listener for redirected connections; "
+            f'add outbound: {{address: "127.0.0.1:{port}", original_destination: true}}'
+        )
+        return
+    numbers = [text(each, "address").rpartition(":")[2] for each in taking]
+    if str(port) not in numbers:
+        yield f"its policies take redirected connections on port {numbers[0]}; give --capture-port {numbers[0]}"
+
+
+def _runs_as_sidecar(spec: Node | None) -> bool:
+    """True if a container of a pod runs as the user of the sidecar."""
+    context = ("securityContext", "runAsUser")
+    default = text(spec, *context)
+    return any((text(each, *context) or default) == str(pod.USER) for each in items(spec, "containers"))
 
 
 def _with(workload: Node, path: tuple[str, ...], options: pod.Options, maps: list[str]) -> Node:
@@ -158,8 +197,8 @@ def _without(workload: Node, path: tuple[str, ...], *, keeps_empty: bool) -> Nod
     if not _is_injected(workload, path):
         return workload
     spec = (*path, "spec")
-    for key, ours in (("initContainers", pod.CONTAINER), ("volumes", pod.VOLUME)):
-        kept = [each for each in items(workload, *spec, key) if text(each, "name") != ours]
+    for key, ours in OURS.items():
+        kept = [each for each in items(workload, *spec, key) if text(each, "name") not in ours]
         workload = with_member(workload, (*spec, key), listed(kept) if kept or keeps_empty else None)
     annotations = (*path, "metadata", "annotations")
     workload = with_member(workload, (*annotations, pod.INJECTED), None)

@@ -1,6 +1,7 @@
 """Content that a pod gets: the sidecar as an init container that is restarted always (Kubernetes 1.29 and later).
 
-It starts before the service and is ready before it, and it ends after it.  Jobs end with their own containers.
+It starts before the service and is ready before it, and it ends after it.  Jobs end with their own containers.  With
+capture an init container before it redirects the connections of the pod, and ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 CONTAINER: Final = "sidecar"
 """Name of the container."""
+CAPTURE: Final = "sidecar-capture"
+"""Name of the init container that redirects connections, and of the port to which it does."""
 VOLUME: Final = "sidecar-policies"
 """Name of the volume with the policies."""
 POLICIES: Final = "/etc/sidecar"
@@ -25,6 +28,12 @@ HARDENED: Final = {
     "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "runAsNonRoot": True, "runAsUser": USER,
     "runAsGroup": USER, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
 }  # fmt: skip
+REDIRECTING: Final = {
+    **HARDENED, "runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0,
+    "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+}  # fmt: skip
+"""Security context of the container that changes the rules of the kernel."""
+RESOURCES: Final = {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}}
 
 
 class Options(NamedTuple):
@@ -35,16 +44,30 @@ class Options(NamedTuple):
     """Port of the admin listener, which the probes ask: the policies must have it on all addresses."""
     config_maps: tuple[str, ...] = ()
     """ConfigMaps with policies for every workload; without any `NAME-policies`."""
+    capture_port: int | None = None
+    """Port of the listener that takes redirected connections; None redirects none."""
 
 
 def containers(options: Options) -> list[dict[str, Any]]:
     """Return the init containers that a pod gets, in the order of their start."""
     ready = {"httpGet": {"path": "/readyz", "port": options.admin_port}}
-    return [{
+    mounts = [{"name": VOLUME, "mountPath": POLICIES, "readOnly": True}]
+    port = options.capture_port
+    first = [] if port is None else [{
+        "name": CAPTURE,
+        "image": options.image,
+        "args": ["capture", "--apply", "--uid", str(USER), POLICIES],
+        "resources": RESOURCES,
+        "securityContext": REDIRECTING,
+        "volumeMounts": mounts,
+    }]  # fmt: skip
+    ports = {} if port is None else {"ports": [{"name": CAPTURE, "containerPort": port}]}
+    return [*first, {
         "name": CONTAINER,
         "image": options.image,
         "restartPolicy": "Always",
         "args": ["run", POLICIES],
+        **ports,
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": "service.instance.id=$(POD_NAME),k8s.pod.name=$(POD_NAME)"},
@@ -55,9 +78,9 @@ def containers(options: Options) -> list[dict[str, Any]]:
             "httpGet": {"path": "/livez", "port": options.admin_port}, "periodSeconds": 10, "timeoutSeconds": 3,
             "failureThreshold": 6,
         },
-        "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": RESOURCES,
         "securityContext": HARDENED,
-        "volumeMounts": [{"name": VOLUME, "mountPath": POLICIES, "readOnly": True}],
+        "volumeMounts": mounts,
     }]  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -47,6 +49,7 @@ spec:
       volumes:
         - {name: data, emptyDir: {}, defaultMode: 0644}
 """
+KUBERNETES = "1.32"
 BOMB = "a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in pairwise("abcdefgh"))
 """Lists of ten aliases each."""
 SERVICE = """\
@@ -111,6 +114,29 @@ def test_a_workload_gets_the_sidecar_first_and_all_else_stays() -> None:
     assert "&" not in result.text
 
 
+CAPTURED = Options(capture_port=15001)
+
+
+def test_capture_redirects_connections_before_the_sidecar_starts() -> None:
+    first, sidecar, own = spec_of(parse(inject(DEPLOYMENT, CAPTURED).text)[0])["initContainers"]
+    assert (first["name"], first["args"]) == ("sidecar-capture", ["capture", "--apply", "--uid", "65532", pod.POLICIES])
+    assert "restartPolicy" not in first
+    assert first["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert (first["securityContext"]["runAsUser"], first["securityContext"]["runAsNonRoot"]) == (0, False)
+    assert first["volumeMounts"] == sidecar["volumeMounts"]
+    assert sidecar["ports"] == [{"name": "sidecar-capture", "containerPort": 15001}]
+    assert str(sidecar["securityContext"]["runAsUser"]) == first["args"][3]
+    assert own["name"] == "migrate"
+
+
+@each([Options(), CAPTURED])
+def test_an_injected_deployment_is_valid(options: Options) -> None:
+    source = DEPLOYMENT.replace(", since: 2026-01-01", "").replace(", yes, 'no', 1e3, 0o17", "")
+    source = source.replace(", defaultMode: 0644", "")
+    (document,) = parse(inject(source, options).text)
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
 @each([DEPLOYMENT, *OTHERS.values(), f"{DEPLOYMENT}---\n{SERVICE}---\n{OTHERS['CronJob']}"])
 def test_twice_is_once_and_undo_gives_the_meaning_back(source: str) -> None:
     once = inject(source, Options())
@@ -121,6 +147,10 @@ def test_twice_is_once_and_undo_gives_the_meaning_back(source: str) -> None:
     assert meaning(parse(back.text)) == meaning(parse(source))
     assert "sidecar" not in back.text
     assert undo(back.text).text == back.text
+    captured = inject(once.text, CAPTURED).text
+    assert captured == inject(source, CAPTURED).text == inject(captured, CAPTURED).text
+    assert inject(captured, Options()).text == once.text
+    assert undo(captured) == back
 
 
 def test_another_version_takes_the_place_of_the_first() -> None:
@@ -163,8 +193,9 @@ def test_the_items_of_a_list_are_workloads() -> None:
     assert inject("kind: List\nitems: [{kind: Service}]\n", Options()).text == "kind: List\nitems: [{kind: Service}]\n"
 
 
-def config_map(name: str, label: str, admin: str = "0.0.0.0:9901") -> str:
-    data = f"data: {{a.yaml: \"admin: {{address: '{admin}'}}\"}}" if admin else "data: {}"
+def config_map(name: str, label: str, admin: str = "0.0.0.0:9901", listeners: str = "{}") -> str:
+    policies = f"listeners: {listeners}\nadmin: {{address: '{admin}'}}"
+    data = f"data: {{a.yaml: {json.dumps(policies)}}}" if admin else "data: {}"
     return f"kind: ConfigMap\nmetadata: {{name: {name}, labels: {{{pod.POLICIES_OF}: {label}}}}}\n{data}\n"
 
 
@@ -186,12 +217,40 @@ def test_an_admin_listener_that_no_probe_reaches_is_told(case: tuple[str, str]) 
 
 
 @each([
+    ('{address: "127.0.0.1:15001", original_destination: true}', ""),
+    (
+        '{address: "127.0.0.1:15002", original_destination: true}',
+        "its policies take redirected connections on port 15002; give --capture-port 15002",
+    ),
+    (
+        '{address: "127.0.0.1:15001"}',
+        "its policies have no listener for redirected connections; "
+        'add outbound: {address: "127.0.0.1:15001", original_destination: true}',
+    ),
+])  # fmt: skip
+def test_a_listener_that_no_connection_reaches_is_told(case: tuple[str, str]) -> None:
+    text = config_map("one", "orders", listeners=f"{{outbound: {case[0]}}}")
+    notes = inject(f"{DEPLOYMENT}---\n{text}", CAPTURED).notes
+    assert notes == ([f"2: Deployment/orders: {case[1]}"] if case[1] else [])
+
+
+@each(["spec: {securityContext: {runAsUser: 65532}, containers: [{name: a}]}",
+       "spec: {containers: [{name: a}, {name: b, securityContext: {runAsUser: 65532}}]}"])  # fmt: skip
+def test_a_service_with_the_user_of_the_sidecar_is_told(spec: str) -> None:
+    source = f"kind: Pod\nmetadata: {{name: orders}}\n{spec}\n"
+    assert inject(source, Options()).notes == []
+    (note,) = inject(source, CAPTURED).notes
+    assert "runs as user 65532, whose connections are not redirected" in note
+
+
+@each([
     (DEPLOYMENT.replace("{team", f'{{{pod.INJECT}: "false", team'), "the annotation resilience-sidecar/inject: false"),
     (DEPLOYMENT.replace("name: migrate", "name: sidecar"), "a container `sidecar` of its own; rename that"),
     ("kind: Pod\nmetadata: {name: orders}\nspec: {}\n", "it has no containers"),
+    ("kind: Pod\nspec: {hostNetwork: true, containers: [{name: a}]}\n", "capture would redirect the whole node"),
 ])  # fmt: skip
 def test_what_is_left_as_it_is(case: tuple[str, str]) -> None:
-    result = inject(case[0], Options())
+    result = inject(case[0], CAPTURED)
     assert (result.text, result.changed) == (case[0], [])
     assert case[1] in result.notes[0]
 
@@ -216,8 +275,9 @@ def test_the_documents_of_a_file_are_the_file() -> None:
     assert "".join(each.text for each in split(text)) == text
 
 
-def test_the_component_says_the_same_as_inject() -> None:
-    options = Options(config_maps=("policies",))
+@each([None, 15001])
+def test_the_component_says_the_same_as_inject(port: int | None) -> None:
+    options = Options(config_maps=("policies",), capture_port=port)
     files = component.files(options)
     patches = parse(files["kustomization.yaml"])[0]["patches"]
     assert {each["path"] for each in patches} == files.keys() - {"kustomization.yaml"}
@@ -225,7 +285,7 @@ def test_the_component_says_the_same_as_inject() -> None:
         patch = parse(files[f"{kind.lower()}.yaml"])[0]
         spec = spec_of(patch)
         injected = spec_of(parse(inject(OTHERS.get(kind, DEPLOYMENT), options).text)[0])
-        assert spec["initContainers"][0] == injected["initContainers"][0]
+        assert spec["initContainers"] == injected["initContainers"][: len(spec["initContainers"])]
         assert spec["volumes"][0] == injected["volumes"][-1]
 
 
@@ -236,6 +296,7 @@ def test_the_component_in_deploy_is_made_by_inject() -> None:
 
 @each([
     (("-",), DEPLOYMENT, 0, "restartPolicy: Always", ""),
+    (("--capture", "--capture-port", "15002", "-"), DEPLOYMENT, 0, "containerPort: 15002", ""),
     (("--undo", "-"), DEPLOYMENT, 0, DEPLOYMENT, "-: no workload has the sidecar"),
     (("-",), SERVICE, 0, SERVICE, "-: no workload to add the sidecar to"),
     (("-",), "a: [", 1, "", "-:1:5: is no YAML"),
