@@ -35,8 +35,8 @@ shop: $(VENV)/.runtime  ## five services that call each other, a sidecar beside 
 check: $(VENV)/.dev  ## the tests of units, contracts and wire format, in under a minute (PYTEST="-k retry" for some)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/contract tests/wire $(PYTEST)
 
-test: $(VENV)/.dev  ## every test, three files at a time (PYTEST="-k retry" for some)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST)
+test: $(VENV)/.dev  ## every test, three files at a time, those with processes first (PYTEST="-k retry" for some)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(VENV)/.dev  ## ruff, mypy, and the rules for docstrings, comments and names (docs/lint.py)
 	@$(BIN)/ruff check --quiet

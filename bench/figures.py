@@ -32,6 +32,7 @@ RATIOS: Final[Mapping[tuple[str, str], float]] = {
     ("known", "bearer"): 1.04,
     ("parts", "demo"): 3.3,
     ("split", "demo"): 1.02,
+    ("mirror", "demo"): 1.15,
     ("limited", "demo"): 1.03,
     ("counted", "demo"): 1.03,
 }

@@ -61,7 +61,7 @@ class Scenario(NamedTuple):
     path: str
     block: int
     """Requests of a block."""
-    asked: int = 1
+    asked: float = 1
     """Number of requests that the upstream gets for one of the client's."""
     unique: bool = False
     """True if each request has another query."""
@@ -73,6 +73,8 @@ class Scenario(NamedTuple):
     """True if the requests have a signed token, always the same; over HTTP/1.1 only."""
     together: int = 1
     """Number of requests that the upstream answers together, as those of parts; over HTTP/1.1 only."""
+    copied: str = ""
+    """Path of every tenth request, which the upstream gets twice; empty for none."""
 
 
 SCENARIOS: Final = (
@@ -85,12 +87,21 @@ SCENARIOS: Final = (
     Scenario("limited", "plain GET with a rate limit, all together", "/limited/7", 30),
     Scenario("counted", "plain GET with a quota, all together", "/counted/7", 30),
     Scenario("split", "the same as the plain GET, over a split", "/split/7", 30),
+    Scenario(
+        "mirror", "the same as the plain GET, every tenth copied", "/mirror/7", 30, asked=1.1, copied="/mirrored/7"
+    ),
     Scenario("parts", "one answer made of three requests through the demo route", "/page/7", 20, asked=3, together=3),
     Scenario("large", "64 KiB answer", "/orders/large", 20),
     Scenario("h2", "GET over HTTP/2, both sides", "/http2/7", 30, kind="get"),
     Scenario("unary", "gRPC unary call", "/bench.Shop/Get", 30, kind=CALL),
     Scenario("unary8", "gRPC unary call, eight at once", "/bench.Shop/Get", 32, kind=CALL, at_once=8),
 )
+
+POLICIES: Final = (
+    "retried.yaml", "known.yaml", "parts.yaml", "split.yaml", "mirror.yaml", "limited.yaml", "counted.yaml",
+    "http2.yaml",
+)  # fmt: skip
+"""Policy files of the scenarios, beside those of the demo."""
 
 TITLES: Final = {scenario.name: scenario.title for scenario in SCENARIOS}
 
@@ -109,6 +120,8 @@ def answers() -> dict[str, list[bytes]]:
         "/limited/7": [small],
         "/counted/7": [small],
         "/split/7": [small],
+        "/mirror/7": [small],
+        "/mirrored/7": [small],
         "/orders/large": [upstream.like_nginx("200 OK", upstream.LARGE)],
     }
 
@@ -138,9 +151,7 @@ def measure_one(build: str, layout: int, directory: Path) -> Figures:
         issuer, keys = Issuer(), directory / "keys.json"
         keys.write_text(issuer.key_set())
         env = {**place.env(), "PYTHONHASHSEED": "0", "PYTHONPATH": f"{source}:{ROOT}", "BENCH_KEYS": str(keys)}
-        policies = place.policies(
-            "retried.yaml", "known.yaml", "parts.yaml", "split.yaml", "limited.yaml", "counted.yaml", "http2.yaml"
-        )
+        policies = place.policies(*POLICIES)
         argv = [sys.executable, "-P", "-m", "bench.slowed", str(FACTOR), str(layout), policies]
         with Callgrind(argv, env, directory) as process:
             wait_until_ready(process, place.admin_port)
@@ -210,10 +221,11 @@ class Client(NamedTuple):
         """Send so many requests or slightly fewer; raise `RuntimeError` unless the upstream got the expected number."""
         before = self.requests
         times -= times % scenario.at_once
-        for _ in range(times // scenario.at_once):
-            self.ask(scenario)
+        copied = scenario._replace(path=scenario.copied, together=2)
+        for number in range(times // scenario.at_once):
+            self.ask(copied if scenario.copied and not number % 10 else scenario)
         asked = self.requests - before
-        if asked != times * scenario.asked:
+        if asked != round(times * scenario.asked):
             raise RuntimeError(
                 f"{scenario.title}: {times} requests made {asked} of the upstream, not {scenario.asked} each"
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 
 def component(found: Distribution) -> dict[str, Any]:
-    """Return the component of an installed package, with its package URL and its licence where it states an SPDX one."""
+    """Return the component of an installed package, with its package URL, and its licence if it states an SPDX one."""
     name = re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower()
     made: dict[str, Any] = {
         "type": "library",

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +83,8 @@ class WhatIf:
         )  # fmt: skip
         timer = self._env.call_later(SECONDS, process.kill)
         try:
-            os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST)
+            with suppress(ProcessLookupError):  # it may have ended already
+                os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST)
             assert process.stdout is not None
             found = b""
             while piece := await process.stdout.read(2**16):

@@ -297,10 +297,8 @@ class Listener:
         return crowd is not None and sock is not None and crowd.hand_over(self.name, sock)
 
     def take(self, sock: socket.socket) -> None:
-        """Serve a connection that another worker has accepted."""
-        if self.is_draining:
-            sock.close()
-        elif self.certificates is not None:
+        """Serve a connection that another worker has accepted, for one request if the listener drains meanwhile."""
+        if self.certificates is not None:
             Handshake(self, sock, self.certificates.front)
         else:
             self.env.spawn(self._take(sock))

@@ -44,6 +44,13 @@ def common_host(one: str, other: str) -> str:
     return ""
 
 
+def full(pattern: str) -> str:
+    """Return a regular expression that matches a text as a whole there, as one that does so in a condition."""
+    inner = pattern.removeprefix("^")
+    inner = inner[:-1] if inner.endswith("$") and not inner.endswith("\\$") else inner
+    return f"^(?:{inner})$"
+
+
 class Conditions:
     """Match under construction."""
 

@@ -80,6 +80,7 @@ class _Resiliency:
         }
         timeout = self._policy("timeouts", app, "timeout")
         if timeout is not None:
+            put(keys, "policy.timeout.request", Value("off", "Dapr has no limit for the whole request"))
             put(keys, "policy.timeout.attempt", duration_of(draft, timeout, zero="off", unit="ms"))
         retry = self._policy("retries", app, "retry")
         if retry is not None:

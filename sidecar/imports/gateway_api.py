@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from sidecar.imports import edits
-from sidecar.imports.conditions import GRPC, Conditions, common_host
+from sidecar.imports.conditions import GRPC, Conditions, common_host, full
 from sidecar.imports.draft import Draft, Value, merged, put, split
 from sidecar.imports.fields import DURATION, LIMIT, Field, copy
 from sidecar.imports.first_match import plain
@@ -90,7 +90,7 @@ class _Reader:
                 each.lose(f"`{protocol}` has no equal here; only listeners of HTTP and HTTPS are translated")
                 continue
             if (routes := each.get("allowedRoutes")) is not None:
-                routes.take()
+                routes.lose("every route of the file is translated, whatever its namespace")
             refused = None
             if (certificates := each.get("tls", "certificateRefs")) is not None:
                 certificates.lose("mount the Secret, and name its files in the listener's `tls: {cert, key}`")
@@ -235,7 +235,7 @@ class _Reader:
                     each.lose(f"`{each.text('type')}` has no equal here; the whole route is left out")
                     return None
                 value = each.text("value")
-                ask(each.text("name"), how, f"^(?:{value})$" if how == "regex" else value, each.line)
+                ask(each.text("name"), how, full(value) if how == "regex" else value, each.line)
         if kind == "GRPCRoute":
             return self._grpc(part, found, line)
         if part is not None and (method := part.get("method")) is not None:
@@ -260,6 +260,8 @@ class _Reader:
     def _policies(self, part: Part, rule: Part, match: dict[str, Any]) -> dict[str, Any]:
         draft = self.draft
         keys: dict[str, Any] = {}
+        if rule.get("timeouts") is not None:
+            put(keys, "timeout.request", Value("off", "no limit is stated"))
         copy(draft, rule, keys, TIMES)
         if (retry := rule.get("retry")) is not None:
             keys["retry"] = self._retry(retry)

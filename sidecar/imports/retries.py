@@ -12,11 +12,14 @@ MOST_ATTEMPTS: Final = 10
 FAULTS: Final = ["connect_failure", "reset", "timeout"]
 RETRY_ON: Final[dict[str, list[Any]]] = {
     "5xx": [*FAULTS, "5xx"], "gateway-error": [*FAULTS, 502, 503, 504], "reset": FAULTS,
-    "connect-failure": ["connect_failure"], "refused-stream": ["reset"], "retriable-4xx": [409],
+    "connect-failure": ["connect_failure"], "refused-stream": ["connect_failure"], "retriable-4xx": [409],
     "cancelled": ["cancelled"], "deadline-exceeded": ["deadline_exceeded"], "internal": ["internal"],
     "resource-exhausted": ["resource_exhausted"], "unavailable": ["unavailable"],
 }  # fmt: skip
-"""Outcomes that each word of Envoy's and Istio's conditions stands for."""
+"""Outcomes that each word of Envoy's and Istio's conditions stands for.
+
+A refused stream was never processed: it goes out again at once here, and is no `reset`, which may have had an effect.
+"""
 BY_STATUS: Final = "retriable-status-codes"
 
 

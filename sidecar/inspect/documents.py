@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 Scope = Literal["route", "upstream", "endpoint"]
 """Owner of the state of a stage: one route, an upstream with all its routes, or an endpoint."""
 
+SharedBy = Literal["process", "workers", "fleet"]
+"""Processes that share a limit: each process (each of several workers) has its own, all workers of this sidecar share
+one, or all processes that use a store do."""
+
 
 class Place(TypedDict):
     """Place in a policy file."""
@@ -535,6 +539,22 @@ class TakenEntry(TypedDict):
     """Sentences on what the cache does with the request and its response; null for a route without a cache."""
     translate: list[str] | None
     """Sentences on the call of gRPC that the request becomes; null for a route without a `translate` block."""
+    workers: int
+    """Number of workers; 1 for a sidecar of one process."""
+    scopes: list[ScopeEntry]
+    """Scopes of the route's limits, from the outside in, and then those of its upstream's states."""
+
+
+class ScopeEntry(TypedDict):
+    """Scope of one limit, or of another state."""
+
+    policy: str
+    """Name of its block, such as `rate_limit`."""
+    name: str | None
+    """Name of the limit within the block; null for a block with one."""
+    shared_by: SharedBy
+    """Processes that share it: `process` (each worker has its own), `workers` (one for all workers of this sidecar) or
+    `fleet` (one for all processes that use its store)."""
 
 
 class ReadingEntry(TypedDict):
@@ -595,7 +615,7 @@ SHAPES = (
     ChangeEntry, ReplayDocument, RecordedEntry, RunsEntry, NumbersEntry, UnreadableEntry, RecommendDocument,
     SuggestionEntry, RoutesDocument, RouteEntry, MatchEntry, StageEntry, TargetEntry, BindingEntry, DiscoverEntry,
     ExplainDocument, RequestEntry, TakenEntry, BlockEntry, UpstreamEntry, PlanEntry, PartEntry, ValueEntry,
-    RefusalEntry, ReadingEntry, OtherEntry, Place,
+    ScopeEntry, RefusalEntry, ReadingEntry, OtherEntry, Place,
 )  # fmt: skip
 """All types of documents and their parts, in the order of the reference."""
 

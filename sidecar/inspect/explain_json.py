@@ -49,6 +49,7 @@ from sidecar.inspect.explain_capture import capture_sentences
 from sidecar.inspect.explain_cors import cross_origin_sentences
 from sidecar.inspect.explain_limits import limit_sentences, quota_sentences
 from sidecar.inspect.explain_translate import bindings_of, translation_sentences
+from sidecar.inspect.explain_workers import scopes
 from sidecar.telemetry.plain import Masks
 
 
@@ -165,6 +166,7 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         cross_origin_sentences(route, x),
     )
     captures: Mapping[str, Any] = x.captures
+    workers = snapshot.spec.process.number()
     stages: list[BlockEntry] = [
         {"policy": link.policy, "scope": scope_of(link), "values": _values(values, masks)}
         for link, values in blocks_in_force(snapshot, route)
@@ -184,6 +186,11 @@ def _taken(snapshot: Snapshot, route: Route, x: Exchange) -> TakenEntry:
         "quota": None if quotas is None else [mask(each) for each in quotas],
         "cache": None if sentences is None else [mask(each) for each in sentences],
         "translate": None if calls is None else [mask(each) for each in calls],
+        "workers": workers,
+        "scopes": [
+            {"policy": policy, "name": name, "shared_by": shared_by}
+            for policy, name, shared_by, _ in scopes(route, workers)
+        ],
     }
 
 

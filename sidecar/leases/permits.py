@@ -16,7 +16,7 @@ Rules:
 2. A worker keeps at most one lease of `size` unused.  The pool calls back what others hold unused as soon as a worker
    gets less than it wants.
 3. What a dead worker held is free again once the supervisor has seen its end (`leave`).
-4. If the total falls, the pool calls back the difference; permits in use come back when their requests end.
+4. If the total falls, the pool calls back the difference, and again once a second while permits in use keep it.
 """
 
 from __future__ import annotations
@@ -81,11 +81,17 @@ class Pool:
             self._answered.add(worker)
         self._serve(now)
 
+    def look(self, now: float) -> None:
+        """Ask again for what exceeds the total, and lend what time has freed.  Called about once a second."""
+        self._answered.clear()
+        self._serve(now)
+
     def leave(self, worker: int, now: float) -> None:
         """Take back all that a dead worker held."""
         self.held.pop(worker, None)
         self.wanted.pop(worker, None)
         self._recalled.discard(worker)
+        self._answered.discard(worker)
         self._serve(now)
 
     def _serve(self, now: float) -> None:
@@ -93,7 +99,7 @@ class Pool:
         free = self.free(now)
         if free < 0:
             self._shrink(-free)
-            return
+            free = 0
         waiting = sorted(worker for worker, count in self.wanted.items() if count > 0)
         if not waiting:
             return
@@ -124,11 +130,11 @@ class Pool:
                     self._send(worker, "none", 0)
 
     def _shrink(self, excess: int) -> None:
-        """Call back what exceeds the total, from each worker its part."""
+        """Call back what exceeds the total, from each worker its part.  Nothing may be lent: tokens are spent, too."""
         lent = sum(self.held.values())
         for worker, count in self.held.items():
-            part = min(count, -(-excess * count // lent))
-            if part > 0 and worker not in self._recalled:
+            part = min(count, -(-excess * count // lent)) if count else 0
+            if part > 0 and worker not in self._recalled and worker not in self._answered:
                 self._recalled.add(worker)
                 self._send(worker, "recall", part)
 

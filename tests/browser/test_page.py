@@ -102,6 +102,7 @@ async def test_policies_are_tried_before_they_are_in_force(
     scene: Scene, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(what_if, "SECONDS", 600.0)
+    monkeypatch.setattr(what_if, "LOWEST", 0)
     page = await window.open(scene.url)
     note = page.locator("#what-if-note")
     await page.fill("#what-if-text", RUNNING.read_text().replace("request: 1s", "request: 4s"))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from sidecar.imports import edits
-from sidecar.imports.conditions import Conditions, common_host
+from sidecar.imports.conditions import Conditions, common_host, full
 from sidecar.imports.draft import Draft, Value, put, split
 from sidecar.imports.fields import DURATION, LIMIT, Field, copy, percent_of
 from sidecar.imports.first_match import Ordered, is_reached, plain
@@ -222,12 +222,12 @@ class _Virtual:
             elif key in ("headers", "withoutHeaders"):
                 for name, value in each.members():
                     kind, test = _text(value)
-                    pattern = f"^(?:{test.text()})$" if kind == "regex" else test.text() if kind != "present" else ""
+                    pattern = full(test.text()) if kind == "regex" else test.text() if kind != "present" else ""
                     found.header(name, kind, pattern, value.line, negated=key == "withoutHeaders")
             elif key == "queryParams":
                 for name, value in each.members():
                     kind, test = _text(value)
-                    pattern = f"^(?:{test.text()})$" if kind == "regex" else test.text() if kind != "present" else ""
+                    pattern = full(test.text()) if kind == "regex" else test.text() if kind != "present" else ""
                     found.parameter(name, kind, pattern, value.line)
             elif key == "authority" and (exact := each.get("exact")) is not None:
                 found.host(exact.text(), exact.line)
@@ -244,6 +244,7 @@ class _Virtual:
     def _policies(self, part: Part, match: dict[str, Any]) -> dict[str, Any]:
         draft = self.draft
         keys: dict[str, Any] = self._retry(part)
+        put(keys, "timeout.request", Value("off", "Istio has no limit unless one is stated"))
         copy(draft, part, keys, TIMES)
         if keys.get("retry") is not None and isinstance(keys["retry"], dict) and "on" not in keys["retry"]:
             del keys["retry"]

@@ -118,7 +118,7 @@ class Balancers:
             keys = self._services.endpoints(name, namespace, port, part.line, "https" if scheme == "https" else "http")
             if scheme == "h2c":
                 keys["protocol"] = self._draft.value("http2", part.line)
-            self._upstreams[key] = self._draft.upstream(key, keys | self._policies(part))
+            self._upstreams[key] = self._draft.upstream(key, keys | self._policies(part, scheme == "https"))
         return Resolved([(1, self._upstreams[key], part.line)], {})
 
     def _balancer(self, name: str, part: Part) -> Resolved:
@@ -149,7 +149,7 @@ class Balancers:
             ]
         else:
             keys["endpoints"] = [one for one, _ in endpoints]
-        policies = self._policies(part)
+        policies = self._policies(part, any(url.value.startswith("https:") for url, _ in endpoints))
         of_route: dict[str, Any] = {}
         passes = part.get("passHostHeader")
         if passes is not None and passes.text().lower() == "false":
@@ -157,8 +157,8 @@ class Balancers:
         upstream = draft.upstream(name, keys | policies)
         return Resolved([(1, upstream, part.line)], of_route)
 
-    def _policies(self, part: Part) -> dict[str, Any]:
-        """Return the policies of a balancer of servers."""
+    def _policies(self, part: Part, is_tls: bool) -> dict[str, Any]:
+        """Return the policies of a balancer of servers; TLS settings of a transport are for servers with `https`."""
         draft = self._draft
         keys: dict[str, Any] = {}
         strategy = part.get("strategy")
@@ -185,6 +185,8 @@ class Balancers:
                 transport.lose(f"the transport `{transport.text()}` is not in the file")
             else:
                 self._add_transport(found.get("spec") or found, keys)
+        if not is_tls and keys.pop("tls", None) is not None:
+            part.findings.lose(part.line, part.name, "has TLS settings of a transport, but no server with https")
         return keys
 
     def _add_health(self, part: Part, keys: dict[str, Any]) -> None:
@@ -207,6 +209,8 @@ class Balancers:
 
     def _add_transport(self, part: Part, keys: dict[str, Any]) -> None:
         draft = self._draft
+        if part.get("forwardingTimeouts", "responseHeaderTimeout") is not None:
+            put(keys, "policy.timeout.request", Value("off", "Traefik has no limit for the whole request"))
         copy(draft, part, keys, TRANSPORT, unit="s")
         insecure = part.get("insecureSkipVerify")
         if insecure is not None and insecure.is_true():

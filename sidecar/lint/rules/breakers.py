@@ -231,8 +231,7 @@ def no_ramp(breaker: BreakerFacts) -> Iterator[Hit]:
     if breaker.spec.half_open.ramp == 0:
         yield Hit(
             breaker.at("half_open", "ramp"),
-            f"lets all requests pass at once after {breaker.spec.half_open.probes} good probes; write such as ramp: "
-            "10s",
+            "lets all requests pass at once after the first good probes; write such as ramp: 10s",
         )
 
 

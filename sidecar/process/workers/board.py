@@ -55,10 +55,14 @@ class Board:
         """Add to a cell of a worker's row."""
         self._cells[worker * self._width + cell] += value
 
+    def on_their_way(self, worker: int) -> int:
+        """Return the number of connections that others have handed over to a worker, and that it has not taken yet."""
+        handed = sum(self.get(other, HANDED + worker) for other in range(self.workers))
+        return max(0, handed - self.get(worker, TAKEN))
+
     def load(self, worker: int) -> int:
         """Return the connections of a worker, with those on their way to it."""
-        handed = sum(self.get(other, HANDED + worker) for other in range(self.workers))
-        return self.get(worker, OPEN) + max(0, handed - self.get(worker, TAKEN))
+        return self.get(worker, OPEN) + self.on_their_way(worker)
 
     def is_alive(self, worker: int, now: float, patience: float) -> bool:
         """True if a worker takes connections, and has made a turn within `patience` seconds before `now`."""

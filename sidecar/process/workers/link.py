@@ -285,6 +285,11 @@ class WorkerLink:
         self._is_accepting = False
         self._board.set(self.number, BEAT, 0)
 
+    @property
+    def on_their_way(self) -> int:
+        """Number of connections that others are handing over; after `stop_accepting` it only falls."""
+        return self._board.on_their_way(self.number)
+
     def _tick(self) -> None:
         if self._is_accepting:
             self._board.set(self.number, BEAT, int(self._now() * 1e9))
@@ -303,7 +308,8 @@ class WorkerLink:
         if best == self.number or mine - least <= least // SLACK:
             return False
         board.add(self.number, HANDED + best)
-        if inbox.send(self._inboxes[best], ["client", listener], sock):
+        # asked again: a worker that stops taking connections then looks at what is on its way
+        if board.is_alive(best, now, PATIENCE) and inbox.send(self._inboxes[best], ["client", listener], sock):
             return True
         board.add(self.number, HANDED + best, -1)
         return False

@@ -80,6 +80,12 @@ class Sharing:
             return False
         return True
 
+    def look(self) -> None:
+        """Look at all pools.  Called about once a second."""
+        now = self._now()
+        for pool in self._pools.values():
+            pool.look(now)
+
     def leave(self, worker: int) -> None:
         """Take back all that a dead worker had."""
         now = self._now()

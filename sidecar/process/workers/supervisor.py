@@ -38,7 +38,7 @@ from sidecar.process.workers.summary import Totals
 from sidecar.telemetry.metrics.registry import Registry
 
 TICK_SECONDS: Final = 1.0
-"""Pause between two looks at workers and metrics, and between two looks at the policy files."""
+"""Pause between two looks at workers, leases and metrics, and between two looks at the policy files."""
 EXIT_SECONDS: Final = 5.0
 """Seconds beyond `drain_timeout` after which a worker is killed."""
 
@@ -238,10 +238,11 @@ class Supervisor:
             self._view.readiness.obstacle = "" if self._children.ready else "no worker is ready"
 
     async def _tick(self) -> None:
-        """Look at workers and metrics, again and again."""
+        """Look at workers, leases and metrics, again and again."""
         while True:
             await self._env.sleep(TICK_SECONDS)
             self._children.look()
+            self._sharing.look()
             self._update_readiness()
             await self.commands.refresh()
 

@@ -10,7 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sidecar.admin.commands import LocalCommands
 from sidecar.admin.view import AdminView
@@ -23,6 +23,11 @@ from sidecar.process.lifecycle import WATCH_SECONDS, Process
 from sidecar.process.stall import StallWatch
 from sidecar.process.workers.link import WorkerLink
 from sidecar.process.workers.summary import Changes
+
+REST_SECONDS: Final = 2.0
+"""Longest wait for connections that others are handing over, which may hang or be dead."""
+REST_TURN: Final = 0.005
+"""Pause between two looks at these."""
 
 
 class WorkerProcess(Process):
@@ -77,6 +82,13 @@ class WorkerProcess(Process):
     def _begin_stop(self, name: str) -> None:
         self._link.stop_accepting()
         super()._begin_stop(name)
+
+    async def _drain(self) -> None:
+        """Take the connections that other workers were handing over, and drain."""
+        until = self._env.now() + REST_SECONDS
+        while self._link.on_their_way and self._env.now() < until:
+            await self._env.sleep(REST_TURN)
+        await super()._drain()
 
     def _begin_drain(self, reason: str, is_gentle: bool) -> None:
         """Begin to drain, because the supervisor says so or is gone."""

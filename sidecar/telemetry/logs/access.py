@@ -223,7 +223,7 @@ def as_json(time: bytes, x: Exchange, outcome: Outcome, reason: str, seconds: fl
             (a.ended - a.started) * 1000,
             word(a.why),
         )
-        if x.is_grpc and a.verdict:
+        if a.verdict and (x.is_grpc or a.verdict != a.status):  # also calls of gRPC for requests of REST
             line += _grpc_status(a.verdict)
         if a.reason:
             line += b',"reason":"%b","cause":"%b"' % (word(a.reason), shown(a.cause))

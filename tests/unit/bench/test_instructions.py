@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -151,3 +152,19 @@ def test_a_scenario_is_compared_with_another_of_the_same_run() -> None:
     found = {"bearer": Counts(1_000, 5, 2), "known": Counts(1_041, 5, 2)}
     assert figures.ratios(found) == ["known: 1.041x of the instructions of bearer, the goal is 1.04x"]
     assert figures.ratios({"known": Counts(1, 1, 1)}) == []
+
+
+def test_every_tenth_request_of_a_mirror_is_asked_twice_of_the_upstream() -> None:
+    scenario = next(each for each in SCENARIOS if each.name == "mirror")
+    asked: list[str] = []
+
+    class Recorder:
+        requests = 0
+
+        def ask(self, target: str, *, has_token: bool, together: int) -> None:
+            asked.append(target)
+            self.requests += together
+
+    instructions.Client(cast("Any", Recorder()), cast("Any", Recorder())).repeat(scenario, scenario.block)
+
+    assert asked.count(scenario.copied) * 10 == len(asked) == scenario.block

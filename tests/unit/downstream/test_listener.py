@@ -230,3 +230,25 @@ async def test_a_listener_that_is_closed_before_it_accepts_starts_nothing() -> N
     await asyncio.gather(*tasks)
     assert len(tasks) == 1
     front.server.abort()
+
+
+def test_a_connection_that_another_worker_hands_over_to_a_draining_listener_gets_one_answer() -> None:
+    """The other worker has accepted it before it knew of the drain."""
+
+    async def run() -> bytes:
+        front = Front(OK)
+        front.listener.drain()
+        ours, client = socket.socketpair()
+        ours.setblocking(False)
+        client.setblocking(False)
+        loop, received = asyncio.get_running_loop(), b""
+        with client:
+            front.listener.take(ours)
+            await loop.sock_sendall(client, GET)
+            while piece := await loop.sock_recv(client, 4096):
+                received += piece
+        return received
+
+    received = asyncio.run(run())
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in received.lower()

@@ -28,7 +28,7 @@ def dapr(
 
 
 POLICIES: list[tuple[dict[str, Any], str, Any]] = [
-    ({}, "policy.timeout.attempt", "1s"),
+    ({}, "policy.timeout", {"request": "off", "attempt": "1s"}),
     ({"timeout": 250}, "policy.timeout.attempt", "250ms"),
     ({}, "policy.retry.max_attempts", 3),
     ({}, "policy.retry.on", ["connect_failure", "reset", "timeout", "4xx", "5xx"]),

@@ -32,7 +32,7 @@ ALL = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"]
 
 
 ROUTES: list[tuple[dict[str, Any], str, Any]] = [
-    ({}, "retry", {"max_attempts": 3, "on": ["connect_failure", "reset", "unavailable", "cancelled"], "methods": ALL}),
+    ({}, "retry", {"max_attempts": 3, "on": ["connect_failure", "unavailable", "cancelled"], "methods": ALL}),
     ({"retries": {"attempts": 4, "retryOn": "5xx,429", "perTryTimeout": "2s"}}, "retry.max_attempts", 5),
     ({"retries": {"attempts": 4, "retryOn": "gateway-error,429"}}, "retry.on",
      ["connect_failure", "reset", "timeout", 502, 503, 504, 429]),
@@ -40,6 +40,7 @@ ROUTES: list[tuple[dict[str, Any], str, Any]] = [
     ({"retries": {"attempts": 2, "backoff": "50ms"}}, "retry.backoff.base", "50ms"),
     ({"retries": {"attempts": 0}}, "retry", "off"),
     ({"timeout": "1.5s"}, "timeout.request", "1500ms"),
+    ({}, "timeout.request", "off"),
     ({"rewrite": {"authority": "b.example"}}, "transform.request.host", "b.example"),
     ({"rewrite": {"uri": "/v2"}, "match": [{"uri": {"prefix": "/v1/"}}]}, "transform.request.path_prefix",
      {"/v1": "/v2"}),
@@ -69,7 +70,7 @@ MATCHES: list[tuple[dict[str, Any], dict[str, Any]]] = [
      {"host": "app", "path_regex": "/a[0-9]+", "methods": ["PUT"]}),
     ({"headers": {"X-User": {"exact": "jo"}}, "queryParams": {"q": {"exact": "1"}}},
      {"host": "app", "headers": {"x-user": "jo"}, "query": {"q": "1"}}),
-    ({"headers": {"x": {"regex": "a|b"}}}, {"host": "app", "when": "request.headers['x'].matches('^(?:a|b)$')"}),
+    ({"headers": {"x": {"regex": "^a|b$"}}}, {"host": "app", "when": "request.headers['x'].matches('^(?:a|b)$')"}),
     ({"withoutHeaders": {"x": {"exact": "a'"}}},
      {"host": "app", "when": "(!('x' in request.headers) || !(request.headers['x'] == 'a\\''))"}),
     ({"headers": {"x": {}}}, {"host": "app", "when": "'x' in request.headers"}),

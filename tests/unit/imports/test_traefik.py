@@ -146,7 +146,7 @@ def test_a_balancer_and_its_transport() -> None:
     assert app["endpoints"] == [{"url": "https://a:8443", "weight": 2}, {"url": "https://b:8443", "weight": 1}]
     assert app["tls"] == {"server_name": "a", "verify": False}
     assert (app["connect_timeout"], app["connections"], app["policy"]) == (
-        "2s", {"idle_timeout": "5s"}, {"timeout": {"attempt": "9s"}})  # fmt: skip
+        "2s", {"idle_timeout": "5s"}, {"timeout": {"request": "off", "attempt": "9s"}})  # fmt: skip
     assert app["health_check"]["path"] == "/h"
     assert app["load_balancing"] == "least_request"
     assert found.said("maxIdleConnsPerHost")

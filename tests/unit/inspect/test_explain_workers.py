@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,17 @@ routes:
     rate_limit:
       - {{name: paced, rate: 10/s, burst: 20, delay: {{max: 50ms}}}}
       - {{name: counted, rate: 10/s, burst: 2}}
+    quota:
+      - {{name: day, max: 100, per: day}}
+      - {{name: kept, max: 100, per: day, store: disk}}
+stores: {{disk: {{file: /var/lib/quotas.db}}}}
 """
 
 
-def explained(directory: Path, workers: int) -> str:
+def explained(directory: Path, workers: int, *options: str) -> str:
     path = directory / "p.yaml"
     path.write_text(POLICIES.format(workers=workers))
-    return CliRunner().invoke(main, ["explain", str(path), "GET", "/"]).output
+    return CliRunner().invoke(main, ["explain", *options, str(path), "GET", "/"]).stdout
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,8 @@ def explained(directory: Path, workers: int) -> str:
         "concurrency: each worker has its own adaptive limit",
         "concurrency: one limit for all workers",
         "circuit_breaker: each worker counts for itself; what one opens or closes is told to all",
+        "quota: `day` is counted in each of 4 workers, since it has no `store`",
+        "quota: `kept` has one count for all processes that share `disk`",
         "retry_budget: one for all workers",
     ],
 )
@@ -49,3 +56,14 @@ def test_the_scope_of_each_limit_is_told(tmp_path: Path, sentence: str) -> None:
 
 def test_nothing_is_said_about_one_worker(tmp_path: Path) -> None:
     assert "workers" not in explained(tmp_path, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_document_has_the_scope_of_each_limit(tmp_path: Path, workers: int) -> None:
+    taken = json.loads(explained(tmp_path, workers, "--json"))["route"]
+    assert taken["workers"] == workers
+    found = {(each["policy"], each["name"]): each["shared_by"] for each in taken["scopes"]}
+    assert found["rate_limit", "paced"] == found["quota", "day"] == found["connections", None] == "process"
+    assert found["rate_limit", "counted"] == found["circuit_breaker", None] == "workers"
+    assert found["quota", "kept"] == "fleet"
+    assert [each["shared_by"] for each in taken["scopes"] if each["policy"] == "concurrency"] == ["workers", "process"]

@@ -132,3 +132,34 @@ def test_tokens_of_a_dead_worker_count_as_spent_and_come_back_with_the_window() 
     pool.leave(0, 101.0)
     assert pool.total(101.0) == pool.free(101.0) == 6
     assert pool.free(112.0) == 10
+
+
+def test_a_budget_that_is_overspent_says_that_nothing_is_left_and_lends_again_with_the_window() -> None:
+    sent: list[Any] = []
+    pool = TokenPool(lambda *message: sent.append(message))
+    pool.retune(0.0, 4.0, 10.0)
+    pool.want(0, 4, 100.0)
+    pool.retune(0.0, 2.0, 10.0)
+    pool.leave(0, 100.5)
+    assert pool.free(100.5) == -2
+    pool.want(1, 1, 101.0)
+    assert sent[1:] == [(1, "none", 0)], "the worker asks again"
+    pool.want(1, 1, 112.0)
+    assert sent[2:] == [(1, "grant", 1)]
+
+
+def test_permits_in_use_are_called_back_once_and_again_at_the_next_look() -> None:
+    world = World()
+    world.leases[0].want(TOTAL)
+    world.settle()
+    world.used[0] = TOTAL
+    world.pool.resize(4, world.now)
+    world.take(1)
+    world.settle()  # ends only if the two do not ask each other for ever
+    assert world.leases[1].is_exhausted, "it asks again at its next look"
+    world.used[0] = 1
+    world.settle()
+    assert world.leases[0].held == TOTAL
+    world.pool.look(world.now)
+    world.settle()
+    assert world.leases[0].held == 4

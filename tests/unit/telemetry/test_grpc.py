@@ -161,6 +161,14 @@ def test_a_line_has_the_status_of_the_call_and_of_each_attempt() -> None:
     assert "grpc_status" not in json.dumps(Log().record(plain, Outcome(200)))
 
 
+def test_attempts_of_a_request_that_becomes_a_call_have_the_status_of_the_call() -> None:
+    x = logged(call())
+    x.is_grpc = False
+    x.attempts += [ended(14)]
+    (attempt,) = Log().record(x, Outcome(503))["attempts"]
+    assert attempt["grpc_status"] == 14
+
+
 def test_a_line_of_text_has_it_too() -> None:
     bench = Log("text")
     bench.log.record(logged(call()), answer(5), "", 0.01)

@@ -20,8 +20,15 @@ routes:
 """
 
 
-def warnings(workers: int) -> list[tuple[str, str]]:
-    found = load([Source("p.yaml", POLICIES.format(workers=workers).encode())], {})
+QUOTAS = """    quota:
+      - {name: day, max: 100, per: day}
+      - {name: kept, max: 100, per: day, store: disk}
+stores: {disk: {file: /var/lib/quotas.db}}
+"""
+
+
+def warnings(workers: int, more: str = "") -> list[tuple[str, str]]:
+    found = load([Source("p.yaml", (POLICIES.format(workers=workers) + more).encode())], {})
     assert found.problems == []
     return [(each.path, each.message) for each in found.warnings if "workers" in each.message]
 
@@ -42,3 +49,14 @@ def test_limits_smaller_than_the_number_of_workers_are_named() -> None:
 
 def test_nothing_is_said_about_one_worker_or_few() -> None:
     assert warnings(1) == warnings(2) == []
+
+
+def test_a_quota_that_each_worker_counts_for_itself_is_named() -> None:
+    assert warnings(2, QUOTAS) == [
+        (
+            "routes.order.quota.day",
+            "has no store, so each of 2 workers counts for itself, and up to 2 times 100 requests pass; name a store, "
+            "such as a file of this machine",
+        )
+    ]
+    assert warnings(1, QUOTAS) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import pytest
 
 from sidecar.process.workers import inbox
 from sidecar.process.workers.board import BEAT, HANDED, OPEN, TAKEN, Board
+from sidecar.process.workers.link import WorkerLink
 
 
 @pytest.fixture
@@ -60,3 +62,38 @@ def test_a_worker_without_a_turn_gets_no_connections(board: Board) -> None:
     board.set(0, BEAT, int(9.8e9))
     assert board.is_alive(0, 10.0, 0.5)
     assert not board.is_alive(0, 11.0, 0.5)
+
+
+class Stopping(Board):
+    """Board of a worker that stops taking connections right after it was found to take them."""
+
+    def is_alive(self, worker: int, now: float, patience: float) -> bool:
+        found = super().is_alive(worker, now, patience)
+        self.set(worker, BEAT, 0)
+        return found
+
+
+@pytest.mark.parametrize("kind", [Board, Stopping])
+async def test_no_connection_is_handed_to_a_worker_that_no_longer_takes_any(kind: type[Board]) -> None:
+    receiving, sending = inbox.open_inbox()
+    channel, supervisor = socket.socketpair()
+    own, other = inbox.open_inbox()
+    board = kind.make(2)
+    facts = {
+        "number": 0, "count": 2, "board": board.handle, "inbox": own.detach(), "channel": channel.detach(),
+        "inboxes": [other.detach(), sending.detach()],
+    }  # fmt: skip
+    link = WorkerLink(json.dumps(facts), lambda: 10.0)
+    link._board = board
+    board.set(0, OPEN, 30)
+    board.set(1, BEAT, int(9.9e9))
+    with receiving, supervisor, socket.socket() as sock:
+        is_handed = link.hand_over("inbound", sock)
+        packet = inbox.receive(receiving)
+        assert is_handed == (packet is not None) == (kind is Board)
+        assert board.on_their_way(1) == is_handed
+        if packet is not None:
+            packet[1].close()
+    for each in (link._inbox, link._socket, *link._inboxes):
+        each.close()
+    board.close()

@@ -1,0 +1,93 @@
+"""CPU of a request with several workers, and how evenly they share it: `python -m bench.workers [--rounds 7]`.
+
+All workers of a sidecar run on one core, and the load on another.  So what is compared is the work, and not how many
+cores there are.  CPU is that of the supervisor and of all workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from bench import load, machine, upstream
+from bench.reload import policies
+from bench.scenarios import wait_until_up
+from bench.subject import Subject
+
+TARGET: Final = "/orders/small"
+NUMBERS: Final = (1, 2, 4)
+"""Numbers of workers."""
+FEW: Final = (4, 8, 16)
+"""Numbers of connections in which the share of the busiest worker is measured."""
+MANY: Final = 32
+"""Connections for each worker, in which CPU is measured: a worker with fewer does less in one turn of its loop."""
+ROOMY: Final = 900
+"""Version of the policies, whose limit of concurrency has room for all connections."""
+SETTLED: Final = 0.5
+"""Seconds after the start in which workers may still do what is done once."""
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def used(pid: int) -> list[float]:
+    """Return the CPU seconds of a process and of each of its children."""
+    return [machine.cpu_seconds(each) for each in (pid, *children(pid))]
+
+
+def measure(subject: Subject, connections: int, seconds: float) -> tuple[float, float]:
+    """Return microseconds of CPU a request, and the CPU of the busiest worker as a multiple of the mean."""
+    before = used(subject.pid)
+    found = load.wrk(f"http://127.0.0.1:{subject.port}{TARGET}", connections, seconds, machine.cores()[1])
+    spent = [after - was for was, after in zip(before, used(subject.pid), strict=True)]
+    if found.errors:
+        raise SystemExit(f"{found.errors} requests failed")
+    workers = spent[1:] or spent
+    return sum(spent) / found.requests * 1e6, max(workers) * len(workers) / sum(workers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.workers", description="Compare numbers of workers.")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each number (7)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one measurement (1)")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-workers-")))
+        port = machine.free_port()
+        server = machine.spawn(upstream.command(port, directory), machine.cores()[1], directory / "upstream-output")
+        stack.callback(machine.end, server)
+        if not wait_until_up(port, TARGET):
+            raise SystemExit("the upstream does not answer")
+        subjects = {}
+        for number in NUMBERS:
+            place = directory / str(number)
+            place.mkdir()
+            whole = {"process": {"workers": number}, **policies(port, 5, ROOMY)}
+            subjects[number] = stack.enter_context(Subject(whole, place, TARGET))
+        time.sleep(SETTLED)
+        rounds = [
+            {number: measure(each, MANY * number, options.seconds)[0] for number, each in subjects.items()}
+            for _ in range(1 + options.rounds)
+        ][1:]
+        print(f"{machine.interpreter()}; {load.version('wrk')}, {MANY} connections a worker, {options.rounds} rounds")
+        for number in NUMBERS:
+            ratio = median(each[number] / each[NUMBERS[0]] for each in rounds)
+            print(f"{number} workers: {median(each[number] for each in rounds):.1f} us a request, {ratio:.2f}x of one")
+        for connections in FEW:
+            busiest = [
+                median(measure(subjects[number], connections, options.seconds)[1] for _ in range(options.rounds))
+                for number in NUMBERS[1:]
+            ]
+            told = ", ".join(f"{n} workers {x:.2f}x" for n, x in zip(NUMBERS[1:], busiest, strict=True))
+            print(f"{connections} connections: the busiest worker's CPU, of the mean: {told}")
+
+
+if __name__ == "__main__":
+    main()
