@@ -152,3 +152,23 @@ async def test_a_server_that_does_not_read_stops_the_reading_of_its_client(monke
     world.servers[0].transport.resume_reading()
     await settle(500)
     assert len(world.servers[0].received) == 1 + 100 * 16_384
+
+
+@virtual
+async def test_a_server_of_plain_tcp_that_fails_ends_its_own_passage_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    clients = [world.connect() for _ in range(2)]
+    for client in clients:
+        client.write(b"\x00")
+        await settle()
+    world.servers[0].transport.abort()
+    for connection in [*world.front.listener.connections]:
+        connection.drain()
+    await settle()
+    assert [client.is_lost for client in clients] == [True, False]
+    clients[1].write(b"still")
+    world.servers[1].write(b"answered")
+    await settle()
+    assert bytes(world.servers[1].received) == b"\x00still"
+    assert bytes(clients[1].received) == b"answered"
+    assert (world.ended(), world.capture.passages) == (["server_reset"], 1)
