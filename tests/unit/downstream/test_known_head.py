@@ -14,7 +14,7 @@ HOST = b"host: a.test\r\n"
 
 
 def attributes(x: Exchange) -> dict[str, object]:
-    return {name: getattr(x, name) for name in (*Exchange.__slots__, "parsed", "raw")}
+    return {name: value for name in dir(x) if name[:2] != "__" and not callable(value := getattr(x, name, None))}
 
 
 def read(peer: Peer, target: bytes, lines: bytes, now: float) -> tuple[Exchange, Headers]:
