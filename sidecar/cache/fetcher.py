@@ -288,9 +288,13 @@ class Fetcher:
             self._store.drop(stale)
 
     def _validated(self, fetch: Fetch, entry: Entry, outcome: Outcome) -> None:
-        """Renew the stale entry after a 304; remove it if the updated response may not be stored."""
+        """Renew the stale entry after a 304; remove it if the updated response may not be stored.
+
+        Fields that came as never indexed are left out, because a stored copy would lose the mark.
+        """
         fetch.outcome, fetch.is_validated = outcome, True
-        fetch.entry, fetch.refusal = self._updated(fetch.x, entry, outcome.headers, fetch.sent)
+        update = [field for field in outcome.headers if field[0] not in outcome.sensitive]
+        fetch.entry, fetch.refusal = self._updated(fetch.x, entry, update, fetch.sent)
         if not fetch.refusal and not fetch.is_outdated:
             self._store.put(fetch.key, fetch.entry, fetch.x, fetch.generation)
         elif not self._keeps_stored(fetch.x, fetch.refusal):

@@ -77,6 +77,22 @@ async def test_a_response_with_such_a_field_is_not_stored() -> None:
     assert b"sidecar; hit" in (await proxy.client.ask(b"GET", b"").end()).lines
 
 
+@virtual
+async def test_such_a_field_of_a_304_does_not_get_into_the_stored_response() -> None:
+    proxy = StreamProxy(POLICIES.format(block="cache: {}"))
+    stored = b'etag: "1"\r\ncache-control: max-age=0\r\n'
+    got = proxy.client.ask(b"GET", b"")
+    (await proxy.asked(1))[-1].answer(b"hi", lines=stored)
+    await got.end()
+    again = proxy.client.ask(b"GET", b"")
+    asked = (await proxy.asked(2))[-1]
+    assert b'if-none-match: "1"' in asked.lines
+    asked.answer(status=304, lines=stored + b"x-open: 2\r\nx-secret: 0\r\n", marks=MARKED)
+    lines = (await again.end()).lines
+    assert b"x-open: 2" in lines
+    assert b"x-secret" not in lines
+
+
 @pytest.mark.parametrize("is_whole", [True, False], ids=["in one read", "in pieces"])
 @virtual
 async def test_an_answer_of_grpc_web_keeps_the_marks_of_its_head(is_whole: bool) -> None:
