@@ -20,9 +20,11 @@ def prepare_imports() -> None:
     """Make imports cheaper.  Call it before the first import; `freeze_startup` turns the collector on again.
 
     Objects that an import makes are not garbage, so the collector is off meanwhile.  pydantic's search for plugins is
-    off too: it reads the metadata of every installed distribution, and no plugin may change policy files.
+    off too: it reads the metadata of every installed distribution, and no plugin may change policy files.  So are
+    gRPC's handlers of fork(2): they abort a process that is started while a call is under way.
     """
     gc.disable()
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
