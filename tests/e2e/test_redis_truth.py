@@ -90,6 +90,7 @@ class TestPurges:
         await written(one)
         purge(one)
         await written(one)
+        await eventually(lambda: not tier_of(one)._unpublished)
         for other in others[:1]:
             await other.get()
             assert other.calls == 1
