@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 MOST_MARGINS: Final = 10
 """Most routes of which `--deep` searches the margin."""
+format_option: Final = click.option(
+    "--format", "form", type=Choice(("sidecar", "nginx", "envoy", "envoy_json")),
+    help="Format of the log; else guessed.",
+)  # fmt: skip
 
 
 @main.command(
@@ -155,12 +159,7 @@ def diff(old: str, new: str, markdown: bool, deep: bool, as_json: bool) -> None:
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH)
 @click.option("--log", "log", type=PATH, required=True, metavar="FILE", help="Access log whose requests are replayed.")
-@click.option(
-    "--format",
-    "form",
-    type=Choice(("sidecar", "nginx", "envoy", "envoy_json")),
-    help="Format of the log; else guessed.",
-)
+@format_option
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, metavar="N", help="Number of seeds; 3 if not given.")
 @click.option(
     "--max-drop", type=click.FloatRange(0, 100), default=0.5, metavar="POINTS",
@@ -205,11 +204,7 @@ def replay(
     if html is not None:
         from sidecar.replay.page import page
 
-        try:
-            with open(html, "w", encoding="utf-8") as file:
-                file.write(page(result, failures, old, new))
-        except OSError as error:
-            raise Failure(describe_path_error(error, "name a file that can be written")) from None
+        write_text(html, page(result, failures, old, new))
     if as_json:
         print_json(report.document(result, failures))
     else:
@@ -225,12 +220,7 @@ def replay(
 )
 @click.argument("path", type=PATH)
 @click.option("--log", "log", type=PATH, required=True, metavar="FILE", help="Access log of good days.")
-@click.option(
-    "--format",
-    "form",
-    type=Choice(("sidecar", "nginx", "envoy", "envoy_json")),
-    help="Format of the log; else guessed.",
-)
+@format_option
 @click.option(
     "--seeds", type=click.IntRange(0, 100), default=1, metavar="N", help="Replays of each change; 1 if not given."
 )
@@ -256,15 +246,20 @@ def recommend(path: str, log: str, form: str | None, seeds: int, write: str | No
     except Unmatched:
         raise Failure(f"{log}: no request has a route in the policies; name the log of this service") from None
     if write is not None:
-        try:
-            with open(write, "w", encoding="utf-8") as file:
-                file.write(result.patch())
-        except OSError as error:
-            raise Failure(describe_path_error(error, "name a file that can be written")) from None
+        write_text(write, result.patch())
     if as_json:
         print_json(values.document(result))
     else:
         click.echo(values.text(result), nl=False)
+
+
+def write_text(path: str, content: str) -> None:
+    """Write a file, in the place of one that is there.  A file that cannot be written ends the command."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
+    except OSError as error:
+        raise Failure(describe_path_error(error, "name a file that can be written")) from None
 
 
 def read_record(log: str, form: str | None) -> Record:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from sidecar.command_line import FAILURE, Failure, InputPath, counted, describe_path_error
+from sidecar.command_line import FAILURE, Failure, InputPath, counted, describe_path_error, reject
 
 if TYPE_CHECKING:
     from sidecar.config.files import Source
@@ -102,6 +102,17 @@ def print_problems(loaded: Loaded, *, err: bool = True) -> None:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
     click.echo(json.dumps(document, indent=2))
+
+
+def read_headers(headers: Sequence[str]) -> list[tuple[str, str]]:
+    """Return names and values of the options `-H`, as they are written; one without a colon ends the command."""
+    pairs = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
+        pairs.append((name, value))
+    return pairs
 
 
 def write_new(output: str, content: str) -> None:

@@ -17,6 +17,7 @@ from sidecar.commands.files import (
     load_sources,
     print_json,
     print_problems,
+    read_headers,
     read_sources,
 )
 from sidecar.commands.group import main
@@ -202,12 +203,7 @@ def explain(
         listener = "inbound" if "inbound" in known else known[0]
     elif listener not in known:
         reject("--listener", f"there is no listener `{listener}`; {suggest(listener, known)}")
-    pairs = []
-    for header in headers:
-        name, colon, value = header.partition(":")
-        if not colon:
-            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
-        pairs.append((name, value))
+    pairs = read_headers(headers)
     try:
         x = exchange_of(method, url, pairs, snapshot.spec.limits)
     except RequestError as error:

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from sidecar.command_line import FAILURE, Choice, Failure, Program, counted, reject, suggest
-from sidecar.commands.files import PATH, open_binary, print_problems, read_sources, write_new
+from sidecar.commands.files import PATH, open_binary, print_problems, read_headers, read_sources, write_new
 from sidecar.commands.group import main
 
 IMPORTS: Final = ("envoy", "nginx", "istio", "dapr", "traefik", "gateway-api")
@@ -198,12 +198,7 @@ def pull(
     target = rest.rstrip("/")
     if (mark and scheme not in ("http", "https")) or ":" not in target or not target.rpartition(":")[2].isdigit():
         reject("ADDRESS", f"`{address}` is not an address; write such as 127.0.0.1:9000 or https://shop.prod:443")
-    pairs = []
-    for header in headers:
-        name, colon, value = header.partition(":")
-        if not colon:
-            reject("--header", f"`{header}` has no colon; write -H 'name: value'")
-        pairs.append((name.strip().lower(), value.strip()))
+    pairs = [(name.strip().lower(), value.strip()) for name, value in read_headers(headers)]
     try:
         authorities = None if ca is None else open_binary(ca)
         found = reflection.pull(reflection.askers(target, authorities, scheme == "https", pairs, timeout), services)

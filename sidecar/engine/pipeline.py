@@ -32,7 +32,7 @@ Settle = Callable[..., None] | None
 Step = tuple[int, Answer, Settle]
 """Index of a stage's ticket, its `answer` and its `settle`; None for a call that the stage does not have."""
 LongStep = tuple[int, Answer, Settle, bool]
-"""The same, and True for an observer, whose index is that of the ticket outside of it."""
+"""Step, and True for an observer, whose index is that of the ticket outside of it."""
 ALL: Final = -1
 """Number of tickets that stands for one of each stage."""
 
@@ -103,7 +103,7 @@ class Pipeline:
         """Steps of an outcome outwards, by the number of stages that have admitted the request."""
         self.answered: tuple[tuple[LongStep, ...], ...]
         self.answered = tuple([_without_observers(found, index) for index, found in enumerate(self.passed[1:])])
-        """The same by the index of the stage that answers, or has answered, it."""
+        """Steps of an outcome outwards, by the index of the stage that answers, or has answered, it."""
         self.refused: tuple[tuple[Step, ...], ...]
         self.refused = tuple([tuple([step[:3] for step in found]) for found in self.passed])
         """As `passed`, in short."""
