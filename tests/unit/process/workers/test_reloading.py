@@ -163,6 +163,7 @@ async def test_a_worker_that_started_with_the_old_policies_meanwhile_is_replaced
 @virtual
 async def test_a_second_reload_waits_for_the_first(tmp_path: Path) -> None:
     case = Case(tmp_path)
-    found = await asyncio.gather(case.reload(), case.reload())
-    assert [result for result, _ in found] == ["applied", "applied"]
+    case.path.write_text(POLICIES.format(name="b"))  # once: a thread reads it while the second reload begins
+    found = await asyncio.gather(case.reloading.reload("signal"), case.reloading.reload("signal"))
+    assert [done.result for done in found] == ["applied", "applied"]
     assert case.workers[0].heard == ["prepare", "commit"] * 2
