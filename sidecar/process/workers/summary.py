@@ -101,6 +101,8 @@ class Totals:
         self._registry = registry
         self._gauges: dict[tuple[str, Labels], dict[int, float]] = {}
         """Values of gauges by worker."""
+        self._totals: dict[tuple[str, Labels], list[float]] = {}
+        """Sums of counters that count no whole numbers, such as CPU time: each a list of one number."""
         self._owners: dict[tuple[str, Labels], set[int]] = {}
         """Workers that have a series."""
 
@@ -118,6 +120,8 @@ class Totals:
                     self._set_gauge(worker, key, value)
                 elif kind == "histogram":
                     self._add(self._registry.histogram(name, **dict(labels)), value)
+                elif isinstance(value, float):
+                    self._add_total(key, value)
                 else:
                     self._registry.counter(name, **dict(labels)).value += value
 
@@ -134,6 +138,7 @@ class Totals:
         if not owners:
             self._owners.pop(key, None)
             self._gauges.pop(key, None)
+            self._totals.pop(key, None)
             self._registry.retire(key)
 
     def _set_gauge(self, worker: int, key: tuple[str, Labels], value: float) -> None:
@@ -143,6 +148,15 @@ class Totals:
             name, labels = key
             self._registry.gauge(name, lambda: _joined(name, values), **dict(labels))
         values[worker] = value
+
+    def _add_total(self, key: tuple[str, Labels], value: float) -> None:
+        """Add to a counter that is no `Counter`: a compiled one takes whole numbers alone."""
+        total = self._totals.get(key)
+        if total is None:
+            total = self._totals[key] = [0.0]
+            name, labels = key
+            self._registry.total(name, lambda: total[0], **dict(labels))
+        total[0] += value
 
     @staticmethod
     def _add(histogram: Histogram, value: list[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from sidecar.core import metrics
+from sidecar.core.metrics import Counter
 from sidecar.process.workers.summary import Changes, Totals, join, join_parts
 from sidecar.telemetry.metrics.registry import Registry
 
@@ -35,6 +36,18 @@ def test_counts_stay_and_gauges_go_with_a_dead_worker() -> None:
     assert value(total, metrics.RETRIES) == 7
     assert value(total, metrics.CONNECTIONS) == 5
     assert sum(total.histogram(metrics.REQUEST_DURATION, route="a").counts) == 2
+
+
+def test_a_counter_of_seconds_is_summed_apart_from_counters_of_whole_numbers() -> None:
+    total = Registry()
+    totals = Totals(total)
+    for worker in (0, 1):
+        registry = Registry()
+        registry.total(metrics.PROCESS_CPU, lambda: 1.25)
+        totals.apply(worker, json.loads(json.dumps(Changes(registry).take())))
+    assert value(total, metrics.PROCESS_CPU) == 2.5
+    ((_, instrument),) = total.instruments(metrics.PROCESS_CPU)
+    assert not isinstance(instrument, Counter), "the compiled one takes whole numbers alone"
 
 
 def test_a_series_ends_once_no_worker_has_it() -> None:
