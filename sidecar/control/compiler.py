@@ -499,12 +499,15 @@ class Compilation:
         from sidecar.rollout.arms import Arms, Settings
         from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
 
+        together = sum(each.rollout is self.spec.candidate for each in self.spec.routes)
         for each in self.spec.routes:
             rule = each.rollout
             if rule is None or rule.is_observed:
                 continue
             names = tuple(arm.name for arm in (each, *each.arms))
             settings = Settings(names, each.shares, rule.sticky, rule.when, rule.ramp, rule.return_when, each.arms)
+            if each.rollout is self.spec.candidate:
+                settings = settings._replace(group=CANDIDATE, routes=together)
             make = partial(Arms, each.name, settings, self.env)
             arms: Arms = self.lease.obtain(("rollout", each.name), settings, make)
             self.arms[each.name] = arms

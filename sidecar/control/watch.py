@@ -13,15 +13,21 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from sidecar.config.files import SECOND
+
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Resolved path, inode, time of modification in nanoseconds, and size in bytes of each entry."""
 
 
 def fingerprint(path: str) -> Fingerprint:
-    """Return the fingerprint of a file, or of a directory and its entries; missing entries are left out."""
+    """Return the fingerprint of a file, or of a directory, its entries and those of its directory `candidate`.
+
+    Missing entries are left out.
+    """
     names = [path]
-    with suppress(OSError):  # the path is a file, or does not exist
-        names += [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    for directory in (path, os.path.join(path, SECOND)):
+        with suppress(OSError):  # the path is a file, or does not exist
+            names += [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
     return tuple(look for name in names if (look := _look(name)) is not None)
 
 
