@@ -15,6 +15,8 @@ from sidecar.transform.selection import joined, members_of
 
 JSON: Final = b"content-type: application/json\r\n"
 SET_COOKIE: Final = b"set-cookie"
+MOST_TIMED: Final = 100
+"""Most requests in Server-Timing; clients refuse a head that is too long."""
 
 
 class Answer:
@@ -87,9 +89,9 @@ class Answer:
 
 
 def server_timing(parts: list[Part]) -> bytes:
-    """Return the line Server-Timing: the milliseconds of each part, and the reason of its failure."""
+    """Return the line Server-Timing: the milliseconds of each of the first requests, and the reason of its failure."""
     text = ""
-    for part in parts:
+    for part in parts if len(parts) <= MOST_TIMED else parts[:MOST_TIMED]:
         tenths = int((part.ended - part.started) * 10_000 + 0.5)  # integers are written much faster than floats
         text += f"{', ' if text else 'server-timing: '}{part.name};dur={tenths // 10}.{tenths % 10}"
         if part.reason:

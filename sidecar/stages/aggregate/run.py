@@ -390,7 +390,7 @@ def refused(status: int, detail: str, part: str, lines: bytes) -> Outcome:
 class ListRun:
     """Part in flight that is asked for each item of a list, or for several at once."""
 
-    __slots__ = ("_done", "_each", "_items", "asks", "deadline", "gathering", "plan", "started")
+    __slots__ = ("_done", "_each", "_is_asking", "_items", "asks", "deadline", "gathering", "plan", "started")
 
     def __init__(
         self, gathering: Gathering, plan: PartPlan, each: EachSpec, items: list[bytes], now: float, deadline: float
@@ -409,12 +409,28 @@ class ListRun:
         """Items of each request."""
         self._done = 0
         """Number of requests that have ended."""
+        self._is_asking = False
+        """True while requests are being started."""
 
     def begin(self) -> None:
         """Start the first requests."""
-        for _ in range(min(self._each.at_once, len(self._items))):
-            if len(self.asks) < len(self._items) and not self.gathering.is_over:
-                self._ask_next(self.started)
+        self._ask(self.started)
+
+    def _ask(self, now: float) -> None:
+        """Start requests until `at_once` are in flight.
+
+        Those that end at once, such as hits of a cache, are not nested: their number is not bounded by the stack.
+        """
+        if self._is_asking:
+            return
+        self._is_asking = True
+        most, total = self._each.at_once, len(self._items)
+        while self._done < total and not self.gathering.is_over:
+            started = len(self.asks)
+            if started == total or started - self._done >= most:
+                break
+            self._ask_next(now)
+        self._is_asking = False
 
     def _ask_next(self, now: float) -> None:
         """Start the request for the next items."""
@@ -432,8 +448,8 @@ class ListRun:
         if is_refused or self._done == len(self._items):
             self.gathering.end(self.plan, result if is_refused else self._joined(), now, ask)
             self.asks = []  # breaks a reference cycle, which only the garbage collector would free
-        elif len(self.asks) < len(self._items):
-            self._ask_next(now)
+        else:
+            self._ask(now)
 
     def _joined(self) -> Result:
         """Return the result of all requests: a list, in which an item that failed is null."""
