@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -34,7 +35,7 @@ SAMPLE_EVERY: Final = 0.25
 """Seconds between two samples."""
 PRICE: Final = b"\x0a\x03tea\x10\xfa\x01"
 """Message `shop.Price` of protobuf: sku `tea`, 250 cents."""
-CONTENTS: Final = {"keys": key_set, "active": active, "price": lambda: PRICE}
+CONTENTS: Final[dict[str, Callable[[], bytes]]] = {"keys": key_set, "active": active, "price": lambda: PRICE}
 """Contents of responses, by their names in a scenario."""
 BACKLOG: Final = 512
 COLD: Final = 4.0
