@@ -63,7 +63,7 @@ class Process:
 
     async def close(self) -> None:
         self.store.retire()
-        await self.store._script.close()
+        await self.store._counts.close()
 
 
 async def test_the_script_grants_what_its_model_grants(redis: Redis) -> None:
@@ -111,7 +111,7 @@ async def test_a_limit_holds_while_redis_is_gone_and_an_emptied_redis_grants_no_
     process = Process(redis.url)
     assert await process.admitted(4) == 4
     redis.kill()
-    await process.store._script.disconnect()
+    await process.store._counts.disconnect()
     assert await process.admitted(20) <= 6
     await process.until(is_up=False)
     assert await process.admitted(20) == 0

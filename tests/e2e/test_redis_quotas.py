@@ -77,7 +77,7 @@ class Process:
             await self.store.give_back()
         else:
             self.store.retire()
-            await self.store._script.close()
+            await self.store._counts.close()
 
 
 async def test_the_script_grants_what_its_model_grants(redis: Redis) -> None:
