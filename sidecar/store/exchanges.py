@@ -192,6 +192,7 @@ class Exchanges(Generic[L, C]):
         error = _error_of(task)
         if self._is_given_up:
             self._is_given_up = False
+            self._rearm()  # a timer that was due between the end of the task and this call has found it running
             return
         if error is None:
             try:
