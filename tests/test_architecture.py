@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from sidecar.stages import STAGES
 from tests.support.cases import each
 
@@ -119,6 +121,14 @@ def imports(path: Path) -> tuple[str, ...]:
             assert node.level == 0, f"{path}:{node.lineno}: a relative import hides the direction of the arrow"
             found += (f"{node.module}.{alias.name}" for alias in node.names)
     return tuple(found)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forgotten_trees() -> Iterator[None]:
+    """Drop the syntax trees after the last test, since later garbage collections would visit all of their nodes."""
+    yield
+    for cached in (tree, nodes, imports):
+        cached.cache_clear()
 
 
 def package(module: str) -> str:
