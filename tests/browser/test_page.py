@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
@@ -27,7 +28,7 @@ def script(name: str) -> str:
     `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers,
     `hour` plays so many ticks without waiting between them.
     """
-    return HERE.joinpath(f"{name}.js").read_text()
+    return Path(HERE, f"{name}.js").read_text()
 
 
 async def text(page: Page, selector: str) -> str:
@@ -77,6 +78,9 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
     assert first == "upstream:payments", "open ones come first"
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
     assert "2,310" in await text(page, "#refusals")
+    rates = await text(page, "#rates")
+    for words in ("route:order:tenant", "in store fleet, which is away", "812 of 10,000", "in each process"):
+        assert words in rates, words
     assert "did you mean max_attempts?" in await text(page, "#reloads")
     await page.locator(".breaker summary").first.click()
     await expect(page.locator(".breaker").first.locator("ol li")).to_have_count(7)

@@ -74,6 +74,7 @@ function render() {
   panels.refusals(model);
   panels.observed(model);
   panels.limits(model);
+  panels.rates(model);
   panels.budgets(model);
   panels.worth(model);
   panels.caches(model, purge);

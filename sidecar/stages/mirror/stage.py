@@ -104,8 +104,8 @@ class Copy:
         stage = self.stage
         stage.state.in_flight -= 1
         if role == "copied":
-            self.copied = inner.outcome
-            failure = None if inner.outcome is None else inner.outcome.failure
+            self.copied = inner.value
+            failure = None if inner.value is None else inner.value.failure
             if failure is ANSWER_TOO_LARGE:
                 stage.count("skipped")
             elif failure is not None:
@@ -115,7 +115,7 @@ class Copy:
             if inner.error is not None:
                 stage.report(inner)
         else:
-            self.again = inner.outcome
+            self.again = inner.value
         self.advance()
 
     def advance(self) -> None:
@@ -190,7 +190,7 @@ class MirrorStage:
         twin.caller_deadline = NEVER
         self.state.in_flight += 1
         discards = self.comparison is None
-        InnerExchange(twin, self._limit, partial(copy.end, role), discards=discards).start(target)
+        InnerExchange(target, twin, self._limit, partial(copy.end, role), discards=discards).start()
 
     def answer(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> Outcome:
         if ticket is not None:
