@@ -657,12 +657,15 @@ class Compilation:
                 members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
                 pick = Candidates(self.arms[name], members).pick
             return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
+        if kind == RECLAIM and not name:  # an aggregated answer holds no exchange of an upstream
+            return lambda *_: False
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
         if kind == RETRY_BUDGET:
             # A candidate whose policy retries more must not spend the budget of the stable arm beside it.
-            key = (RETRY_BUDGET, name, route) if route.endswith(f"@{CANDIDATE}") else (RETRY_BUDGET, name)
+            is_tried = route.partition(":")[0].endswith(f"@{CANDIDATE}")
+            key = (RETRY_BUDGET, name, route) if is_tried else (RETRY_BUDGET, name)
             make = partial(RetryBudget, spec.retry_budget, self.env, ":".join(key[1:]))
             return self.lease.obtain(key, spec.retry_budget, make)
         if kind == RECLAIM:

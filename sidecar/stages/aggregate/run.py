@@ -23,7 +23,7 @@ from sidecar.cache.rfc.lines import without
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Caller, Exchange, Part
-from sidecar.core.outcome import ANSWER_TOO_LARGE, PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PART_FAILED, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
@@ -281,6 +281,12 @@ class Gathering:
     def report_bug(self, plan: PartPlan, error: BaseException) -> None:
         """Log a bug of a stage on the way of a part."""
         self._env.emit(events.BUG, where=f"the part {plan.name}", error=error)
+
+    def break_off(self, plan: PartPlan, error: Exception) -> None:
+        """Fail as a whole because of a bug that the end of a part has met."""
+        self.report_bug(plan, error)
+        self._cancel_all()
+        self._resolve(failed(INTERNAL))
 
     # ----- ends of parts
 
@@ -575,7 +581,13 @@ class Ask(InnerExchange):
         self._number = number
 
     def report(self) -> None:
-        """Take the answer."""
+        """Take the answer.  A bug fails the whole: raised here, it would end a connection, and the client waited."""
+        try:
+            self._take_answer()
+        except Exception as error:
+            self._gathering.break_off(self._plan, error)
+
+    def _take_answer(self) -> None:
         gathering, plan, record, outcome = self._gathering, self._plan, self._record, self.value
         assert outcome is not None
         if self.error is not None:
