@@ -21,6 +21,7 @@ from sidecar.telemetry.metrics.registry import Labels, Registry
 ALIKE: Final = {
     metrics.BREAKER_STATE, metrics.BREAKER_OBSERVED, metrics.BUDGET_OBSERVED, metrics.ENDPOINT_UP,
     metrics.IDENTITY_KEYS, metrics.IDENTITY_KEYS_AGE, metrics.PROCESS_UPTIME,
+    metrics.ROLLOUT_SHARE,
 }  # fmt: skip
 """Gauges that are not summed."""
 NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
