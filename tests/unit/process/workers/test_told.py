@@ -1,4 +1,4 @@
-"""Tests of what workers tell each other: states of circuits, ejections, and health, as they travel between processes."""
+"""Tests of values that workers tell each other, as they travel between processes: circuits, ejections, health."""
 
 from __future__ import annotations
 
