@@ -161,8 +161,8 @@ class Call:
         "_superseded_at", "_tickets", "error", "value", "x",
     )  # fmt: skip
 
-    def __init__(self, pipeline: Pipeline, x: Exchange, done: Callable[[Any], None]) -> None:
-        """Call `done(call)` at the end, possibly within `start`."""
+    def __init__(self, pipeline: Pipeline, x: Exchange, done: Callable[[Any], None] | None) -> None:
+        """Call `done(call)` at the end, possibly within `start`; None to call `ended` of a subclass."""
         self.x = x
         self.value: Outcome | None = None
         """Outcome; None until the end, and after an error."""
@@ -189,7 +189,7 @@ class Call:
         self._is_cancelled = False
         """True once the call was cancelled."""
 
-    def fail(self, error: BaseException) -> None:
+    def take_error(self, error: BaseException) -> None:
         """End with the error of the request in flight at the terminal: a bug or `CancelledError`."""
         self._begun = None
         self._break_down(error)
@@ -315,7 +315,9 @@ class Call:
         if pipeline.can_be_superseded:  # inlined `_end`
             x.call = None
         done, self._done = self._done, None
-        if done is not None:
+        if done is None:
+            self.ended()
+        else:
             done(self)
 
     def _go_on(self, outcome: Outcome, steps: tuple[Step, ...], has_answered: bool) -> None:
@@ -466,8 +468,13 @@ class Call:
         if self._pipeline.can_be_superseded:
             self.x.call = None
         done, self._done = self._done, None
-        if done is not None:
+        if done is None:
+            self.ended()
+        else:
             done(self)
+
+    def ended(self) -> None:
+        """Take the end of the call, in a subclass without a `done`."""
 
     def __repr__(self) -> str:
         return f"<Call {self.x!r} {len(self._tickets)} tickets>"
@@ -521,7 +528,7 @@ class Awaiting:
             if self.run is not None and run.value is not None:
                 run.value.discard()
         elif run.error is not None:
-            call.fail(run.error)
+            call.take_error(run.error)
         else:
             call.take(cast("Outcome", run.value))
 

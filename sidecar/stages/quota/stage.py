@@ -117,9 +117,10 @@ class QuotaState:
             self._env.emit(events.QUOTA_FULL, limit=self._spec.name, keys=self._spec.max_keys, **self._labels)
 
     def describe(self) -> dict[str, Any]:
-        """Return quota, window, keys and counters, JSON-ready."""
+        """Return quota, scope, window, keys and counters, JSON-ready."""
         facts: dict[str, Any] = {
             "quota": self._spec.words,
+            "shared_by": "process" if self.shared is None else "fleet",
             "key": self._spec.key,
             "mode": self._spec.mode,
             "ends": self.end,

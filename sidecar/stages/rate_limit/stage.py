@@ -77,9 +77,10 @@ class Limiter:
             self._env.emit(events.RATE_LIMIT_FULL, limit=self._spec.name, keys=self.gcra.keys, **self._labels)
 
     def describe(self) -> dict[str, Any]:
-        """Return limit, keys and counters, JSON-ready."""
+        """Return limit, scope, keys and counters, JSON-ready."""
         return {
             "limit": self._spec.words,
+            "shared_by": "process",
             "key": self._spec.key,
             "mode": self._spec.mode,
             "keys": self.gcra.keys,

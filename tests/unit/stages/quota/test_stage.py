@@ -367,9 +367,9 @@ async def test_a_quota_that_is_taken_out_gives_its_units_back() -> None:
     env = virtual_env()
     fleet = Fleet(env, max=10_000)
     await fleet.statuses(3)
-    (shared,) = fleet.stores[0].quotas.values()
+    (shared,) = fleet.stores[0].limits.values()
     shared.retire()
     await env.sleep(0.1)
-    assert fleet.stores[0].quotas == {}
+    assert fleet.stores[0].limits == {}
     (table,) = fleet.ledger._tables.values()
     assert table.used == {"": 3.0}
