@@ -28,7 +28,7 @@ from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
 from sidecar.stages.aggregate.answer import Answer
-from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head
+from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head, remembered
 from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.targets import PartPlan, key_of
@@ -585,8 +585,10 @@ def evaluate(outcome: Outcome, plan: PartPlan, allowance: Allowance) -> Answered
     if outcome.parsed is not None or outcome.raw != head.lines:
         head = read_head(outcome)
     elif text == latest.value.text and text and allowance.left >= 0:
-        return latest
+        # A document that was opened has another spelling where it is encoded again.
+        return latest if latest.value.opened is None else Answered(head, Value(text))
     if not text:
+        plan.latest = remembered(latest, Answered(head, Value(NULL)), False)
         return Answered(head, Value(NULL))
     limit = min(plan.max_body, len(text) + allowance.left)
     if head.coding or len(text) > limit:
@@ -608,5 +610,5 @@ def evaluate(outcome: Outcome, plan: PartPlan, allowance: Allowance) -> Answered
     if plan.is_merged and text[:1] != b"{" and text != NULL:
         return Failed(INVALID, "the body is no object, and cannot be merged", outcome)
     answered = Answered(head, Value(text))
-    plan.remember(answered, is_whole=text is outcome.body)
+    plan.latest = remembered(latest, answered, text is outcome.body)
     return answered

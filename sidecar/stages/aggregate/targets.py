@@ -14,7 +14,7 @@ from sidecar.core.exchange import CapturingRule, Exchange, MatchedRoute
 from sidecar.core.metrics import Counter, Meter
 from sidecar.core.uri import canonical
 from sidecar.engine.pipeline import Pipeline
-from sidecar.stages.aggregate.heads import LONGEST, NO_ANSWER, NO_VALUE, Answered, may_remember
+from sidecar.stages.aggregate.heads import NO_ANSWER, Answered
 from sidecar.stages.aggregate.spec import EachSpec, PartSpec
 from sidecar.stages.aggregate.texts import (
     Fields,
@@ -160,17 +160,6 @@ class PartPlan:
         is_alike = self._route is other._route and self.method == other.method and self.method in SAFE
         if is_alike and self._target.may_equal(other._target):
             self.may_repeat = other.may_repeat = True
-
-    def remember(self, answered: Answered, *, is_whole: bool) -> None:
-        """Remember the latest answer as far as it may be; `is_whole` is True if its text is the body as received."""
-        head = answered.head
-        if not is_whole or head.speaks or len(answered.value.text) > LONGEST:
-            answered = Answered(head, NO_VALUE)
-        if head is self.latest.head:
-            if answered.value is not NO_VALUE:
-                self.latest = answered
-        elif may_remember(head):
-            self.latest = answered
 
     def counter(self, name: str, result: str) -> Counter:
         """Return the counter of a result."""

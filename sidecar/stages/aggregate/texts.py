@@ -64,21 +64,22 @@ class ValueMissing(ValueError):  # noqa: N818 - of a request, not of the program
 class Value:
     """Answer of a part, or an item of a list, as JSON."""
 
-    __slots__ = ("_document", "is_substitute", "text")
+    __slots__ = ("is_substitute", "opened", "text")
 
     def __init__(self, text: bytes, is_substitute: bool = False) -> None:
         self.text = text
         """Text of the whole value, which was checked to be valid JSON."""
         self.is_substitute = is_substitute
         """True for a fixed substitute; it stands for every value of the part that it does not have."""
-        self._document: Document | None = None
+        self.opened: Document | None = None
+        """The value as a document; None before the first access to `document`."""
 
     @property
     def document(self) -> Document:
         """The value as a document; made at the first access."""
-        found = self._document
+        found = self.opened
         if found is None:
-            found = self._document = known(self.text)
+            found = self.opened = known(self.text)
         return found
 
     def at(self, steps: Steps) -> bytes | None:
