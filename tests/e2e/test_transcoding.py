@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,8 @@ from google.protobuf import message_factory
 
 from chaos.parts import websocket as ws
 from chaos.parts.websocket import Frame
+from sidecar.grpc.framing import frame
+from tests.support.issuer import ISSUER, jwk, key, sign
 from tests.support.process import NOTHING, Sidecar, policies, route
 from tests.support.protos import pool_of
 from tests.unit.stages.translate.chat import DATA as CHAT
@@ -96,7 +99,7 @@ async def sidecar(shop: tuple[Shop, str], tmp_path_factory: pytest.TempPathFacto
     (folder / "chat.binpb").write_bytes(CHAT)
     chat = {"descriptors": str(folder / "chat.binpb"), "services": ["chat.Chat"], "streams": "websocket"}
     policy = policies(
-        listeners={"inbound": {"address": "127.0.0.1:0"}},
+        listeners={"inbound": {"address": "127.0.0.1:0", "grpc_web": True}},
         upstreams={"orders": {"endpoints": [shop[1]], "protocol": "http2"}},
         routes=[
             route(
@@ -179,3 +182,32 @@ async def test_an_error_of_a_websocket_is_its_last_message(sidecar: Sidecar) -> 
         assert error == {"error": {"code": 5, "message": "no such line", "details": []}}
         close = await ws.read_frame(client.reader)
         assert close == Frame(ws.CLOSE, (4005).to_bytes(2, "big") + b"NOT_FOUND: no such line")
+
+
+async def test_no_client_of_rest_or_grpc_web_names_its_caller_itself(sidecar: Sidecar, shop: tuple[Shop, str]) -> None:
+    before = json.loads(sidecar.path.read_text())
+    jwt = {"issuer": ISSUER, "audiences": ["orders"], "keys": {"inline": [jwk(key())]}}
+    guard = {
+        "authenticate": {"any_of": ["corporate"], "forward": {"caller": "x-caller", "claims": {"tenant": "x-tenant"}}}
+    }
+    (rest, _) = before["routes"]
+    web = route("web", match={"grpc": {"service": "shop.Orders"}}, upstream="orders")
+    changed = {**before, "identities": {"corporate": {"jwt": jwt}}, "routes": [{**rest, **guard}, {**web, **guard}]}
+    spoofed = {"x-caller": "root", "x_caller": "root", "x-tenant": "root", "x.tenant": "root"}
+    known = {"authorization": f"Bearer {sign(key(), {'exp': time.time() + 600}).decode()}"}
+    call = frame(message_factory.GetMessageClass(POOL.FindMessageTypeByName("shop.Key"))(id="7").SerializeToString())
+    async with sidecar.under(changed):
+        for _ in range(2):  # the second time the token is known
+            seen = len(shop[0].metadata)
+            answer = await sidecar.fetch("GET", "/v1/orders/7", **spoofed, **known)
+            assert (answer.status, json.loads(answer.body)["id"]) == (200, "7")
+            answer = await sidecar.fetch(
+                "POST", "/shop.Orders/Get", call, content_type="application/grpc-web+proto", **spoofed, **known
+            )
+            assert (answer.status, b"grpc-status: 0" in answer.body) == (200, True)
+            told = shop[0].metadata[seen:]
+            assert [(each["x-caller"], each["x-tenant"]) for each in told] == [("alice", "acme")] * 2
+            assert not any("root" in each.values() for each in told)
+        assert (await sidecar.fetch("GET", "/v1/orders/7", **spoofed)).status == 401
+        answer = await sidecar.fetch("POST", "/shop.Orders/Get", call, content_type="application/grpc-web+proto")
+        assert b"grpc-status: 16" in answer.body
