@@ -5,7 +5,9 @@ Rules:
 1. Arm 0 is the stable one, the others are candidates.  A request without a candidate goes to the stable arm.
 2. A key is hashed to a point between 0 and 1, with the route's name, so that not the same users meet every candidate.
    Candidates have the first points, so a key that meets one does so as long as shares only grow.
-3. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
+3. If nothing but chance decides on the only candidate, the number of requests until its next one is drawn, so that most
+   requests need no draw.  It has a geometric distribution, as if each request were drawn.
+4. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
    start anew, as they do with each start of the process.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode
 from functools import partial
 from json import loads
+from math import log, log1p
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
@@ -26,6 +29,8 @@ from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 STABLE: Final = 0
 """Index of the stable arm."""
 POINTS: Final = 2.0**32
+ENDLESS: Final = 2**60
+"""Requests before the next one of a candidate without a share."""
 MAX_MEASURED: Final = 50
 """Most arms of one route, those that reloads have removed included, whose share is a metric."""
 MAX_TOKEN: Final = 8192
@@ -61,7 +66,7 @@ class Arms:
 
     __slots__ = (
         "_condition", "_draw", "_env", "_evidence", "_is_drawn", "_key", "_measured", "_meter", "_now", "_returned",
-        "_returns", "_route", "_salt", "_settings", "_since", "is_ramping", "shares",
+        "_returns", "_route", "_salt", "_settings", "_since", "is_ramping", "passing", "shares",
     )  # fmt: skip
 
     def __init__(self, route: str, settings: Settings, env: Env) -> None:
@@ -95,6 +100,8 @@ class Arms:
         self._condition = None if settings.when is None else condition.Condition(settings.when, facts.MATCH)
         self._is_drawn = len(self.shares) == 1 and not (settings.ramp or settings.sticky or settings.when)
         """True if nothing but chance decides on the only candidate."""
+        self.passing = self._draw_passing() if self._is_drawn else 0
+        """Requests that go to the stable arm before one is chosen again; `choose` counts them."""
 
     def retune(self, settings: Settings) -> None:
         """Apply new settings: shares and evidence start anew."""
@@ -102,9 +109,12 @@ class Arms:
 
     def choose(self, x: Exchange) -> int:
         """Return the index of the arm of a request."""
+        if self.passing:
+            self.passing -= 1
+            return STABLE
         if self._is_drawn:
-            draw = self._draw  # a method call is slow where the attribute holds a function
-            return STABLE if draw() >= self.shares[0] else 1
+            self.passing = self._draw_passing()
+            return 1
         if self._condition is not None and not self._condition.holds(x):
             return STABLE
         if self.is_ramping:
@@ -116,6 +126,13 @@ class Arms:
                 return number
             point -= share
         return STABLE
+
+    def _draw_passing(self) -> int:
+        """Return the number of requests before the next one of the only candidate."""
+        share, draw = self.shares[0], self._draw  # a method call is slow where the attribute holds a function
+        if share <= 0:
+            return ENDLESS
+        return 0 if share >= 1 else int(log(1.0 - draw()) / log1p(-share))
 
     def _grow(self, now: float) -> None:
         """Set the share of a candidate on its ramp."""
@@ -148,6 +165,8 @@ class Arms:
         self._returned[arm] = Returned(reason, self._env.wall())
         share, self.shares[arm - 1] = self.shares[arm - 1], 0.0
         self.is_ramping = False
+        if self._is_drawn:
+            self.passing = self._draw_passing()
         self._returns.value += 1
         self._env.emit(
             events.ROLLOUT_RETURNED,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser
 
 from chaos.battery import simulated
-from chaos.scenario.files import SCENARIOS, load
 from chaos.verdict.report import page as report
+from tests.support import scenarios
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,12 +23,19 @@ LABELS = """() => [...document.querySelectorAll('.verdicts td[data-title]')]
   .map((e) => getComputedStyle(e, '::before').content)"""
 
 
-@pytest.mark.parametrize("width", [320, 390, 1200])
-async def test_nothing_is_wider_than_the_screen(browser: Browser, tmp_path: Path, width: int) -> None:
-    chosen = [each for each in load([SCENARIOS]) if each.name in ("connection_blackhole", "bad_policy")]
-    results = await asyncio.to_thread(lambda: [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen])
-    file = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the report of two scenarios, in a thread of its own because each run has a loop."""
+    chosen = [scenarios.ALL[name] for name in ("bad_policy", "connection_blackhole")]
+    with ThreadPoolExecutor(1) as thread:
+        results = thread.submit(lambda: [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen]).result()
+    file = tmp_path_factory.mktemp("report") / "report.html"
     file.write_text(report(results))
+    return file
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+async def test_nothing_is_wider_than_the_screen(browser: Browser, file: Path, width: int) -> None:
     context = await browser.new_context(viewport={"width": width, "height": 800})
     try:
         page = await context.new_page()

@@ -8,12 +8,12 @@ import pytest_asyncio
 
 from tests.support.process import NOTHING, Sidecar
 
-HERE = Path(__file__).parent
+HERE = f"{Path(__file__).parent}/"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in item.path.parents:
+        if str(item.path).startswith(HERE):
             item.add_marker(pytest.mark.e2e)
 
 

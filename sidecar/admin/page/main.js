@@ -73,6 +73,7 @@ function render() {
   panels.endpoints(model);
   panels.refusals(model);
   panels.limits(model);
+  panels.rates(model);
   panels.budgets(model);
   panels.worth(model);
   panels.caches(model, purge);

@@ -249,6 +249,21 @@ export function limits(model) {
   ], rows, (r) => r.name, "No limits.");
 }
 
+const SHARED_BY = { process: "in each process", workers: "in all workers", fleet: "in store" };
+
+export function rates(model) {
+  const rows = [...list(model.parts["state.rate_limit"]), ...list(model.parts["state.quota"])];
+  $("#rates").hidden = !rows.length;
+  const away = (r) => r.store_up === false;
+  fill($("#rates"), [
+    { title: "Limit of", value: (r) => r.name.replace(/:in [^:]*$/, ""), kind: "name" },
+    { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },
+    { title: "Counted", value: (r) => `${SHARED_BY[r.shared_by]}${r.shared_by === "fleet" ? ` ${r.store}` : ""}${away(r) ? ", which is away" : ""}`, tone: (r) => (away(r) ? "warn" : null) },
+    { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (r.keys >= r.max_keys ? "warn" : null) },
+    { title: "Refused", value: (r) => number(r.refused), kind: "n" },
+  ], rows, (r) => r.name, "No limits.");
+}
+
 export function budgets(model) {
   const rows = list(model.parts["state.retry_budget"]);
   $("#budgets").hidden = !rows.length;

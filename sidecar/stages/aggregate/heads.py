@@ -1,7 +1,8 @@
-"""Heads of parts' answers: what their fields say that matters to an aggregated answer.
+"""Answers of parts: what their fields say that matters to an aggregated answer, and the text that was checked.
 
-A resource has the same head until its Date changes.  Each part therefore remembers the latest one, unless it is long or
-sets a cookie, and does not search it again.
+A resource has the same head until its Date changes, and often the same text.  Each part therefore remembers the latest
+answer, and reads neither again.  It does not remember a head that is long or sets a cookie, nor a text that is long or
+whose head says something about storing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Final
 
 from sidecar.core.outcome import Outcome
 from sidecar.stages.aggregate.lifetime import speaks_of_storing
+from sidecar.stages.aggregate.texts import Value
 from sidecar.transform.validators import coding_of
 
 PARTIAL: Final = b"x-sidecar-partial"
 """Field of a partial answer, with the names of what is missing."""
 LONGEST: Final = 2048
-"""Bytes of the longest field lines that are remembered."""
+"""Bytes of the longest field lines, and of the longest text, that are remembered."""
 
 
 class Head:
@@ -36,6 +38,24 @@ class Head:
 
 NO_HEAD: Final = Head(b"", b"", None, False)
 """Head of an answer without fields."""
+
+
+class Answered:
+    """Answer of a part that has succeeded."""
+
+    __slots__ = ("head", "value")
+
+    def __init__(self, head: Head, value: Value) -> None:
+        self.head = head
+        """Head; `NO_HEAD` for an answer that the sidecar has made itself."""
+        self.value = value
+        """JSON value."""
+
+
+NO_VALUE: Final = Value(b"")
+"""Value of an answer whose text is not remembered; no text is equal to it."""
+NO_ANSWER: Final = Answered(NO_HEAD, NO_VALUE)
+"""Latest answer before the first."""
 
 
 def read_head(outcome: Outcome) -> Head:

@@ -170,43 +170,55 @@ class Capture:
         self.name = name
 
 
+Source = Read | Reference | Capture
+"""Value of a request within a text."""
+
+
 class Text:
     """Compiled text."""
 
-    __slots__ = ("_pieces", "fixed")
+    __slots__ = ("_first", "_values", "fixed")
 
     def __init__(self, text: str, constants: Mapping[str, str], *, is_target: bool = False) -> None:
         """`is_target`: True for a piece of a path or a query, whose plain text is percent-encoded."""
-        self._pieces: list[str | Read | Reference | Capture] = []
+        self._first = ""
+        """Plain text before the first value."""
+        self._values: list[tuple[Source, str]] = []
+        """Values, each with the plain text after it."""
         for piece in split(text):
             if isinstance(piece, Reference):
-                self._pieces.append(piece)
+                self._add(piece)
                 continue
             template = Template(literal(piece).decode() if is_target else piece, constants)
             for part, name in zip(template.parts, template.names, strict=True):
-                if name.startswith(CAPTURED):
-                    self._pieces.append(Capture(name.removeprefix(CAPTURED)))
-                elif part:
-                    self._pieces.append(part)
-        plain_pieces = [piece for piece in self._pieces if isinstance(piece, str)]
-        self.fixed = "".join(plain_pieces) if len(plain_pieces) == len(self._pieces) else None
+                self._add(Capture(name.removeprefix(CAPTURED)) if name.startswith(CAPTURED) else part)
+        self.fixed = self._first if not self._values else None
         """The text, if no request changes it; None if one may."""
+
+    def _add(self, piece: str | Source) -> None:
+        """Add a piece of plain text, or a value."""
+        if not isinstance(piece, str):
+            self._values.append((piece, ""))
+        elif self._values:
+            source, after = self._values[-1]
+            self._values[-1] = source, after + piece
+        else:
+            self._first += piece
 
     def render(self, scope: Scope, escape: Escape = plain, *, is_strict: bool = False) -> str:
         """Return the text with its values.  Raises `ValueMissing` for a missing value if `is_strict`."""
         if self.fixed is not None:
             return self.fixed
-        found: list[str] = []
-        for piece in self._pieces:
-            if isinstance(piece, str):
-                found.append(piece)
-            elif isinstance(piece, Reference):
-                found.append(_written(piece, scope, escape, is_strict))
+        text = self._first
+        for source, after in self._values:
+            if isinstance(source, Reference):
+                text += _written(source, scope, escape, is_strict)
             else:
-                value = scope.x.captures.get(piece.name, "") if isinstance(piece, Capture) else piece(scope.x, None)
+                value = scope.x.captures.get(source.name, "") if isinstance(source, Capture) else source(scope.x, None)
                 # Every escape leaves letters and digits as they are.
-                found.append(value if value.isalnum() and value.isascii() else escape(value))
-        return "".join(found)
+                text += value if value.isalnum() and value.isascii() else escape(value)
+            text += after
+        return text
 
 
 def _written(reference: Reference, scope: Scope, escape: Escape, is_strict: bool) -> str:

@@ -102,8 +102,8 @@ class Copy:
         stage = self.stage
         stage.state.in_flight -= 1
         if role == "copied":
-            self.copied = inner.outcome
-            failure = None if inner.outcome is None else inner.outcome.failure
+            self.copied = inner.value
+            failure = None if inner.value is None else inner.value.failure
             if failure is ANSWER_TOO_LARGE:
                 stage.count("skipped")
             elif failure is not None:
@@ -113,7 +113,7 @@ class Copy:
             if inner.error is not None:
                 stage.report(inner)
         else:
-            self.again = inner.outcome
+            self.again = inner.value
         self.advance()
 
     def advance(self) -> None:
@@ -188,7 +188,7 @@ class MirrorStage:
         twin.caller_deadline = NEVER
         self.state.in_flight += 1
         discards = self.comparison is None
-        InnerExchange(twin, self._limit, partial(copy.end, role), discards=discards).start(target)
+        InnerExchange(target, twin, self._limit, partial(copy.end, role), discards=discards).start()
 
     def answer(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> Outcome:
         if ticket is not None:

@@ -205,6 +205,20 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(tmp_path:
     scenario()
 
 
+async def test_a_file_is_not_read_while_it_is_being_written(tmp_path: Path) -> None:
+    env = make_env()
+    one, two = ({"name": name, "digest": digest(name)} for name in ("one", "two"))
+    found = make("api_key", env, file=str(key_file(tmp_path, one)))
+    for keys in ([], [two], [one, two]):
+        key_file(tmp_path, *keys)
+        await found.poll()
+        assert isinstance(await ask(found, env, headers={"x-api-key": "one"}), Caller)
+    await found.poll()
+    assert isinstance(await ask(found, env, headers={"x-api-key": "two"}), Caller)
+    assert env.emitted(events.KEYS_CHANGED) == [{"identity": "partners", "keys": 2}]
+    assert not env.emitted(events.KEYS_FAILED)
+
+
 # ----- introspection
 
 ACTIVE = {"active": True, "sub": "alice", "aud": "orders", "scope": "a b", "exp": WALL + 1000}

@@ -11,9 +11,10 @@ from chaos.scenario.files import SCENARIOS, Loaded, ScenarioError, load, policie
 from sidecar.config.files import Source, parse
 from sidecar.config.load import load as load_policies
 from sidecar.config.report import Report
+from tests.support import scenarios
 
-ALL = load([SCENARIOS])
-NAMES = [loaded.name for loaded in ALL]
+ALL = list(scenarios.ALL.values())
+NAMES = list(scenarios.ALL)
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ from chaos.verdict.compare import compare
 from chaos.verdict.judge import judge
 from chaos.verdict.junit import junit_xml
 from chaos.verdict.report import page
+from tests.support import scenarios
 
 VOID = {"meta", "br", "line", "rect", "path", "input"}
 
 
 @pytest.fixture(scope="module")
 def results() -> list[Result]:
-    chosen = [each for each in load([SCENARIOS]) if each.name in ("slow_dependency", "bad_policy")]
+    chosen = [scenarios.ALL[name] for name in ("bad_policy", "slow_dependency")]
     return [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen]
 
 
@@ -100,14 +101,14 @@ def test_junit_has_a_case_for_each_expectation(results: list[Result]) -> None:
 
 
 def test_a_recording_is_judged_again_as_before(results: list[Result]) -> None:
-    again = replayed(json.loads(json.dumps(document(results))), load([SCENARIOS]))
+    again = replayed(json.loads(json.dumps(document(results))), list(scenarios.ALL.values()))
     assert [[arm.verdicts for arm in result.arms] for result in again] == [
         [arm.verdicts for arm in result.arms] for result in results
     ]
 
 
 def test_a_failed_run_says_what_was_taken_out(results: list[Result]) -> None:
-    loaded = next(each for each in load([SCENARIOS]) if each.name == "slow_dependency")
+    loaded = scenarios.ALL["slow_dependency"]
     failed = simulated(loaded, ["sidecar"], 1, without=True)
     assert not failed.passed
     assert "NOT met" in failed.headline
@@ -166,7 +167,7 @@ def test_the_line_is_that_of_the_block(tmp_path: Path) -> None:
 
 
 def test_the_sentence_follows_the_verdict(results: list[Result]) -> None:
-    loaded = next(each for each in load([SCENARIOS]) if each.name == "hard_down_dependency")
+    loaded = scenarios.ALL["hard_down_dependency"]
     assert simulated(loaded, ["bare"], 1).cause.startswith("With sidecars it is contained by `routes.for.fallback`")
     assert "taken out: `routes.for.fallback`" in simulated(loaded, ["sidecar"], 1, without=True).cause
     (refused,) = (result for result in results if result.name == "bad_policy")
