@@ -132,15 +132,18 @@ class JwtIdentity:
                 return self._refused(Unavailable(cause, 1.0))
             return self._refused(Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}"))
         budget = self._budget
-        denied = budget.deny(x.client_address, now) or (budget.crowd() if may_queue else None)
-        if denied is not None:
+        if (denied := budget.deny(x.client_address, now)) is not None:
             return self._refused(denied)
         keys = keys[:MOST_TRIED]
         unverified = Unverified(token, digest, parsed, algorithm, caller, left)
         for key in keys:
             if key.is_slow:
+                if (denied := budget.crowd()) is not None:
+                    return self._refused(denied)
                 return Wait(self._verify_in_thread(x, unverified, keys))
         if may_queue and (turn := budget.turn()) is not None:
+            if isinstance(turn, Unavailable):
+                return self._refused(turn)
             return Wait(self._after(x, token, digest, turn, now, has_turn=True))
         began = self._now()
         signer = unverified.signer(keys)

@@ -107,13 +107,15 @@ class VerificationBudget:
         return Unavailable("too many tokens wait for their verification", 1.0)
 
     def turn(self) -> Any | None:
-        """Return a future for the turn of a verification; None if that may begin now."""
+        """Return a future for the turn of a verification, or the refusal to let it wait; None if it may begin now."""
         if not self._has_timer:
             self._has_timer = True
             self._env.call_later(0.0, self._next_turn)
         if self._begun < self._at_once and not self._waiting:
             self._begun += 1
             return None
+        if (refused := self.crowd()) is not None:
+            return refused
         future = self._env.future()
         self._waiting.append(future)
         return future
