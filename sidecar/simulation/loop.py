@@ -62,6 +62,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the Unix time, in seconds."""
         return EPOCH + self._clock.time - START
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the worker threads, without a timeout: threads take real time, in which no virtual time passes."""
+        await super().shutdown_default_executor()
+
     # These four support only the arguments that the sidecar and the parts of a scenario use.
 
     def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]

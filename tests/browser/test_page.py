@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
@@ -27,7 +28,7 @@ def script(name: str) -> str:
     `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers,
     `hour` plays so many ticks without waiting between them.
     """
-    return HERE.joinpath(f"{name}.js").read_text()
+    return Path(HERE, f"{name}.js").read_text()
 
 
 async def text(page: Page, selector: str) -> str:
