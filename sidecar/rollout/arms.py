@@ -23,7 +23,7 @@ from zlib import crc32
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.rollout.evidence import Arm, Evidence
+from sidecar.rollout.evidence import ALPHA, Arm, Evidence
 from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 
 STABLE: Final = 0
@@ -51,6 +51,11 @@ class Settings(NamedTuple):
     return_when: ReturnSpec | None
     policies: Any = None
     """Policies of the candidates; evidence on others says nothing about these."""
+    group: str = ""
+    """Name that is hashed with each key, so that a key meets the candidates of all routes of a group; empty for that of
+    the route."""
+    routes: int = 1
+    """Number of routes of the group, which share the probability of a false return."""
 
 
 class Returned(NamedTuple):
@@ -74,7 +79,6 @@ class Arms:
         self._env = env
         self._now = env.now
         self._draw = env.rng.random
-        self._salt = crc32(route.encode())
         meter = env.meter
         self._returns = meter.counter(metrics.ROLLOUT_RETURNS, route=route)
         self._meter = meter
@@ -85,6 +89,7 @@ class Arms:
         from sidecar.expression import condition, facts  # only if a rollout is configured
 
         self._settings = settings
+        self._salt = crc32((settings.group or self._route).encode())
         for name in settings.names:
             if name not in self._measured and len(self._measured) < MAX_MEASURED:
                 self._measured.add(name)
@@ -95,7 +100,8 @@ class Arms:
         self.is_ramping = settings.ramp is not None
         self._returned: dict[int, Returned] = {}
         rule = settings.return_when
-        self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now) for _ in settings.shares]
+        alpha = ALPHA / settings.routes
+        self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now, alpha) for _ in settings.shares]
         self._key = None if settings.sticky is None else key_reader(settings.sticky)
         self._condition = None if settings.when is None else condition.Condition(settings.when, facts.MATCH)
         self._is_drawn = len(self.shares) == 1 and not (settings.ramp or settings.sticky or settings.when)

@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from sidecar.admin import what_if
-from sidecar.core.metrics import FALLBACKS
+from sidecar.core.metrics import FALLBACKS, WOULD_REFUSE
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from tests.browser.conftest import HERE, Window
 from tests.browser.scene import RUNNING, WALL, Scene, Thing, breaker, broken, endpoint
@@ -342,4 +342,36 @@ async def test_both_arms_of_a_rollout_stand_beside_each_other(scene: Scene, wind
     if PICTURES:
         await page.screenshot(path=f"{PICTURES}/rollouts.png", full_page=True)
     assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []
+
+
+async def test_what_observed_policies_would_have_refused(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    await expect(page.locator("#routes tbody tr").first).to_be_visible()
+    assert not await page.is_visible("#observed"), "nothing is observed"
+    scene.registry.counter(WOULD_REFUSE, policy="timeout", route="order@candidate").value += 7
+    scene.registry.counter(WOULD_REFUSE, policy="retry_budget", upstream="payments").value += 1200
+    scene.registry.counter(WOULD_REFUSE, policy="cors", route="offer")
+    rows = page.locator("#observed tbody tr")
+    await expect(rows).to_have_count(2)
+    assert [re.sub(r"\s+", " ", row).strip() for row in await rows.all_inner_texts()] == [
+        "payments retry_budget 1,200",
+        "order@candidate timeout 7",
+    ]
+    assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []
+
+
+async def test_an_aggregated_answer_shows_its_parts(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    parts = {"user": "page:user", "orders": "order"}
+    scene.routes["page"] = {"upstream": "", "parts": parts, "chain": []}
+    scene.routes["page:user"] = {"upstream": "users", "chain": []}
+    scene.requests("page", [0.2] * 30)
+    scene.requests("page:user", [0.1] * 30)
+    whole = page.locator("#routes tr", has=page.get_by_role("button", name="page", exact=True))
+    await expect(whole).to_contain_text("user + orders")
+    part = page.locator("#routes tr", has=page.get_by_role("button", name="page:user", exact=True))
+    await expect(part).to_contain_text("users")
+    await expect(part).to_contain_text(re.compile("9[0-9] ms|10[0-9] ms"))
     assert window.noise == []

@@ -72,6 +72,7 @@ function render() {
   panels.breakers(model, force);
   panels.endpoints(model);
   panels.refusals(model);
+  panels.observed(model);
   panels.limits(model);
   panels.rates(model);
   panels.budgets(model);

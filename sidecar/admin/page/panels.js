@@ -236,6 +236,16 @@ export function refusals(model) {
   ], rows, (r) => `${r.route} ${r.reason} ${r.where}`, "Nothing has been refused.");
 }
 
+export function observed(model) {
+  const rows = model.parts.observed ?? [];
+  $("#observed").hidden = !rows.length;
+  fill($("#observed"), [
+    { title: "Route or upstream", value: (r) => r.owner, kind: "name" },
+    { title: "Policy", value: (r) => r.policy, kind: "mono" },
+    { title: "Would have refused", value: (r) => number(r.count), kind: "n" },
+  ], rows, (r) => `${r.owner} ${r.policy}`, "");
+}
+
 export function limits(model) {
   const rows = list(model.parts["state.concurrency"]);
   $("#limits").hidden = !rows.length;

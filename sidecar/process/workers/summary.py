@@ -34,7 +34,7 @@ SUMMED: Final = frozenset((
     "streams", "taken", "tasks", "tokens", "waiting",
 ))  # fmt: skip
 """Names of counts in the state."""
-NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"))
+NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"), ("owner", "policy"))
 """Members by which objects in lists are the same in each worker."""
 SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")
 """States of breakers and endpoints, the worst last."""
