@@ -89,9 +89,6 @@ class VerificationBudget:
         if left <= 0:
             self._limited.value += 1
             return Unavailable("verifying signatures takes more CPU than `limits.verification` allows", -left + 1.0)
-        if len(self._waiting) + self._in_threads >= MOST_WAITING:
-            self._limited.value += 1
-            return Unavailable("too many tokens wait for their verification", 1.0)
         known = self._clients.get(network(client)) if self._clients else None
         if known is None:
             return None
@@ -102,14 +99,23 @@ class VerificationBudget:
         self._limited.value += 1
         return Unavailable("the client has sent too many wrong signatures", (failures - most) / self._failures + 1.0)
 
+    def crowd(self) -> Unavailable | None:
+        """Return the refusal to let one more token wait; None if there is room."""
+        if len(self._waiting) + self._in_threads < MOST_WAITING:
+            return None
+        self._limited.value += 1
+        return Unavailable("too many tokens wait for their verification", 1.0)
+
     def turn(self) -> Any | None:
-        """Return a future for the turn of a verification; None if that may begin now."""
+        """Return a future for the turn of a verification, or the refusal to let it wait; None if it may begin now."""
         if not self._has_timer:
             self._has_timer = True
             self._env.call_later(0.0, self._next_turn)
         if self._begun < self._at_once and not self._waiting:
             self._begun += 1
             return None
+        if (refused := self.crowd()) is not None:
+            return refused
         future = self._env.future()
         self._waiting.append(future)
         return future

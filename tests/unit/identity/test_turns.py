@@ -17,10 +17,11 @@ from sidecar.identity.keys import encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.identity.verification import AT_ONCE, MOST_WAITING, VerificationSpec
 from tests.support.clock import FakeEnv
-from tests.support.issuer import jwk, key, sign
+from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import virtual, virtual_env
 from tests.support.service import exchange
 from tests.unit.identity.test_jwt import identity
+from tests.unit.identity.test_key_source import Rig
 
 CAUSE = "too many tokens wait for their verification"
 
@@ -150,3 +151,28 @@ async def test_a_verification_in_a_thread_is_paid_although_its_client_has_left()
 async def test_in_virtual_time_a_slow_key_takes_no_thread() -> None:
     found, _ = rig("P-521", algorithms=["ES512"])
     assert isinstance(await begin(found, sign(key("P-521"), alg="ES512")), Caller)
+
+
+@virtual
+async def test_tokens_that_have_waited_are_verified_although_the_queue_is_full_again() -> None:
+    found, env = rig()
+    tasks = [begin(found, fresh(number)) for number in range(AT_ONCE + MOST_WAITING)][AT_ONCE:]
+    for number in range(1000, 1000 + 5 * AT_ONCE):  # as many come as have had their turn
+        await asyncio.sleep(0)
+        begin(found, fresh(number))
+    assert all([isinstance(await each, Caller) for each in tasks])
+    assert env.meter.value("sidecar.authentications", result="accepted") >= AT_ONCE + MOST_WAITING
+
+
+@virtual
+async def test_tokens_that_have_waited_for_keys_take_turns_too() -> None:
+    server = KeyServer(jwk(key("EC")))
+    found = Rig(server).identity
+    tasks = [begin(found, fresh(number)) for number in range(3 * AT_ONCE)]
+    assert all(isinstance(each, asyncio.Task) for each in tasks)
+    accepted = []
+    while not all(each.done() for each in tasks):
+        accepted.append(sum(each.done() for each in tasks))
+        await asyncio.sleep(0)
+    assert max(after - before for before, after in pairwise([*accepted, len(tasks)])) <= AT_ONCE
+    assert all(isinstance(each.result(), Caller) for each in tasks)

@@ -167,6 +167,21 @@ async def test_every_json_value_is_an_answer(said: Answer, value: object) -> Non
 # ----- failures
 
 
+@virtual
+async def test_an_answer_like_the_latest_one_is_taken_and_every_other_is_checked() -> None:
+    page = Page(policies(more=ANSWER.replace("score:", 'first: "{parts.orders./items/0/id}", score:')))
+    whole = (await page.get()).body
+    for _ in range(2):
+        assert (await page.get()).body == whole, "with the same spelling each time"
+    page.services.answers["orders/orders"] = answer(b"{")
+    assert (await page.get()).get("x-sidecar-partial") == "orders"
+    page.services.answers["orders/orders"] = ORDERS
+    page.services.answers["users/users/7"] = answer(b'{"creditId": "c/9"}')
+    found = await page.get()
+    assert found.body == b'{"user":{"creditId": "c/9"},"orders":[{"id": 1.0}, {"id": 2}],"first":1.0,"score":1e400}'
+    assert found.get("x-sidecar-partial") == ""
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
