@@ -589,7 +589,7 @@ async def test_a_part_may_be_an_aggregate_itself() -> None:
     assert found.get("x-sidecar-partial") == "orders.b"
 
 
-@pytest.mark.parametrize(("owner", "name"), [(whole.Answer, "make"), (run.Gathering, "succeed"), (run, "evaluate")])
+@pytest.mark.parametrize(("owner", "name"), [(whole.Answer, "make"), (run.Gathering, "end_request"), (run, "evaluate")])
 @virtual
 async def test_a_bug_at_the_end_of_a_part_is_answered_and_logged(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
