@@ -23,7 +23,7 @@ from sidecar.cache.rfc.lines import without
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Caller, Exchange, Part
-from sidecar.core.outcome import ANSWER_TOO_LARGE, PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PART_FAILED, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
@@ -288,6 +288,12 @@ class Gathering:
         """Log a bug of a stage on the way of a part."""
         self._env.emit(events.BUG, where=f"the part {plan.name}", error=error)
 
+    def break_off(self, plan: PartPlan, error: Exception) -> None:
+        """Fail as a whole because of a bug that the end of a part has met."""
+        self.report_bug(plan, error)
+        self._cancel_all()
+        self._resolve(failed(INTERNAL))
+
     # ----- ends of parts
 
     def end_request(
@@ -463,8 +469,8 @@ class ListRun:
     """Part in flight that is asked for each item of a list, or for several at once."""
 
     __slots__ = (
-        "_deadline", "_each", "_first", "_gathering", "_items", "_left", "_outcome", "_plan", "_results", "_started",
-        "records",
+        "_deadline", "_each", "_first", "_gathering", "_is_asking", "_items", "_left", "_outcome", "_plan", "_results",
+        "_started", "records",
     )  # fmt: skip
 
     def __init__(
@@ -486,12 +492,28 @@ class ListRun:
         """Results of the requests; None until their end."""
         self._outcome: Outcome | None = None
         """Outcome of the first request that has succeeded, in the order of the items; None before it."""
+        self._is_asking = False
+        """True while requests are being started."""
 
     def begin(self) -> None:
         """Start the first requests."""
-        for _ in range(min(self._each.at_once, len(self._items))):
-            if len(self.records) < len(self._items) and not self._gathering.is_over:
-                self._ask_next(self._started)
+        self._ask(self._started)
+
+    def _ask(self, now: float) -> None:
+        """Start requests until `at_once` are in flight.
+
+        Those that end at once, such as hits of a cache, are not nested: their number is not bounded by the stack.
+        """
+        if self._is_asking:
+            return
+        self._is_asking = True
+        most, total = self._each.at_once, len(self._items)
+        while self._left and not self._gathering.is_over:
+            started = len(self.records)
+            if started == total or started - (total - self._left) >= most:
+                break
+            self._ask_next(now)
+        self._is_asking = False
 
     def _ask_next(self, now: float) -> None:
         """Start the request for the next items."""
@@ -514,8 +536,8 @@ class ListRun:
             self._first, self._outcome = number, outcome
         if self._left == 0:
             self._end(now)
-        elif len(self.records) < len(self._items):
-            self._ask_next(now)
+        else:
+            self._ask(now)
 
     def _end(self, now: float) -> None:
         """End with a list of all results, in which an item that failed is null."""
@@ -556,7 +578,13 @@ class Ask(InnerExchange):
         self._item = item
 
     def report(self) -> None:
-        """Take the answer."""
+        """Take the answer.  A bug fails the whole: raised here, it would end a connection, and the client waited."""
+        try:
+            self._take_answer()
+        except Exception as error:
+            self._gathering.break_off(self._plan, error)
+
+    def _take_answer(self) -> None:
         gathering, plan, record, outcome = self._gathering, self._plan, self._record, self.value
         assert outcome is not None
         if self.error is not None:
