@@ -10,7 +10,9 @@ tally     numbers of one run
 limits    sentences about what the log cannot tell
 report    result as text and as a JSON document
 page      result as a page of HTML
-advice    values that a log suggests
+evidence  evidence for values of policies, and that of a log
+figures   evidence of the figures that a sidecar keeps
+advice    values that evidence suggests
 recommend these values with their effect by replay, as edits of the files
 
 Policy tests, whose upstreams follow a script, are in `policytest`; scenarios with made traffic are in `chaos`.

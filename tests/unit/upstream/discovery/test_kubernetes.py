@@ -32,7 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(kubernetes, "LONGEST_PAUSE", 0.1)
     monkeypatch.setattr(kubernetes, "LEAST_PAUSE", 0.005)
-    monkeypatch.setattr(kubernetes, "GATHER_SECONDS", 0.005)
+    monkeypatch.setattr(api_module, "GATHER_SECONDS", 0.005)
     monkeypatch.setattr(api_module, "ACCOUNT", tmp_path)
     (tmp_path / "token").write_text("first\n")
     (tmp_path / "namespace").write_text("shop")
@@ -390,7 +390,7 @@ async def test_a_silent_api_server_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_burst_of_changes_is_applied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "GATHER_SECONDS", 0.1)
+    monkeypatch.setattr(api_module, "GATHER_SECONDS", 0.1)
     async with ApiServer() as server:
         server.put("orders-1", ready=["10.0.0.1"])
         async with watched(server) as orders:
