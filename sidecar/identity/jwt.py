@@ -1,8 +1,8 @@
 """Identity of bearer tokens that are signed by their issuer (RFC 7519, RFC 8725, RFC 9068).
 
-The cheap checks come first: length, form, header and claims.  Only a token that passes them costs a signature, within
-the bounds of `verification.py`, in its turn, and in a worker thread if its key is slow.  A token that needs a key which
-is not there waits for one fetch of the keys.
+The cheap checks come first: length, verdicts that are cached, the bounds of `verification.py`, form, header and claims.
+Only a token that passes them costs a signature, in its turn, and in a worker thread if its key is slow.  A token that
+needs a key which is not there waits for one fetch of the keys.
 """
 
 from __future__ import annotations
@@ -112,6 +112,9 @@ class JwtIdentity:
 
         `may_fetch` is False for a token that has waited for keys, and `may_queue` for one whose turn it is.
         """
+        budget = self._budget
+        if (denied := budget.deny(x.client_address, now)) is not None:  # cheaper than parsing
+            return self._refused(denied)
         try:
             parsed = parse_token(token)
             algorithm, kid = self._rules.check_header(parsed.header)
@@ -131,9 +134,6 @@ class JwtIdentity:
                 cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
                 return self._refused(Unavailable(cause, 1.0))
             return self._refused(Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}"))
-        budget = self._budget
-        if (denied := budget.deny(x.client_address, now)) is not None:
-            return self._refused(denied)
         keys = keys[:MOST_TRIED]
         unverified = Unverified(token, digest, parsed, algorithm, caller, left)
         for key in keys:

@@ -12,10 +12,11 @@ import pytest
 
 from sidecar.core.exchange import Caller
 from sidecar.core.stage import Wait
+from sidecar.identity import verification
 from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.keys import encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
-from sidecar.identity.verification import AT_ONCE, MOST_WAITING, VerificationSpec
+from sidecar.identity.verification import AT_ONCE, VerificationSpec
 from tests.support.clock import FakeEnv
 from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import virtual, virtual_env
@@ -23,6 +24,8 @@ from tests.support.service import exchange
 from tests.unit.identity.test_jwt import identity
 from tests.unit.identity.test_key_source import Rig
 
+ROOM = 20
+"""Places in the queue, in place of `MOST_WAITING`."""
 CAUSE = "too many tokens wait for their verification"
 
 
@@ -73,9 +76,12 @@ async def test_a_token_that_waits_twice_is_verified_once() -> None:
 
 
 @virtual
-async def test_the_queue_is_bounded_and_clients_that_leave_give_their_place_up() -> None:
+async def test_the_queue_is_bounded_and_clients_that_leave_give_their_place_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verification, "MOST_WAITING", ROOM)
     found, env = rig()
-    forged = [sign(key("EC", "forged"), {"jti": str(number)}, kid="one") for number in range(AT_ONCE + MOST_WAITING)]
+    forged = [sign(key("EC", "forged"), {"jti": str(number)}, kid="one") for number in range(AT_ONCE + ROOM)]
     begun = [begin(found, token) for token in forged]
     refused = begin(found, fresh(1))
     assert isinstance(refused, Unavailable)
@@ -142,7 +148,7 @@ async def test_a_verification_in_a_thread_is_paid_although_its_client_has_left()
     await asyncio.sleep(0)
     task.cancel()
     assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-    while budget._in_threads:
+    while budget._in_thread:
         await asyncio.sleep(0)
     assert budget.describe()["left"] < left
 
@@ -154,14 +160,17 @@ async def test_in_virtual_time_a_slow_key_takes_no_thread() -> None:
 
 
 @virtual
-async def test_tokens_that_have_waited_are_verified_although_the_queue_is_full_again() -> None:
+async def test_tokens_that_have_waited_are_verified_although_the_queue_is_full_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verification, "MOST_WAITING", ROOM)
     found, env = rig()
-    tasks = [begin(found, fresh(number)) for number in range(AT_ONCE + MOST_WAITING)][AT_ONCE:]
+    tasks = [begin(found, fresh(number)) for number in range(AT_ONCE + ROOM)][AT_ONCE:]
     for number in range(1000, 1000 + 5 * AT_ONCE):  # as many come as have had their turn
         await asyncio.sleep(0)
         begin(found, fresh(number))
     assert all([isinstance(await each, Caller) for each in tasks])
-    assert env.meter.value("sidecar.authentications", result="accepted") >= AT_ONCE + MOST_WAITING
+    assert env.meter.value("sidecar.authentications", result="accepted") >= AT_ONCE + ROOM
 
 
 @virtual
