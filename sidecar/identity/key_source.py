@@ -20,17 +20,18 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TaskHandle
+from sidecar.file_watch import FileWatch, look
 from sidecar.identity.claims import MOST_SECONDS
 from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import parse_json
 from sidecar.identity.keys import Key, read_keys
 from sidecar.identity.spec import KeysSpec
+from sidecar.telemetry.files import write_file
 
 UNKNOWN_EVERY: Final = 10.0
 """Least seconds between two fetches because of unknown key IDs."""
@@ -127,7 +128,7 @@ class FileKeys(KeySource):
         self._path = path
         self._env = env
         self._task: TaskHandle | None = None
-        self._seen = look(path)
+        self._file = FileWatch(look(path))
         self.keys = KeySet(self._read())
         _observe(self, env)
 
@@ -147,9 +148,8 @@ class FileKeys(KeySource):
 
     def poll(self) -> None:
         """Check the file, and read it if it has changed."""
-        if (seen := look(self._path)) == self._seen:
+        if not self._file.is_due(look(self._path)):
             return
-        self._seen = seen
         try:
             keys = self._read()
         except ValueError as error:
@@ -401,15 +401,6 @@ def _listed(document: Any) -> Any:
     return document.get("keys") if isinstance(document, dict) else document
 
 
-def look(path: str) -> tuple[int, ...]:
-    """Return the present facts of a file, for comparison."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        return (-(error.errno or 0),)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
 def is_writable_by_others(path: str) -> bool:
     """True if others than this user and root own a file or may write to it."""
     found = os.stat(path)
@@ -429,19 +420,3 @@ def read_json_file(path: str) -> Any:
         return parse_json(data)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Replace a file as a whole; only its owner may read it.  Raises `OSError`."""
-    draft = f"{path}.{os.getpid()}.new"
-    with suppress(FileNotFoundError):  # a draft of an earlier process, or of somebody else
-        os.unlink(draft)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(draft, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
