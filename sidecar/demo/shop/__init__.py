@@ -8,6 +8,7 @@ The same services and policies (`policies/shop/`) run as plain processes (`sidec
 containers (`docker-compose.yml`) and in Kubernetes (`deploy/kubernetes/`).
 
 - `run`: starts all processes of the shop on loopback.
+- `captured`: the same in network namespaces, where no service has an address of a sidecar.
 - `service`: the program of a service; that of `prices` is `sidecar.demo.prices`.
 - `traffic`: requests of customers, and faults in the services.
 - `collector`: an OpenTelemetry collector, if one is installed.

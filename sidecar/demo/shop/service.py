@@ -5,7 +5,8 @@
 - NAME is `web`, `orders`, `inventory` or `payments`.
 - `prices` is called by gRPC, all others by HTTP/1.1.
 - The service answers `GET /healthz` at once, and any other path after calling the services that it depends on.  Calls
-  go to the outbound listener of its sidecar, which routes by Host.
+  go to the outbound listener of its sidecar, which routes by Host.  With `{name}` in its address they go to the called
+  service itself, as without a sidecar.
 - The service has no timeouts and no retries, because its sidecar has them.  It passes on the header fields of
   `PASSED_ON`.
 - `POST /trouble` with `fail` (a share), `slow` (a duration) and `seconds` makes it misbehave for a time: a share of its
@@ -64,12 +65,16 @@ class Service:
         if "prices" in CALLS[self.name]:
             from sidecar.demo.prices import Client  # here, because only this service needs grpcio
 
-            self.prices = Client(self.outbound.removeprefix("http://"), "prices")
+            self.prices = Client(self.base("prices").removeprefix("http://"), "prices")
         connector = TCPConnector(limit=CONNECTIONS)
         async with ClientSession(connector=connector, timeout=ClientTimeout(total=None)) as self.session:
             yield
         if self.prices is not None:
             await self.prices.close()
+
+    def base(self, name: str) -> str:
+        """Return the base URL of calls to a service."""
+        return self.outbound.replace("{name}", name)
 
     async def health(self, _: web.Request) -> web.Response:
         return web.json_response({"service": self.name, "seen": self.seen})
@@ -109,7 +114,7 @@ class Service:
             return 200 if code == "OK" else 502, price
         headers["Host"] = name
         try:
-            async with self.session.request(request.method, f"{self.outbound}/{name}", headers=headers) as response:
+            async with self.session.request(request.method, f"{self.base(name)}/{name}", headers=headers) as response:
                 return response.status, await response.json(content_type=None)
         except (ClientError, ValueError) as error:
             return 502, {"error": str(error)}
