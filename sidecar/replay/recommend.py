@@ -96,7 +96,7 @@ def recommend(
         node = _owner(spec, advice).nearest(*advice.path)
         found.append(Suggestion(advice, node.place, effect, by_hand))
     after = _replayed(final, record, seeds) if found else before
-    told = origin.unknown() + ([] if record is None else limits(record, 0))
+    told = origin.unknown() + ([] if record is None else limits(record, 0, len(Fitted(record).curves)))
     return Recommended(origin, found, before, after, list(sources), changed, told)
 
 

@@ -59,7 +59,8 @@ class KubernetesSource:
         self._env = env
         self._names = names
         self._slices = Slices(self._spec, spec.scheme)
-        self._zone = self._spec.zone or ""
+        self._zone = ""
+        """The sidecar's own zone; empty if it is not known, or not asked for."""
         self._zone_problem = ""
         """Reason for which the own zone is not known; empty if it is, or is not asked for."""
         self._problem = ""

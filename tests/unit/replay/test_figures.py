@@ -38,7 +38,7 @@ def made(truth: Truth, limit: float, tries: int) -> Record:
         at = request.at
         for number in range(tries):
             endpoint = (A, B)[rng.randrange(2)]
-            answer = truth.draw("orders", endpoint, at, rng, is_again=number > 0, is_new=False)
+            answer = truth.draw("orders", endpoint, at, rng, is_again=number > 0, is_new=False, in_flight=0)
             is_late = answer.seconds > limit
             took = min(answer.seconds, limit)
             late = ("timeout", 0) if is_late else ("", answer.status)

@@ -145,7 +145,8 @@ def test_changes_lead_to_the_same_set_as_its_last_targets_alone(
         endpoints._shares = shares
         return endpoints
 
-    changed, targets = make(), []
+    changed = make()
+    targets: list[Target] = []
     for each in found:  # an unchanged target is the same object, as in discovery
         known = {target: target for target in targets}
         fresh = [Target(url, *parts) for url, parts in each.items()]

@@ -347,15 +347,13 @@ async def test_a_port_that_is_not_there_is_a_problem() -> None:
 ZONE = {"topology.kubernetes.io/zone": "a"}
 
 
-@pytest.mark.parametrize("where", ["spec", "pod", "node of the pod", "node"])
+@pytest.mark.parametrize("where", ["pod", "node of the pod", "node"])
 async def test_the_own_zone_is_found(where: str) -> None:
     async with ApiServer() as server:
         server.put("orders-1", [endpoint("10.0.0.1", "b"), endpoint("10.0.0.2", "a")])
         pod = f"/api/v1/namespaces/shop/pods/{socket.gethostname()}"
         settings: dict[str, Any] = {"zone_aware": True}
-        if where == "spec":
-            settings["zone"] = "a"
-        elif where == "pod":
+        if where == "pod":
             server.objects[pod] = {"metadata": {"labels": ZONE}, "spec": {"nodeName": "n"}}
         elif where == "node of the pod":
             server.objects[pod] = {"metadata": {}, "spec": {"nodeName": "n"}}
