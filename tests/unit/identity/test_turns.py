@@ -33,7 +33,7 @@ def begin(found: JwtIdentity, token: bytes, address: str = "10.0.0.1") -> Any:
     """Return the verdict on a token, or the task that waits for it."""
     x = exchange(headers={"authorization": f"Bearer {token.decode()}"}, client_address=address)
     verdict = found.authenticate(x, x.lines, b"\n" + x.lines.lower(), found._now())
-    return asyncio.ensure_future(verdict.awaited) if isinstance(verdict, Wait) else verdict  # type: ignore[arg-type]
+    return asyncio.ensure_future(verdict.awaited) if isinstance(verdict, Wait) else verdict
 
 
 def rig(kind: str = "EC", **settings: Any) -> tuple[JwtIdentity, FakeEnv]:
