@@ -159,7 +159,7 @@ class Topology:
         return files.without(sources, blocks, env) if blocks else sources
 
     def _environ(self, service: str, replica: str) -> dict[str, str]:
-        env = {"APP": self.address[replica], "SERVICE": service}
+        env = {"APP": self.address[replica], "SERVICE": service, "EXAMPLES": self.cluster.examples()}
         scenario = self.scenario
         names = (*scenario.services, *scenario.stores, *scenario.collectors, *scenario.api_servers)
         for name in names:

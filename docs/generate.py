@@ -17,6 +17,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints, is_typeddict
@@ -66,12 +67,16 @@ KINDS: Final = {metrics.RETRIES: "counter", metrics.RETRIES_DENIED: "counter"}
 # ----- metrics
 
 
+@cache
 def instruments() -> dict[str, tuple[str, set[str]]]:
     """Return each metric that the source makes, with its kind and its labels."""
     constants = {name: value for name, value in vars(metrics).items() if isinstance(value, str)}
     found: dict[str, tuple[str, set[str]]] = {name: (kind, set(INDIRECT[name])) for name, kind in KINDS.items()}
     for path in sorted(SOURCE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        if constants.keys().isdisjoint(re.findall(r"\b[A-Z]\w+", text)):
+            continue
+        for node in ast.walk(ast.parse(text)):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             called, first = _word(node.func), constants.get(_word(node.args[0]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from chaos.scenario.files import schema as scenario_schema
-from docs import generate
-from docs.generate import FILES
+from docs.generate import FILES, instruments
 from docs.references import EXIT_CODES, GROUPS, all_commands, policy_test_schema
 from docs.tables import load, mapping
 from sidecar.commands import main
@@ -25,7 +23,6 @@ from sidecar.telemetry.metrics.registry import Metric
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-instruments = cache(generate.instruments)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

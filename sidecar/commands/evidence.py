@@ -244,7 +244,7 @@ def recommend(
     path: str, log: str | None, admin: str | None, history: str | None, form: str | None, seeds: int,
     write: str | None, token: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print the values that a log, or the figures of a running sidecar, suggest for policies.
+    """Print the values that a log or a running sidecar suggests.
 
     Timeouts come from percentiles, thresholds of breakers from the noise of good times, limits from calls in flight.
     Each value has its evidence and its place, and with a log its effect in a replay.  The policies are not changed.

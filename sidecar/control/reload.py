@@ -32,7 +32,7 @@ from sidecar.config.process_spec import ListenerSpec
 from sidecar.config.spec import PolicySpec, RouteSpec
 from sidecar.control.compiler import Compilation, CompileError, MakeUpstream, Snapshot, import_rest, import_stages
 from sidecar.control.state import StateStore
-from sidecar.control.watch import fingerprint
+from sidecar.control.watch import PolicyWatch, fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.metrics import POLICIES_REJECTED
@@ -40,8 +40,6 @@ from sidecar.core.spec import Problem
 from sidecar.telemetry.plain import Masks
 from sidecar.upstream.client import Upstream
 
-POLL_SECONDS: Final = 1.0
-"""Pause between two fingerprints of the files."""
 HISTORY: Final = 50
 """Number of reloads that are kept for `/state`."""
 FILE: Final = "file"
@@ -171,8 +169,7 @@ class Control:
         self._complete: Snapshot | None = None
         """Policies whose modules are all imported."""
         self._turn = asyncio.Lock()
-        self._seen: object = None
-        """Fingerprint of the files just before they were read."""
+        self._watch = PolicyWatch(origin.path, origin.read, origin.look)
         self._rejected = ""
         """Digest of the last rejected content; empty after policies were applied."""
         env.meter.gauge(POLICIES_REJECTED, lambda: float(self.is_rejected))
@@ -185,7 +182,7 @@ class Control:
         async with self._turn:
             digest = ""
             try:
-                sources = await self._origin.in_thread(self._read)
+                sources = await self._origin.in_thread(self._watch.read)
                 digest = files.digest(sources)
                 in_force = self.snapshot.digest if self.snapshot is not None else ""
                 if trigger == FILE and digest in (in_force, self._rejected):
@@ -210,15 +207,14 @@ class Control:
             return self._note(Reload(self._env.wall(), trigger, digest, "rejected", problems))
 
     async def watch(self) -> None:
-        """Check the files every `POLL_SECONDS` and reload after a change; run until cancelled.
+        """Look at the files again and again, and reload after a change; run until cancelled.
 
         After new policies were applied, it also imports modules that their stages need only while serving.
         """
-        origin = self._origin
         while True:
-            await self._env.sleep(POLL_SECONDS)
+            await self._env.sleep(self._watch.pause)
             await self.import_rest()
-            if await origin.in_thread(partial(origin.look, origin.path)) != self._seen:
+            if await self._origin.in_thread(self._watch.is_due):
                 await self.reload(FILE)
 
     async def import_rest(self) -> None:
@@ -260,11 +256,6 @@ class Control:
             }
             for name, route in snapshot.routes.items()
         }
-
-    def _read(self) -> list[files.Source]:
-        """Return the policy files, after taking their fingerprint."""
-        self._seen = self._origin.look(self._origin.path)  # before reading, so that a change meanwhile is not missed
-        return self._origin.read(self._origin.path)
 
     async def _replace(self, trigger: str, digest: str, sources: list[files.Source]) -> Reload:
         """Load, compile and apply the policies of the files; raise if one of these steps fails."""

@@ -25,9 +25,10 @@ from typing import Any, Final, NamedTuple
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TaskHandle
 from sidecar.core.exchange import Caller, Exchange
+from sidecar.file_watch import FileWatch, look
 from sidecar.identity.claims import CONTROLS, LONGEST_ID
 from sidecar.identity.credentials import cookie_value, field_value, parameter_value
-from sidecar.identity.key_source import POLL, look
+from sidecar.identity.key_source import POLL
 from sidecar.identity.spec import ApiKeySpec
 from sidecar.identity.verdict import Rejection, Verdict
 
@@ -75,7 +76,7 @@ class ApiKeys:
         self._env = env
         self._wall: Callable[[], float] = env.wall
         self._task: TaskHandle | None = None
-        self._seen = look(self._path)
+        self._watched = FileWatch(look(self._path))
         self._keys = self._load() if self._path else {}
         self._accepted = env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="accepted")
         self._rejected = env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="rejected")
@@ -98,9 +99,8 @@ class ApiKeys:
 
     async def poll(self) -> None:
         """Check the file, and read it in a worker thread if it has changed."""
-        if (seen := look(self._path)) == self._seen:
+        if not self._watched.is_due(look(self._path)):
             return
-        self._seen = seen
         try:
             self._keys = await asyncio.to_thread(self._load)
         except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TaskHandle
+from sidecar.file_watch import FileWatch, look
 from sidecar.identity.claims import MOST_SECONDS
 from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import parse_json
@@ -127,7 +128,7 @@ class FileKeys(KeySource):
         self._path = path
         self._env = env
         self._task: TaskHandle | None = None
-        self._seen = look(path)
+        self._file = FileWatch(look(path))
         self.keys = KeySet(self._read())
         _observe(self, env)
 
@@ -147,9 +148,8 @@ class FileKeys(KeySource):
 
     def poll(self) -> None:
         """Check the file, and read it if it has changed."""
-        if (seen := look(self._path)) == self._seen:
+        if not self._file.is_due(look(self._path)):
             return
-        self._seen = seen
         try:
             keys = self._read()
         except ValueError as error:
@@ -399,15 +399,6 @@ def _read(where: str, document: Any, *, has_secrets: bool) -> tuple[list[Key], l
 
 def _listed(document: Any) -> Any:
     return document.get("keys") if isinstance(document, dict) else document
-
-
-def look(path: str) -> tuple[int, ...]:
-    """Return the present facts of a file, for comparison."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        return (-(error.errno or 0),)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def is_writable_by_others(path: str) -> bool:

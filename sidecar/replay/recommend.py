@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from difflib import unified_diff
 from typing import Any, Final, NamedTuple
 
-from sidecar.config.edit import put
 from sidecar.config.files import Source
 from sidecar.config.load import load
 from sidecar.config.node import Mark
 from sidecar.config.report import visible
 from sidecar.config.spec import PolicySpec
+from sidecar.inspect.edit import put
 from sidecar.replay.advice import Advice, advise
 from sidecar.replay.evidence import Origin
 from sidecar.replay.fit import Fitted

@@ -7,23 +7,19 @@ Rules (`docs/design/trust.md` has the reasons):
 2. A connection to an upstream uses the current `context` when it is made.  A listener always has the same context,
    `front`, which passes each handshake to the current one (in OpenSSL's server name callback, which is also called
    without a name).
-3. Files are polled by `stat`, following links.  Changed files are read once two polls find the same, so that a pair is
-   not read while it is being written.
+3. Files are polled (`file_watch`), so that a pair is not read while it is being written.
 4. A changed TLS block gets a new watch: a context cannot change whether clients must present a certificate.
 """
 
 from __future__ import annotations
 
-import os
 import ssl
 from typing import Any
 
 from sidecar.core import events
 from sidecar.core.env import Env
+from sidecar.file_watch import FileFacts, FileWatch, look
 from sidecar.upstream.tls import CertificateError, ClientTlsSpec, ServerTlsSpec, build_context, files_of
-
-FileFacts = tuple[tuple[int, ...], ...]
-"""Identity, size and times of each file, or the number of the error; used only for comparison."""
 
 
 class CertificateWatch:
@@ -40,7 +36,7 @@ class CertificateWatch:
         self._spec = spec
         self._env = env
         self._protocols = protocols
-        self._seen = self._tried = self._look()
+        self._watch = FileWatch(self._look())
         self.context = self._build()
         """Current context."""
         self.front = self.context
@@ -65,24 +61,11 @@ class CertificateWatch:
         return None
 
     def _look(self) -> FileFacts:
-        """Return the present facts of the files."""
-        found: list[tuple[int, ...]] = []
-        for _, path in files_of(self._spec):
-            try:
-                stat = os.stat(path)
-            except OSError as error:
-                found.append((-(error.errno or 0),))
-            else:
-                found.append((stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-        return tuple(found)
+        return look(*(path for _, path in files_of(self._spec)))
 
     def poll(self) -> None:
         """Check the files and load changed ones; called once a second."""
-        found = self._look()
-        if found != self._seen:
-            self._seen = found
-        elif found != self._tried:
-            self._tried = found
+        if self._watch.is_due(self._look()):
             self._load()
 
     def _load(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from sidecar.admin import subcommand
-from sidecar.core.metrics import FALLBACKS
+from sidecar.core.metrics import FALLBACKS, WOULD_REFUSE
 from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from tests.browser.conftest import HERE, Window
 from tests.browser.scene import RUNNING, WALL, Scene, Thing, breaker, broken, endpoint
@@ -27,7 +28,7 @@ def script(name: str) -> str:
     `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers,
     `hour` plays so many ticks without waiting between them.
     """
-    return HERE.joinpath(f"{name}.js").read_text()
+    return Path(HERE, f"{name}.js").read_text()
 
 
 async def text(page: Page, selector: str) -> str:
@@ -77,6 +78,9 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
     assert first == "upstream:payments", "open ones come first"
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
     assert "2,310" in await text(page, "#refusals")
+    rates = await text(page, "#rates")
+    for words in ("route:order:tenant", "in store fleet, which is away", "812 of 10,000", "in each process"):
+        assert words in rates, words
     assert "did you mean max_attempts?" in await text(page, "#reloads")
     await page.locator(".breaker summary").first.click()
     await expect(page.locator(".breaker").first.locator("ol li")).to_have_count(7)
@@ -198,20 +202,21 @@ async def test_a_lost_connection_is_seen_and_made_again(scene: Scene, window: Wi
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 800, 1400])
 @pytest.mark.parametrize("state", ["calm", "broken"])
-async def test_it_fits(scene: Scene, browser: Browser, scheme: str, width: int, state: str) -> None:
+async def test_it_fits(scene: Scene, browser: Browser, scheme: str, state: str) -> None:
     if state == "broken":
         broken(scene)
-    context = await browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})  # type: ignore[arg-type]
+    context = await browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
     page = await Window(await context.new_page()).open(scene.url)
-    assert await page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
-    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
-    assert await page.evaluate(cut) == []
     assert await page.evaluate("document.documentElement.dataset.theme") == scheme
-    assert await page.evaluate(script("contrast")) == []
-    if PICTURES:
-        await page.screenshot(path=f"{PICTURES}/{state}-{width}-{scheme}.png", full_page=True)
+    cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
+    for width in (390, 800, 1400):
+        await page.set_viewport_size({"width": width, "height": 900})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        assert await page.evaluate(cut) == [], width
+        assert await page.evaluate(script("contrast")) == [], width
+        if PICTURES:
+            await page.screenshot(path=f"{PICTURES}/{state}-{width}-{scheme}.png", full_page=True)
     await context.close()
 
 
@@ -358,4 +363,36 @@ async def test_both_arms_of_a_rollout_stand_beside_each_other(scene: Scene, wind
     if PICTURES:
         await page.screenshot(path=f"{PICTURES}/rollouts.png", full_page=True)
     assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []
+
+
+async def test_what_observed_policies_would_have_refused(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    await expect(page.locator("#routes tbody tr").first).to_be_visible()
+    assert not await page.is_visible("#observed"), "nothing is observed"
+    scene.registry.counter(WOULD_REFUSE, policy="timeout", route="order@candidate").value += 7
+    scene.registry.counter(WOULD_REFUSE, policy="retry_budget", upstream="payments").value += 1200
+    scene.registry.counter(WOULD_REFUSE, policy="cors", route="offer")
+    rows = page.locator("#observed tbody tr")
+    await expect(rows).to_have_count(2)
+    assert [re.sub(r"\s+", " ", row).strip() for row in await rows.all_inner_texts()] == [
+        "payments retry_budget 1,200",
+        "order@candidate timeout 7",
+    ]
+    assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []
+
+
+async def test_an_aggregated_answer_shows_its_parts(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    parts = {"user": "page:user", "orders": "order"}
+    scene.routes["page"] = {"upstream": "", "parts": parts, "chain": []}
+    scene.routes["page:user"] = {"upstream": "users", "chain": []}
+    scene.requests("page", [0.2] * 30)
+    scene.requests("page:user", [0.1] * 30)
+    whole = page.locator("#routes tr", has=page.get_by_role("button", name="page", exact=True))
+    await expect(whole).to_contain_text("user + orders")
+    part = page.locator("#routes tr", has=page.get_by_role("button", name="page:user", exact=True))
+    await expect(part).to_contain_text("users")
+    await expect(part).to_contain_text(re.compile("9[0-9] ms|10[0-9] ms"))
     assert window.noise == []

@@ -15,11 +15,23 @@ from tests.browser.conftest import CHROMIUM, OPTIONS
 from tests.docs.pages import ROOT
 
 MKDOCS = shutil.which("mkdocs", path=str(Path(sys.executable).parent)) or shutil.which("mkdocs")
+BUILT = ROOT / "build" / "site"
+SOURCES = [
+    ROOT / "mkdocs.yml",
+    *(path for path in (ROOT / "docs").rglob("*") if path.is_file() and path.suffix != ".pyc"),
+]
 LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)")
+
+
+def changed_at(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the site that `make site` has built from the present sources, or build it."""
+    if (BUILT / "index.html").exists() and changed_at(BUILT / "index.html") > max(map(changed_at, SOURCES)):
+        return BUILT
     if MKDOCS is None:
         pytest.skip("no mkdocs here: make site")
     directory = tmp_path_factory.mktemp("site")

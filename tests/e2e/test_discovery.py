@@ -9,6 +9,7 @@ from typing import Any
 
 from chaos.parts.kubernetes import ApiServer, endpoint
 from chaos.parts.servers import Server, answering
+from tests.support.files import replace
 from tests.support.names import NameServer
 from tests.support.process import Sidecar, policies, route
 
@@ -64,7 +65,7 @@ async def test_all_sources_are_followed_and_their_endpoints_outlive_them(tmp_pat
             assert 'sidecar_discovery_stale_seconds{upstream="kubernetes"}' in page
 
             names.rcode = ""
-            listed.write_text("127.0.0.9:1\n")
+            replace(listed, "127.0.0.9:1\n")
             api.put("orders-1", ready=["127.0.0.9"], port=1)
             names.services["_http._tcp.app.test"] = [(0, 1, 1, "app.test")]
             await api.listen()

@@ -18,6 +18,7 @@ from chaos.parts.http import Message, response
 from chaos.parts.servers import Connection, Server, echoing
 from tests.e2e.crowd import until
 from tests.support.authority import Authority
+from tests.support.files import replace
 from tests.support.issuer import ISSUER, jwk, key, sign
 from tests.support.process import Sidecar, policies, route
 
@@ -137,7 +138,7 @@ def revocations(ca: Authority, path: Path, *revoked: str) -> Path:
         number = x509.load_pem_x509_certificate(Path(file).read_bytes()).serial_number
         entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
         builder = builder.add_revoked_certificate(entry)
-    path.write_bytes(builder.sign(ca.ca._private_key, hashes.SHA256()).public_bytes(x509_pem()))
+    replace(path, builder.sign(ca.ca._private_key, hashes.SHA256()).public_bytes(x509_pem()))
     return path
 
 

@@ -16,6 +16,7 @@ import pytest
 from chaos.parts.client import Client, fetch
 from chaos.parts.http import Message, response
 from chaos.parts.servers import Connection, Server, answering, echoing
+from tests.support.files import replace
 from tests.support.process import Sidecar, policies, route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -118,7 +119,7 @@ async def test_the_files_of_a_directory_come_and_go(tmp_path: Path) -> None:
     async with Server(echoing) as server:
         (folder / "10-base.yaml").write_text(json.dumps(policy(server.url)))
         async with Sidecar(policy(server.url), tmp_path, path=folder) as sidecar:
-            (folder / "20-more.yaml").write_text(json.dumps({"version": 1, "routes": [route("more", "app")]}))
+            replace(folder / "20-more.yaml", json.dumps({"version": 1, "routes": [route("more", "app")]}))
             assert (await sidecar.until("reload.applied", 2))["added"] == ["more"]
             assert (await sidecar.fetch("GET", "/more")).status == 200
             (folder / "20-more.yaml").unlink()

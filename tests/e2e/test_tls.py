@@ -23,6 +23,7 @@ from chaos.parts.servers import Connection, Server, after, answering, echoing, r
 from chaos.parts.websocket import Frame
 from tests.e2e.crowd import until
 from tests.support.authority import Authority
+from tests.support.files import replace
 from tests.support.process import LOOP, NOTHING, Sidecar, policies, route, without_uvloop
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -300,13 +301,13 @@ async def test_a_new_certificate_is_shown_to_new_connections_only(
                 assert serial(after) != serial(before)
 
             good = (folder / "cert").read_bytes()
-            (folder / "cert").write_text("-----BEGIN CERTIFICATE-----\nhalf of it")
+            replace(folder / "cert", "-----BEGIN CERTIFICATE-----\nhalf of it")
             failed = await sidecar.until("certificate.failed")
             assert str(folder) in failed["reason"]
             async with connect(sidecar, ca.client()) as still:
                 assert (await still.request("GET", "/app")).status == 200
                 assert serial(still) == serial(after)
-            (folder / "cert").write_bytes(good)
+            replace(folder / "cert", good)
             await sidecar.until("certificate.reloaded", 2)
 
     await asyncio.gather(*map(check, shared_on_each))
@@ -320,7 +321,7 @@ async def test_a_new_authority_counts_for_new_upstream_connections(
     async with Server(answering(), tls=stranger.server(stranger.sign("127.0.0.1"))) as server:
         async with shared.under(policy(None, server.url, {"ca": str(trusted)})) as sidecar:
             assert (await sidecar.fetch("GET", "/app")).status == 502
-            trusted.write_bytes(Path(stranger.ca_file).read_bytes())
+            replace(trusted, Path(stranger.ca_file).read_bytes())
             await sidecar.until("certificate.reloaded")
             assert (await sidecar.fetch("GET", "/app")).status == 200
 

@@ -9,12 +9,13 @@ import pytest
 from chaos.battery import simulated
 from chaos.cluster.simulate import simulate
 from chaos.margin import can_recover
-from chaos.scenario.files import SCENARIOS, Loaded, load
+from chaos.scenario.files import SCENARIOS, Loaded
 from chaos.verdict.judge import judge, passed
 from chaos.verdict.recording import Recording
 from chaos.verdict.report import page
+from tests.support import scenarios
 
-ALL = [loaded for loaded in load([SCENARIOS]) if loaded.scenario.simulated]
+ALL = [loaded for loaded in scenarios.ALL.values() if loaded.scenario.simulated]
 BARE = [loaded for loaded in ALL if "bare" in loaded.scenario.arms]
 DECIDED = [loaded for loaded in ALL if loaded.scenario.decisive]
 

@@ -4,8 +4,8 @@
 - `service`: a scripted innermost service, exchanges, build contexts.
 - `transports`: connections in memory, on `sidecar.simulation`; `proxy`: a whole proxy on them, with policies;
   `streams`: the same with a client and a service of HTTP/2.
-- `process`: a real `sidecar run`; `authority`: certificates for it.
-- `redis`: a Redis server.
+- `process`: a real `sidecar run`; `files`: what it watches; `authority`: certificates for it.
+- `redis`: a Redis server; `scenarios`: those of `chaos/`, loaded once.
 - `otlp`, `rotel`: collectors; `malformed`: answers that are not valid HTTP; `work`: calls of a function, counted;
   `steps`: steps of a regular expression; `cases`: one test for a table of cases.
 

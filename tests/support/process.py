@@ -24,6 +24,7 @@ from typing import Any, Final
 from chaos.parts.client import Client, fetch
 from chaos.parts.http import Message
 from sidecar.process.children import tied_to_parent
+from tests.support.files import replace
 
 LOOP: Final = os.environ.get("TEST_LOOP", "uvloop")
 """Event loop of the sidecars: `asyncio`, or `uvloop` where it is installed."""
@@ -184,11 +185,8 @@ class Sidecar:
         return state
 
     def write(self, policy: dict[str, Any] | str) -> None:
-        """Replace the policy file atomically, as editors do."""
-        text = policy if isinstance(policy, str) else json.dumps(policy, indent=2)
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.replace(self.path)
+        """Replace the policy file."""
+        replace(self.path, policy if isinstance(policy, str) else json.dumps(policy, indent=2))
 
     @contextlib.asynccontextmanager
     async def under(self, policy: dict[str, Any]) -> AsyncIterator[Sidecar]:

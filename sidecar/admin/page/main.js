@@ -73,7 +73,9 @@ function render() {
   panels.breakers(model, force);
   panels.endpoints(model);
   panels.refusals(model);
+  panels.observed(model);
   panels.limits(model);
+  panels.rates(model);
   panels.budgets(model);
   panels.worth(model);
   panels.caches(model, purge);

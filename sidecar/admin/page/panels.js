@@ -238,6 +238,16 @@ export function refusals(model) {
   ], rows, (r) => `${r.route} ${r.reason} ${r.where}`, "Nothing has been refused.");
 }
 
+export function observed(model) {
+  const rows = model.parts.observed ?? [];
+  $("#observed").hidden = !rows.length;
+  fill($("#observed"), [
+    { title: "Route or upstream", value: (r) => r.owner, kind: "name" },
+    { title: "Policy", value: (r) => r.policy, kind: "mono" },
+    { title: "Would have refused", value: (r) => number(r.count), kind: "n" },
+  ], rows, (r) => `${r.owner} ${r.policy}`, "");
+}
+
 export function limits(model) {
   const rows = list(model.parts["state.concurrency"]);
   $("#limits").hidden = !rows.length;
@@ -248,6 +258,21 @@ export function limits(model) {
     { title: "", value: (r, td) => bar(td, r.active / (r.limit || 1), tone(r), `${r.active} of ${r.limit}`), kind: "fit wide-only" },
     { title: "In flight", value: (r) => `${number(r.active)} of ${number(r.limit)}${r.adaptive ? ", adaptive" : ""}${beside(`${ownerOf(r.name)}.concurrency.max`)}`, kind: "n", tone },
     { title: "Queue", value: (r) => `${number(waiting(r))} of ${number(r.queue)}`, kind: "n", tone: (r) => (waiting(r) ? "warn" : null) },
+  ], rows, (r) => r.name, "No limits.");
+}
+
+const SHARED_BY = { process: "in each process", workers: "in all workers", fleet: "in store" };
+
+export function rates(model) {
+  const rows = [...list(model.parts["state.rate_limit"]), ...list(model.parts["state.quota"])];
+  $("#rates").hidden = !rows.length;
+  const away = (r) => r.store_up === false;
+  fill($("#rates"), [
+    { title: "Limit of", value: (r) => r.name.replace(/:in [^:]*$/, ""), kind: "name" },
+    { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },
+    { title: "Counted", value: (r) => `${SHARED_BY[r.shared_by]}${r.shared_by === "fleet" ? ` ${r.store}` : ""}${away(r) ? ", which is away" : ""}`, tone: (r) => (away(r) ? "warn" : null) },
+    { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (r.keys >= r.max_keys ? "warn" : null) },
+    { title: "Refused", value: (r) => number(r.refused), kind: "n" },
   ], rows, (r) => r.name, "No limits.");
 }
 

@@ -12,6 +12,7 @@ from sidecar.core import events
 from sidecar.core.env import Env, TimerHandle
 from sidecar.core.message import Headers
 from sidecar.core.spec import Secret, SecretFile, reveal
+from sidecar.file_watch import FileFacts, FileWatch, look
 from sidecar.identity.outgoing.spec import HeaderSpec
 
 POLL: Final = 1.0
@@ -76,6 +77,7 @@ class HeaderCredentials(Credentials):
         self._secret: Secret = spec.value
         self._env = env
         self._timer: TimerHandle | None = None
+        self._watch = FileWatch(self._facts())
         self._value = self._read()
         self._changed_at = env.now()
 
@@ -95,15 +97,20 @@ class HeaderCredentials(Credentials):
         return self._value
 
     def reject(self, value: bytes) -> bool:
-        if value == self._value:
-            self._look()
+        if value == self._value:  # what is in the file is no worse, even if it is still being written
+            self._watch = FileWatch(self._facts())
+            self._update()
         return value != self._value
 
     def _poll(self) -> None:
         self._timer = self._env.call_later(POLL, self._poll)
-        self._look()
+        if self._watch.is_due(self._facts()):
+            self._update()
 
-    def _look(self) -> None:
+    def _facts(self) -> FileFacts:
+        return look(self._secret.file) if isinstance(self._secret, SecretFile) else ()
+
+    def _update(self) -> None:
         """Read the secret again, and keep the last one if that fails."""
         try:
             value = self._read()

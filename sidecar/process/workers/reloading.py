@@ -23,7 +23,7 @@ from sidecar.config.files import Source
 from sidecar.config.load import Loaded, load
 from sidecar.config.spec import PolicySpec
 from sidecar.control.reload import EVENTS, FILE, HISTORY, Rejected, Reload, check_restart
-from sidecar.control.watch import fingerprint
+from sidecar.control.watch import PolicyWatch, fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.downstream.sockets import socket_key
@@ -83,12 +83,11 @@ class Reloading:
         """Gets the masks for values from environment variables, before any of these values is used."""
         self.on_applied: Callable[[], Awaitable[None]] | None = None
         """Called after policies were put in force."""
-        self._path = path
+        self._watch = PolicyWatch(path, files.read, fingerprint)
         self._sources = sources
         self._warnings = tuple(map(str, loaded.warnings))
         self._rejected = ""
         """Digest of the last rejected content; empty after policies were applied."""
-        self._seen = fingerprint(path)
         self._env = env
         self._registry = registry
         self._children = children
@@ -129,9 +128,14 @@ class Reloading:
         if (vote := self._votes.get(worker)) is not None:
             vote.end({"problems": [f"worker {worker + 1} has ended"]})
 
+    @property
+    def pause(self) -> float:
+        """Seconds until the files are to be looked at again."""
+        return self._watch.pause
+
     async def reload_if_changed(self) -> None:
-        """Reload if the files have changed."""
-        if await asyncio.to_thread(fingerprint, self._path) != self._seen:
+        """Reload if the files have changed and are whole."""
+        if await asyncio.to_thread(self._watch.is_due):
             await self.reload(FILE)
 
     async def reload(self, trigger: str) -> Reload:
@@ -139,7 +143,7 @@ class Reloading:
         async with self._turn:
             digest = ""
             try:
-                sources = await asyncio.to_thread(self._read)
+                sources = await asyncio.to_thread(self._watch.read)
                 digest = files.digest(sources)
                 if trigger == FILE and digest in (self.digest, self._rejected):
                     unchanged = Reload(self._env.wall(), trigger, digest, "unchanged")
@@ -160,11 +164,6 @@ class Reloading:
                 problems = (f"the sidecar failed to apply the policies: {error!r}",)
             self._rejected = digest
             return self._note(Reload(self._env.wall(), trigger, digest, "rejected", problems))
-
-    def _read(self) -> list[Source]:
-        """Return the policy files, after taking their fingerprint."""
-        self._seen = fingerprint(self._path)  # before reading, so that a change meanwhile is not missed
-        return files.read(self._path)
 
     async def _replace(self, trigger: str, digest: str, sources: list[Source]) -> Reload:
         """Load policies, let all workers prepare and apply them; raise if one of the steps fails."""

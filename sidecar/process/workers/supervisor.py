@@ -249,5 +249,5 @@ class Supervisor:
     async def _watch(self) -> None:
         """Reload changed policy files.  Apart from `_tick`, which ends workers that hang meanwhile."""
         while True:
-            await self._env.sleep(TICK_SECONDS)
+            await self._env.sleep(self.reloading.pause)
             await self.reloading.reload_if_changed()

@@ -26,9 +26,7 @@ def load(spec: GrpcSpec, policy_file: str) -> tuple[DescriptorSet, Bindings]:
     """Return the types and the bindings of a block.  Raises `ValueError` with the path, the reason and the remedy."""
     path = path_of(spec, policy_file)
     try:
-        facts = os.stat(path)
-        stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
-        types = _read(path, stamp)
+        types = _read(path, _stamp(path))
         return types, _bind(types, spec.services, spec.ignore_query, spec.streams == "websocket")
     except OSError as error:
         raise ValueError(
@@ -38,12 +36,21 @@ def load(spec: GrpcSpec, policy_file: str) -> tuple[DescriptorSet, Bindings]:
         raise ValueError(f"names the descriptor set {path}, which {error}") from None
 
 
+def _stamp(path: str) -> tuple[int, int, int]:
+    """Return inode, time in nanoseconds and size of a file."""
+    facts = os.stat(path)
+    return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
 @lru_cache(maxsize=16)
 def _read(path: str, stamp: tuple[int, int, int]) -> DescriptorSet:
     if stamp[2] > MOST_BYTES:
         raise DescriptorError(f"has more than {MOST_BYTES} bytes; leave out services that are not called")
     with open(path, "rb") as file:
-        return read_descriptors(file.read(MOST_BYTES + 1))
+        data = file.read(MOST_BYTES + 1)
+    if _stamp(path) != stamp:  # half of a descriptor set can be valid
+        raise DescriptorError("was written while it was read; load the policies again")
+    return read_descriptors(data)
 
 
 @lru_cache(maxsize=16)

@@ -7,23 +7,21 @@
 
 Rules:
 
-1. The file is polled by `stat`, following links, as policy files are: a watch by the kernel misses renames by which
-   Kubernetes replaces mounted files.
-2. A changed file is read once two polls find the same facts, so not while it is being written.
-3. A file that is missing, too large, without endpoints or wrong in any line changes nothing; the problem names the
+1. The file is polled (`file_watch`), so it is not read while it is being written.
+2. A file that is missing, too large, without endpoints or wrong in any line changes nothing; the problem names the
    line.
-4. Other words than weight, priority and zone are labels.  With `subset`, endpoints without its labels are left out.
+3. Other words than weight, priority and zone are labels.  With `subset`, endpoints without its labels are left out.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from sidecar.file_watch import FileWatch, look
 from sidecar.upstream.discovery.discovery import Discovery
 from sidecar.upstream.discovery.spec import LABEL_NAME, LABEL_VALUE, DiscoverSpec
 from sidecar.upstream.endpoint import Target, parse_endpoint
@@ -49,28 +47,19 @@ class FileSource:
 
     async def run(self, sink: Discovery) -> None:
         """Read the file now, and again after each change."""
-        read = seen = self.look()
+        path = str(self._path)
+        watch = FileWatch(look(path))
         self.read(sink)
         while True:
             await sink.env.sleep(POLL_SECONDS)
-            found = self.look()
-            if found != seen:
-                seen = found
-            elif found != read:
-                read = found
+            if watch.is_due(look(path)):
                 self.read(sink)
+            elif watch.is_changing:
+                continue
             elif not sink.problem:
                 sink.confirm()
             else:
                 sink.drop_if_old()
-
-    def look(self) -> tuple[int, ...]:
-        """Return the identity, size and times of the file, or the number of the error; only for comparison."""
-        try:
-            stat = os.stat(self._path)
-        except OSError as error:
-            return (-(error.errno or 0),)
-        return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
     def read(self, sink: Discovery) -> None:
         """Read the file and report the endpoints."""

@@ -12,8 +12,9 @@ from sidecar.config.files import Source
 from sidecar.config.process_spec import ListenerSpec
 from sidecar.control import reload
 from sidecar.control.compiler import Snapshot
-from sidecar.control.reload import HISTORY, POLL_SECONDS, Control, PolicySource
+from sidecar.control.reload import HISTORY, Control, PolicySource
 from sidecar.control.state import StateStore
+from sidecar.control.watch import POLL_SECONDS, SETTLE_SECONDS
 from sidecar.core import events, metrics
 from tests.support.clock import FakeEnv
 from tests.support.loop import settle, virtual, virtual_env
@@ -301,6 +302,46 @@ async def test_the_watch_applies_what_changes_and_reports_what_is_bad_once() -> 
     ]  # fmt: skip
     assert setup.disk.reads == 7
     watching.cancel()
+
+
+@virtual
+async def test_half_of_a_file_is_not_put_in_force() -> None:
+    setup = Setup()
+    await setup.control.reload("start")
+    watching = asyncio.ensure_future(setup.control.watch())
+    half = OTHER[: OTHER.rindex("  - {name")]
+    for text in ("", half, OTHER):  # a program cuts the file off and writes it in pieces
+        setup.disk.files["p.yaml"] = text
+        await asyncio.sleep(POLL_SECONDS if text == "" else SETTLE_SECONDS)
+        assert [reload.result for reload in setup.control.history] == ["applied"]
+    await asyncio.sleep(2 * SETTLE_SECONDS)
+    assert [(reload.result, reload.removed) for reload in setup.control.history][1:] == [("applied", ("b",))]
+    assert setup.disk.reads == 2
+    setup.disk.files["p.yaml"] = half
+    await asyncio.sleep(2 * POLL_SECONDS)
+    assert setup.control.history[-1].removed == ("c",), "a whole file with these routes is valid"
+    watching.cancel()
+
+
+@pytest.mark.parametrize(("changes", "routes", "reads"), [(1, ["a", "c"], 2), (9, ["a"], 3)])
+@virtual
+async def test_files_that_change_while_they_are_read_are_read_again(
+    changes: int, routes: list[str], reads: int
+) -> None:
+    setup = Setup(GOOD[: GOOD.rindex("  - {name")])
+    read = setup.disk.read
+
+    def slow(path: str) -> list[Source]:
+        found = read(path)
+        if setup.disk.reads <= changes:
+            setup.disk.files["p.yaml"] = OTHER if setup.disk.reads == changes else f"{setup.disk.files['p.yaml']}#\n"
+        return found
+
+    setup.control._watch._read = slow
+    await setup.control.reload("signal")
+    assert setup.control.snapshot is not None
+    assert list(setup.control.snapshot.routes) == routes
+    assert setup.disk.reads == reads, "the watch reads what changes again and again"
 
 
 @virtual

@@ -92,6 +92,8 @@ def test_a_file_that_becomes_ambiguous_leaves_the_keys_in_force(tmp_path: Path) 
     source = FileKeys("corporate", str(path), env)
     path.write_text(json.dumps({"keys": [ES, SHARED, OTHER]}))
     source.poll()
+    assert not source.problem, "the file may still be being written"
+    source.poll()
     assert [each.id for each in source.keys.keys] == ["ec"]
     assert source.keys.keys[0].is_current
     assert "write two identities" in source.problem

@@ -327,11 +327,11 @@ async def test_keys_from_a_file_follow_it() -> None:
         rig = Rig(KeyServer(), url=None, file=str(path))
         assert isinstance(await rig.ask(rig.fresh(1)), Caller)
         path.write_text("{")
-        await rig.env.sleep(2)
+        await rig.env.sleep(3)
         assert isinstance(await rig.ask(rig.fresh(2)), Caller), "a broken file changes nothing"
         assert "not JSON" in rig.identity.source.describe()["problem"]
         path.write_text(json.dumps({"keys": [jwk(key("EC", "two"))]}))
-        await rig.env.sleep(2)
+        await rig.env.sleep(3)
         assert isinstance(await rig.ask(rig.fresh(1)), Rejection)
         assert isinstance(await rig.ask(sign(key("EC", "two"))), Caller)
         rig.identity.source.retire()

@@ -11,6 +11,7 @@ import pytest
 from sidecar.core.exchange import Caller
 from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Wait
+from sidecar.file_watch import FileWatch
 from sidecar.identity import api_keys, keys
 from sidecar.identity.verdict import Rejection
 from sidecar.stages import BY_NAME
@@ -67,7 +68,8 @@ async def test_a_key_is_rotated_without_a_refused_request(tmp_path: Path) -> Non
     found = make("api_key", env, file=str(path))
     for listed, valid in (([old], {"old"}), ([old, new], {"old", "new"}), ([new], {"new"})):
         key_file(tmp_path, *listed)
-        found._seen = None  # the change may fall within the resolution of the file's times
+        found._watched = FileWatch(None)  # the change may fall within the resolution of the file's times
+        await found.poll()
         await found.poll()
         for name in ("old", "new"):
             verdict = await ask_other(found, env, headers={"x-api-key": name})

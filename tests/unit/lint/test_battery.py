@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from chaos.scenario.files import SCENARIOS, Loaded
-from chaos.scenario.files import load as load_scenarios
+from chaos.scenario.files import Loaded
 from chaos.scenario.files import policies as policies_of
 from sidecar.config.files import Source
 from sidecar.config.load import load
 from sidecar.lint.run import lint
+from tests.support import scenarios
 from tests.support.cases import each
 
 
@@ -60,8 +60,7 @@ TABLE: Final[dict[str, Weakened | str]] = {
     "zone_outage": Weakened("shop", "min_healthy: 1", "min_healthy: 0", "R070"),
 }  # fmt: skip
 """Weakening of each scenario, or the reason why lint cannot find one."""
-SCENARIO: Final = {loaded.name: loaded for loaded in load_scenarios([SCENARIOS])}
-TABLE |= dict.fromkeys((name for name, loaded in SCENARIO.items() if not loaded.scenario.decisive), NO_BLOCK)
+TABLE |= dict.fromkeys((name for name, loaded in scenarios.ALL.items() if not loaded.scenario.decisive), NO_BLOCK)
 
 
 def found(sources: list[Source]) -> set[tuple[str, str]]:
@@ -75,12 +74,12 @@ def found(sources: list[Source]) -> set[tuple[str, str]]:
 
 
 def test_the_table_has_every_scenario() -> None:
-    assert TABLE.keys() == SCENARIO.keys()
+    assert TABLE.keys() == scenarios.ALL.keys()
     assert sum(isinstance(each, Weakened) for each in TABLE.values()) >= 20
-    assert all(SCENARIO[name].scenario.decisive for name, each in TABLE.items() if each != NO_BLOCK)
+    assert all(scenarios.ALL[name].scenario.decisive for name, each in TABLE.items() if each != NO_BLOCK)
 
 
-@each([(SCENARIO[name], case) for name, case in TABLE.items() if isinstance(case, Weakened)])
+@each([(scenarios.ALL[name], case) for name, case in TABLE.items() if isinstance(case, Weakened)])
 def test_a_weakened_block_is_found(case: tuple[Loaded, Weakened]) -> None:
     loaded, (service, old, new, rule) = case
     sources = policies_of(loaded, service)

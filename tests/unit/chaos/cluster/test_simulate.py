@@ -11,11 +11,12 @@ import pytest
 
 from chaos.cluster.simulate import simulate
 from chaos.margin import margin
-from chaos.scenario.files import SCENARIOS, Loaded, load
+from chaos.scenario.files import Loaded
 from chaos.verdict.judge import judge, passed
 from chaos.verdict.recording import Recording
+from tests.support import scenarios
 
-ALL = {loaded.name: loaded for loaded in load([SCENARIOS]) if loaded.scenario.simulated}
+ALL = {name: loaded for name, loaded in scenarios.ALL.items() if loaded.scenario.simulated}
 
 
 @cache

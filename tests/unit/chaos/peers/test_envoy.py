@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from chaos.peers import envoy
-from chaos.scenario.files import SCENARIOS, Loaded, load, policies
+from chaos.scenario.files import SCENARIOS, Loaded, policies
 from sidecar.config.files import Source
 from sidecar.config.load import load as load_text
+from tests.support import scenarios
 from tests.unit.chaos.scenario.test_scenarios import Environment
 
-COMPARED = [each for each in load([SCENARIOS]) if "envoy" in each.scenario.arms]
+COMPARED = [each for each in scenarios.ALL.values() if "envoy" in each.scenario.arms]
 
 
 def made(loaded: Loaded, service: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[envoy.Peer, Any]:

@@ -17,23 +17,30 @@ from click.testing import CliRunner
 from chaos.battery import Arm, Result, document, replayed, simulated
 from chaos.cli import main
 from chaos.scenario.files import SCENARIOS, Loaded, block, load
+from chaos.verdict import charts
 from chaos.verdict.compare import compare
 from chaos.verdict.judge import judge
 from chaos.verdict.junit import junit_xml
 from chaos.verdict.report import page
+from tests.support import scenarios
 
 VOID = {"meta", "br", "line", "rect", "path", "input"}
 
 
 @pytest.fixture(scope="module")
 def results() -> list[Result]:
-    chosen = [each for each in load([SCENARIOS]) if each.name in ("slow_dependency", "bad_policy")]
+    chosen = [scenarios.ALL[name] for name in ("bad_policy", "slow_dependency")]
     return [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen]
 
 
 @pytest.fixture(scope="module")
 def html(results: list[Result]) -> str:
     return page(results)
+
+
+def test_the_axis_of_time_counts_whole_seconds_from_the_start_of_the_faults() -> None:
+    chart = charts.lines("a", [], charts.Frame(-1.5, 7.5, ()), 1.0, str)
+    assert re.findall(r'text-anchor="middle">([^<]*)<', chart) == ["0", "2", "4", "6"]
 
 
 def test_the_page_is_well_formed(html: str) -> None:
@@ -100,14 +107,14 @@ def test_junit_has_a_case_for_each_expectation(results: list[Result]) -> None:
 
 
 def test_a_recording_is_judged_again_as_before(results: list[Result]) -> None:
-    again = replayed(json.loads(json.dumps(document(results))), load([SCENARIOS]))
+    again = replayed(json.loads(json.dumps(document(results))), list(scenarios.ALL.values()))
     assert [[arm.verdicts for arm in result.arms] for result in again] == [
         [arm.verdicts for arm in result.arms] for result in results
     ]
 
 
 def test_a_failed_run_says_what_was_taken_out(results: list[Result]) -> None:
-    loaded = next(each for each in load([SCENARIOS]) if each.name == "slow_dependency")
+    loaded = scenarios.ALL["slow_dependency"]
     failed = simulated(loaded, ["sidecar"], 1, without=True)
     assert not failed.passed
     assert "NOT met" in failed.headline
@@ -166,7 +173,7 @@ def test_the_line_is_that_of_the_block(tmp_path: Path) -> None:
 
 
 def test_the_sentence_follows_the_verdict(results: list[Result]) -> None:
-    loaded = next(each for each in load([SCENARIOS]) if each.name == "hard_down_dependency")
+    loaded = scenarios.ALL["hard_down_dependency"]
     assert simulated(loaded, ["bare"], 1).cause.startswith("With sidecars it is contained by `routes.for.fallback`")
     assert "taken out: `routes.for.fallback`" in simulated(loaded, ["sidecar"], 1, without=True).cause
     (refused,) = (result for result in results if result.name == "bad_policy")

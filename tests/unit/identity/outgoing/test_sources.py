@@ -322,6 +322,9 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     found.start()
     found.start()
     assert found.value(env.now()) == await found.obtain(NEVER) == b"Bearer one"
+    path.write_text("tw")
+    await env.sleep(0.9)
+    assert found.value(env.now()) == b"Bearer one", "the file may still be being written"
     draft = tmp_path / "draft"
     draft.write_text("two\n")
     os.replace(draft, path)
@@ -334,7 +337,7 @@ async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     (told,) = env.emitted(events.CREDENTIALS_FAILED)
     assert "cannot be read" in told["reason"]
     path.write_text("three\r\ninjected: 1")
-    await env.sleep(2)
+    await env.sleep(3)
     assert found.value(env.now()) == b"Bearer two"
     path.write_text("three")
     assert found.reject(b"Bearer two"), "a rejected secret is looked up at once"

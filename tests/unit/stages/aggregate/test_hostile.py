@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from tests.support.backends import Answer, answer
+from tests.support.backends import RESET, Answer, answer
 from tests.support.loop import virtual
 from tests.unit.stages.aggregate.test_stage import ANSWER, Page, policies
 
@@ -254,3 +254,32 @@ async def test_items_of_a_list_are_values_as_any_other(items: bytes) -> None:
     body = json.loads((await page.get()).body)
     assert body["items"] == ([None, 1] if b"a/b" in items else None)
     assert set(page.services.of("users")) <= {"users/item/a%2Fb"}
+
+
+LIST = """
+        orders: {upstream: orders, path: "/orders"}
+        items: {route: item, path: "/item/{item}", each: {of: "{parts.orders./ids}", max: 1000, at_once: 1}}"""
+ITEM = "  - {name: item, listener: none, match: {path: '/item/{n}'}, upstream: users, cache: {ttl: 60s}}\n"
+
+
+@pytest.mark.parametrize(
+    ("items", "upstream", "reason"),
+    [
+        ([None] * 1000, "", "no_value"),  # requests that are not made
+        ([7] * 1000, "", "ok"),  # one request for all, and a hit of a cache at the second time
+        (list(range(1000)), ", circuit_breaker: {consecutive_failures: 1}", "breaker_open"),
+    ],
+)
+@virtual
+async def test_a_long_list_of_requests_that_end_at_once_is_answered(
+    items: list[object], upstream: str, reason: str
+) -> None:
+    answers = {"orders/orders": answer(b'{"ids": %b}' % json.dumps(items).encode()), "users/item/7": answer(b"1")}
+    answers["users/item/0"] = RESET
+    page = Page(policies(LIST, "      max_calls: 5000\n", upstream=upstream) + ITEM, answers)
+    for _ in range(2):
+        found = await page.get()
+    assert found.status == 200
+    assert page.results()["items[0]"] == reason
+    assert json.loads(found.body)["items"] == ([1] * 1000 if reason == "ok" else None)
+    assert len(found.get("server-timing")) < 8192, "a client refuses longer heads"

@@ -22,6 +22,7 @@ from sidecar.grpc.framing import frame
 from sidecar.grpc.wire import varint
 from sidecar.stages.retry import stage as retry
 from sidecar.stages.retry.spec import Spec as RetrySpec
+from sidecar.stages.translate import source
 from sidecar.stages.translate import stage as translate
 from sidecar.stages.translate.spec import Spec
 from sidecar.stages.translate.stage import LONGEST_PEEK
@@ -505,6 +506,16 @@ def test_a_descriptor_set_that_cannot_be_used_is_an_error_of_the_block(tmp_path:
             build(make_env(), ScriptedService(200), tmp_path, descriptors=str(path), services=["shop.Nope"])
         assert error in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+def test_a_descriptor_set_that_is_written_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first half of one can be valid, with the first of its services."""
+    stamps = iter([(1, 0, 9), (1, 0, 99)])
+    monkeypatch.setattr(source, "_stamp", lambda _: next(stamps))
+    with pytest.raises(ValueError, match="was written while it was read; load the policies again"):
+        build(make_env(), ScriptedService(200), tmp_path)
 
 
 def build_with_retry(env: Any, inner: Any, folder: Path) -> Any:

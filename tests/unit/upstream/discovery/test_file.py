@@ -16,6 +16,7 @@ from sidecar.upstream.discovery.discovery import Discovery
 from sidecar.upstream.discovery.file import FileSource, parse
 from sidecar.upstream.endpoint import EndpointSet, Target
 from sidecar.upstream.spec import UpstreamSpec
+from tests.support.files import replace
 from tests.support.loop import virtual, virtual_env
 
 
@@ -31,10 +32,7 @@ class Bench:
         self.discovery = Discovery(self.set, spec.discover, self.env, FileSource)
 
     def write(self, text: str) -> None:
-        """Replace the file by a rename."""
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(text)
-        fresh.replace(self.path)
+        replace(self.path, text)
 
     @property
     def urls(self) -> list[str]:
