@@ -114,7 +114,8 @@ class _Second:
                 if twin.arms:
                     message = "differs beside a rollout of its own; end one of them first"
                     self._report.error(arm.node.mark, arm.node.path, message)
-                routes.append(replace(twin, arms=(arm,), shares=(rule.share or 0.0,), rollout=rule))
+                placed = twin.node.with_items(twin.node.items | {CANDIDATE: self._section})
+                routes.append(replace(twin, arms=(arm,), shares=(rule.share or 0.0,), rollout=rule, node=placed))
                 check_rollout(routes[-1], self._stable.node, self._report)
         names = {name_of_part(each, part) for each in different for part in self._routes[each].parts}
         routes += [self._arm(each) for each in self._tried.routes if each.name in names]
