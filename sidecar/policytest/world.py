@@ -91,9 +91,8 @@ class World:
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
         self._names = names
-        multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2") | {
-            NAME_HTTP2
-        }
+        multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2")
+        multiplexed |= {NAME_HTTP2}
         has_parts = any(route.parts for route in spec.routes)
         self.script = Script(self.env, names, multiplexed, messages, has_parts=has_parts)
         loop.network.accept = self.script.accept

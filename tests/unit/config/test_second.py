@@ -149,6 +149,8 @@ def test_an_observed_set_counts_only() -> None:
         "differs in upstream, which mode: observe does not show; a share of the requests would"
     ]
     assert home.arms == (), "its upstream alone differs"
+    assert list(loaded.spec.upstreams) == ["app", "other"], "an observed set has no upstreams of its own"
+    assert shop.arms[0].upstream == "app"
 
 
 @pytest.mark.parametrize(
