@@ -259,7 +259,7 @@ def verdicts(path: str, seed: int, as_json: bool) -> None:
     """Run a few scenarios in virtual time, with the values of policies in place of those of their sidecars.
 
     The values are those of the first route to the own service and of the first to another one, with their upstreams.
-    Caches, fallbacks and what a simulated service has no use for are left out.
+    Caches, fallbacks, rate limits, quotas and what a simulated service has no use for are left out.
     """
     from chaos.deep import verdicts as judge
     from sidecar.config import files

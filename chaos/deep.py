@@ -40,6 +40,8 @@ CASCADES: Final = ("retry_storm", "slow_dependency", "one_bad_of_three", "flappi
 """Scenarios of the verdicts: one of each kind of cascade, and quick to simulate."""
 OWN: Final = ("name", "match", "upstream", "listener")
 """Keys of a route that say which requests it takes."""
+RATES: Final = ("rate_limit", "quota")
+"""Blocks with numbers of requests, which fit no other traffic."""
 
 
 def margins(sources: Sequence[Source], environ: Mapping[str, str], routes: Sequence[str]) -> dict[str, float]:
@@ -78,6 +80,8 @@ def verdicts(sources: Sequence[Source], environ: Mapping[str, str], seed: int = 
     for loaded in load([SCENARIOS / f"{name}.yaml" for name in CASCADES]):
         (arm,) = simulated(loaded._replace(values=values), [RECOMMENDED], seed).arms
         missed = [f"{each.what}: {each.measured}, wanted {each.limit}" for each in arm.verdicts if not each.passed]
+        if trouble := arm.recording.trouble:
+            missed = [f"could not be simulated: {trouble.splitlines()[0]}"]
         found.append(Contained(loaded.name, loaded.scenario.title, missed))
     return found
 
@@ -90,17 +94,16 @@ def values_of(document: dict[str, Any]) -> Values:
 
     def blocks(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the blocks of the first route."""
-        return {key: each for key, each in chosen[0].items() if key not in (*LEFT_OUT, *OWN)} if chosen else {}
+        return {key: each for key, each in chosen[0].items() if key not in (*LEFT_OUT, *OWN, *RATES)} if chosen else {}
 
     def settings(chosen: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the settings of the upstream of the first route."""
         upstream = document["upstreams"][chosen[0]["upstream"]] if chosen else {}
-        found = {key: each for key, each in upstream.items() if key not in (*NAMED, "endpoints")}
-        return found | ({"policy": _trimmed(found["policy"])} if "policy" in found else {})
+        found = {key: each for key, each in upstream.items() if key not in (*NAMED, *RATES, "endpoints")}
+        return found | ({"policy": _trimmed(found["policy"], RATES)} if "policy" in found else {})
 
-    return Values(
-        blocks(serves), blocks(calls or serves), settings(serves), settings(calls or serves), _layers(document)
-    )
+    calls = calls or serves
+    return Values(blocks(serves), blocks(calls), settings(serves), settings(calls), _layers(document, RATES))
 
 
 def alone(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -120,13 +123,14 @@ def alone(document: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def _layers(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections `policies` and `defaults` without what the simulated service has no use for."""
+def _layers(document: dict[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the sections `policies` and `defaults` without what the simulated service has no use for, and others."""
     layers = {key: document[key] for key in ("policies", "defaults") if isinstance(document.get(key), dict)}
-    bundles = {key: _trimmed(each) for key, each in layers.get("policies", {}).items()}
-    return {"policies": bundles, "defaults": _trimmed(layers.get("defaults", {}))}
+    bundles = {key: _trimmed(each, others) for key, each in layers.get("policies", {}).items()}
+    return {"policies": bundles, "defaults": _trimmed(layers.get("defaults", {}), others)}
 
 
-def _trimmed(layer: Any) -> Any:
-    """Return one layer of policies without what the simulated service has no use for."""
-    return {key: each for key, each in layer.items() if key not in LEFT_OUT} if isinstance(layer, dict) else {}
+def _trimmed(layer: Any, others: Sequence[str] = ()) -> Any:
+    """Return one layer of policies without what the simulated service has no use for, and without other keys."""
+    left_out = (*LEFT_OUT, *others)
+    return {key: each for key, each in layer.items() if key not in left_out} if isinstance(layer, dict) else {}

@@ -76,11 +76,18 @@ def test_the_values_are_those_of_the_first_route_of_each_direction() -> None:
     document = {
         "policies": {"one": {"timeout": {"request": "1s"}, "cache": {}}},
         "upstreams": {
-            "app": {"endpoints": ["http://a:80"], "concurrency": {"max": 9}},
+            "app": {"endpoints": ["http://a:80"], "concurrency": {"max": 9}, "rate_limit": []},
             "other": {"endpoints": ["http://b:80"], "tls": {}, "ejection": {}, "policy": {"fault": {}, "hedge": {}}},
         },
         "routes": [
-            {"name": "call", "listener": "outbound", "upstream": "other", "match": {"host": "b"}, "retry": {}},
+            {
+                "name": "call",
+                "listener": "outbound",
+                "upstream": "other",
+                "match": {"host": "b"},
+                "retry": {},
+                "quota": [],
+            },
             {"name": "serve", "listener": "inbound", "upstream": "app", "use": ["one"], "authenticate": {}},
             {"name": "later", "listener": "inbound", "upstream": "app", "hedge": {}},
         ],
@@ -97,6 +104,14 @@ def test_recommended_values_contain_the_cascades_and_bare_ones_do_not(monkeypatc
     bare = verdicts([Source("bare.yaml", BARE)], {})
     assert [each.scenario for each in bare if each.missed] == ["retry_storm", "slow_dependency"]
     assert "wanted" in bare[0].missed[0]
+
+
+def test_values_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deep, "CASCADES", ("retry_storm",))
+    text = BARE.replace(b"upstream: payments,", b"upstream: payments, concurrency: {max: 2, queue: 1, by: x},")
+    (found,) = verdicts([Source("bare.yaml", text)], {})
+    assert len(found.missed) == 1
+    assert found.missed[0].startswith("could not be simulated: ")
 
 
 def test_the_command_prints_verdicts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
