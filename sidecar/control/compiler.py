@@ -497,7 +497,7 @@ class Compilation:
         if not any(each.arms for each in self.spec.routes):
             return
         from sidecar.rollout.arms import Arms, Settings
-        from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
+        from sidecar.rollout.stage import ArmStage, TimedArmStage
 
         for each in self.spec.routes:
             rule = each.rollout
@@ -511,7 +511,7 @@ class Compilation:
             is_timed = rule.return_when is not None and rule.return_when.p99 is not None
             for number, name in enumerate(names):
                 if rule.return_when is None:
-                    self.arm_stages[name] = ArmCounter(arms.counts(number))
+                    self.arm_stages[name] = arms.counter(number)
                 else:
                     self.arm_stages[name] = (
                         TimedArmStage(arms, number, self.env.now) if is_timed else ArmStage(arms, number)
