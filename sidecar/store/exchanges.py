@@ -44,14 +44,14 @@ class Counts(Protocol):
     async def close(self) -> None: ...
 
 
-class Shared(Protocol):
+class StoreLimit(Protocol):
     """Limit of a store, as this process uses it."""
 
     lessee: Any
     """Leases of the limit: a `RateLessee` or a `QuotaLessee`."""
 
 
-L = TypeVar("L", bound=Shared)
+L = TypeVar("L", bound=StoreLimit)
 C = TypeVar("C", bound=Counts)
 
 
