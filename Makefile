@@ -10,7 +10,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-COMPILED_TESTS ?= tests/wire tests/contract tests/unit/cache tests/unit/core tests/unit/downstream tests/unit/engine tests/unit/upstream tests/unit/stages tests/unit/transform
+COMPILED_TESTS ?= tests/wire tests/contract $(patsubst %,tests/unit/%,cache core downstream engine http2 stages transform upstream) \
+    $(patsubst %,tests/e2e/test_%.py,grpc http2 identities killed_workers quotas redis_limits resilience shop streaming websocket workers)
 
 override BIN := $(VENV)/bin
 override PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -55,15 +56,18 @@ site: $(VENV)/.site  ## the documentation as a site that needs no network, into 
 screenshots: $(VENV)/.dev  ## the pictures of the documentation, from real runs (needs chromium)
 	@$(BIN)/python -m tests.docs.screenshots
 
-compiled: $(VENV)/.bench  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
+compiled: build/compiled/.built  ## the request path as C extensions, into build/compiled (needs a C compiler and python3-dev)
+
+build/compiled/.built: $(shell find sidecar chaos policies -type f -not -name '*.pyc') hatch_build.py pyproject.toml $(VENV)/.bench
 	@rm -rf build/compiled build/wheel
 	@HATCH_BUILD_HOOKS_ENABLE=1 $(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir build/wheel .
 	@$(PIP) install --no-deps --no-index --target build/compiled build/wheel/*.whl
+	@touch $@
 
 testasyncio: $(VENV)/.dev  ## the tests with real processes, whose sidecars run on asyncio's own loop instead of uvloop
 	@TEST_LOOP=asyncio $(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/neighbours
 
-testcompiled: $(VENV)/.bench  ## the tests of the request path against those extensions (COMPILED_TESTS="tests/e2e" for others)
+testcompiled: $(VENV)/.bench  ## tests of the request path against those extensions, two minutes (COMPILED_TESTS="tests/e2e" for others)
 	@command -v cc >/dev/null && $(BIN)/python -c 'import os, sys, sysconfig; \
 	    sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
 	    echo "testcompiled: skipped, for want of a C compiler (cc) or of Python.h (python3-dev)"; exit 0; }; \
@@ -72,7 +76,7 @@ testcompiled: $(VENV)/.bench  ## the tests of the request path against those ext
 	cp -r bench deploy docs policies pyproject.toml tests build/compiled/* build/tested; \
 	cd build/tested; export PYTHONPATH="$$PWD"; \
 	$(abspath $(BIN))/python -c 'from sidecar.engine.build import describe_build as build; assert build() == "compiled", build()'; \
-	$(abspath $(BIN))/python -m pytest $(COMPILED_TESTS)
+	$(abspath $(BIN))/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(COMPILED_TESTS)
 
 instructions: $(VENV)/.dev  ## instructions of a request under valgrind, beside their limits (INSTRUCTIONS="--write" for new limits)
 	@$(BIN)/python -m bench.instructions $(INSTRUCTIONS)

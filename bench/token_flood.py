@@ -62,6 +62,8 @@ FLOOD: Final = "flood"
 CONTROL: Final = "control"
 HONEST: Final = "honest"
 """Names of the clients."""
+READY: Final = "ready"
+"""Line that a client prints once it begins."""
 NICE: Final = 10
 """Priority of flood and control below that of the other client."""
 SIGNATURE: Final = 256
@@ -195,7 +197,7 @@ def forged(count: int) -> list[bytes]:
 
 
 def be_client(kind: str, port: str, rate: str, seconds: str) -> None:
-    """Run as one of the client processes; print the result as JSON."""
+    """Run as one of the client processes; print a line once the requests are ready, and the result as JSON."""
     total = int(float(rate) * float(seconds))
     if kind == HONEST:
         requests = [f"GET {OPEN} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()] * total
@@ -206,6 +208,7 @@ def be_client(kind: str, port: str, rate: str, seconds: str) -> None:
         addresses = [f"127.0.1.{number + 1}" for number in range(ADDRESSES)]
     with asyncio.Runner(loop_factory=precise_loop if kind == HONEST else uvloop.new_event_loop) as runner:
         client = Client(requests)
+        print(READY, flush=True)
         runner.run(client.run(int(port), float(rate), addresses))
     print(json.dumps(client.result()))
 
@@ -216,8 +219,14 @@ def precise_loop() -> asyncio.AbstractEventLoop:
 
 
 def begin(kind: str, port: int, rate: float, seconds: float) -> subprocess.Popen[str]:
+    """Start a client process, and return it once it sends."""
     argv = [sys.executable, "-m", "bench.token_flood", kind, str(port), str(rate), str(seconds)]
-    return subprocess.Popen(machine.pinned(argv, machine.cores()[1]), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(machine.pinned(argv, machine.cores()[1]), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != READY:
+        process.kill()
+        raise SystemExit(f"the client {kind} has not begun")
+    return process
 
 
 def end(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from math import ceil, floor
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 460, 150
@@ -60,7 +61,7 @@ def lines(title: str, series: Sequence[Series], frame: Frame, top: float, form: 
         dash = DASHES[number % len(DASHES)]
         parts.append(f'<path class="line c{number % COLOURS}" stroke-dasharray="{dash}" d="{path or "M0 0"}"/>')
     said = "; ".join(f"{each.name}: {_range_text(each, form)}" for each in series)
-    return _svg(title, said, HEIGHT, "".join(parts)) + legend([each.name for each in series])
+    return _svg(title, said, HEIGHT, "".join(parts), legend([each.name for each in series]))
 
 
 def _range_text(series: Series, form: Callable[[float], str]) -> str:
@@ -95,7 +96,7 @@ def band(title: str, rows: Sequence[tuple[str, Sequence[tuple[float, float, str]
     parts.append(_axis(frame, height))
     said = "; ".join(f"{name}: " + ", ".join(s for *_, s in states) for name, states in rows)
     names = "".join(f"<li>{escape(name)}</li>" for name, _ in rows)
-    return _svg(title, said, height, "".join(parts)) + f'<ul class="legend">{names}</ul>'
+    return _svg(title, said, height, "".join(parts), f'<ul class="legend">{names}</ul>')
 
 
 def waterfall(title: str, spans: Sequence[tuple[str, float, float, float, str]]) -> str:
@@ -135,16 +136,14 @@ def _shade(frame: Frame, height: float) -> str:
 
 def _axis(frame: Frame, height: float) -> str:
     step = 2 if frame.end - frame.start <= 20 else 5
-    ticks = []
-    at = -(-frame.start // step) * step
-    while at <= frame.end:
-        ticks.append(f'<text class="tick" x="{frame.x(at):.1f}" y="{height - 6}" text-anchor="middle">{at:g}</text>')
-        at += step
-    return "".join(ticks)
+    return "".join(
+        f'<text class="tick" x="{frame.x(at):.1f}" y="{height - 6}" text-anchor="middle">{at}</text>'
+        for at in range(ceil(frame.start / step) * step, floor(frame.end) + 1, step)
+    )
 
 
-def _svg(title: str, said: str, height: float, body: str) -> str:
+def _svg(title: str, said: str, height: float, body: str, below: str = "") -> str:
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
-        f'aria-label="{escape(title)}"><desc>{escape(said)}</desc>{body}</svg></figure>'
+        f'aria-label="{escape(title)}"><desc>{escape(said)}</desc>{body}</svg>{below}</figure>'
     )

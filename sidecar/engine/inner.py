@@ -12,14 +12,18 @@ upstream.  It is a `Call`, so it meets all stages of its pipeline.  Rules:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PROTOCOL, Failure, failed
 from sidecar.engine.pipeline import Call, Pipeline
+
+NO_LIMIT: Final = sys.maxsize
+"""Limit of a body that is not kept."""
 
 
 class Allowance:
@@ -51,12 +55,12 @@ class InnerExchange(Call):
     ) -> None:
         """Call `report_to(inner)` at the end, possibly within `start`; None to call `report` of a subclass.
 
-        `limit` is in bytes.  `allowance` is shared with other exchanges; None without one.
+        `limit` is in bytes.  `allowance` is shared with other exchanges; None without one, and with `discards`.
         """
         Call.__init__(self, pipeline, x, None)
         self.size = 0
         """Bytes of the body so far."""
-        self._limit = limit
+        self._limit = NO_LIMIT if discards else limit
         self._report_to = report_to
         self._allowance = allowance
         self._discards = discards
@@ -103,7 +107,7 @@ class InnerExchange(Call):
 
     def _collect(self, stream: Body) -> None:
         """Collect a body that is still arriving."""
-        if stream.length is not None and stream.length > self._limit and not self._discards:
+        if stream.length is not None and stream.length > self._limit:
             self._refuse(stream)
         else:
             self._pieces = []
@@ -113,8 +117,6 @@ class InnerExchange(Call):
     def _count(self, size: int) -> bool:
         """Count bytes that have arrived; False if there are too many."""
         self.size += size
-        if self._discards:
-            return True
         allowance = self._allowance
         if allowance is not None:
             allowance.left -= size

@@ -1,13 +1,14 @@
 """Identity of bearer tokens that are signed by their issuer (RFC 7519, RFC 8725, RFC 9068).
 
-The cheap checks come first: length, form, header and claims.  Only a token that passes them costs a signature, within
-the bounds of `verification.py`, in its turn, and in a worker thread if its key is slow.  A token that needs a key which
-is not there waits for one fetch of the keys.
+The cheap checks come first: length, verdicts that are cached, the bounds of `verification.py`, form, header and claims.
+Only a token that passes them costs a signature, in its turn, and in a worker thread if its key is slow.  A token that
+needs a key which is not there waits for one fetch of the keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -94,7 +95,7 @@ class JwtIdentity:
             self._rejected.value += 1
             return Rejection(f"the token has {len(token)} bytes, more than {self._max_token}")
         digest = sha256(token).digest()
-        return self._known(digest, now) or self._judge(x, token, digest, now, may_wait=True)
+        return self._known(digest, now) or self._judge(x, token, digest, now)
 
     def _known(self, digest: bytes, now: float) -> Caller | Rejection | None:
         """Return the cached verdict on a token, and count it; None if there is none."""
@@ -104,11 +105,16 @@ class JwtIdentity:
             counter.value += 1
         return known
 
-    def _judge(self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_wait: bool) -> Verdict | Wait:
+    def _judge(
+        self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_fetch: bool = True, may_queue: bool = True
+    ) -> Verdict | Wait:
         """Judge a token that has no verdict yet, and count the verdict.
 
-        `may_wait` is False for a token that has waited for keys or for its turn.
+        `may_fetch` is False for a token that has waited for keys, and `may_queue` for one whose turn it is.
         """
+        budget = self._budget
+        if (denied := budget.deny(x.client_address, now)) is not None:  # cheaper than parsing
+            return self._refused(denied)
         try:
             parsed = parse_token(token)
             algorithm, kid = self._rules.check_header(parsed.header)
@@ -121,23 +127,24 @@ class JwtIdentity:
         usable = source.is_usable(now)
         keys = source.keys.find(algorithm, kid) if usable else []
         if not keys:
-            waiting = source.fetched(kid, now) if may_wait else None
+            waiting = source.fetched(kid, now) if may_fetch else None
             if waiting is not None:
-                return Wait(self._after(x, token, digest, waiting, now))
+                return Wait(self._after(x, token, digest, waiting, now, has_turn=False))
             if not usable or (isinstance(source, RemoteKeys) and source.is_failing):
                 cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
                 return self._refused(Unavailable(cause, 1.0))
             return self._refused(Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}"))
-        budget = self._budget
-        if (denied := budget.deny(x.client_address, now)) is not None:
-            return self._refused(denied)
         keys = keys[:MOST_TRIED]
         unverified = Unverified(token, digest, parsed, algorithm, caller, left)
         for key in keys:
             if key.is_slow:
+                if (denied := budget.crowd()) is not None:
+                    return self._refused(denied)
                 return Wait(self._verify_in_thread(x, unverified, keys))
-        if may_wait and (turn := budget.turn()) is not None:
-            return Wait(self._after(x, token, digest, turn, now))
+        if may_queue and (turn := budget.turn()) is not None:
+            if isinstance(turn, Unavailable):
+                return self._refused(turn)
+            return Wait(self._after(x, token, digest, turn, now, has_turn=True))
         began = self._now()
         signer = unverified.signer(keys)
         budget.pay(self._now() - began)
@@ -145,8 +152,10 @@ class JwtIdentity:
 
     async def _verify_in_thread(self, x: Exchange, unverified: Unverified, keys: list[Key]) -> Verdict:
         """Verify a signature whose key takes long, while the event loop goes on."""
-        signer = await self._budget.in_thread(lambda: unverified.signer(keys))
-        return self._conclude(x, unverified, signer, self._now())
+        found = await self._budget.in_thread(x.client_address, partial(unverified.signer, keys))
+        if isinstance(found, Unavailable):
+            return self._refused(found)
+        return self._conclude(x, unverified, found, self._now())
 
     def _conclude(self, x: Exchange, unverified: Unverified, signer: Key | None, now: float) -> Verdict:
         """Return the verdict on a token that `signer` has signed, or none of the keys."""
@@ -159,8 +168,10 @@ class JwtIdentity:
         self._tokens.accept(unverified.digest, found, signer, until, len(token), token)
         return found
 
-    async def _after(self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float) -> Verdict:
-        """Judge a token after a fetch of the keys, in its turn, or at the deadline of its request."""
+    async def _after(
+        self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float, *, has_turn: bool
+    ) -> Verdict:
+        """Judge a token after a fetch of the keys, or when it `has_turn`, or at the deadline of its request."""
         timer = self._env.call_later(max(0.0, x.deadline - now), _wake, waiting) if x.deadline < 1e9 + now else None
         try:
             await waiting
@@ -168,11 +179,11 @@ class JwtIdentity:
             if timer is not None:
                 timer.cancel()
         now = self._now()
-        found: Any = self._known(digest, now) or self._judge(x, token, digest, now, may_wait=False)
-        while isinstance(found, Wait):  # the key is slow
-            found = await found.awaited
-        verdict: Verdict = found
-        return verdict
+        found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False, may_queue=not has_turn)
+        if isinstance(found, Wait):  # for its turn, or for a slow key
+            verdict: Verdict = await found.awaited
+            return verdict
+        return found
 
     def _reject(self, digest: bytes, cause: str, now: float) -> Verdict:
         """Reject a token, also when it comes again soon."""

@@ -9,7 +9,7 @@ Rules:
 3. Clients are addresses, or IPv6 networks of 64 bits, which is the least that a network gives a subscriber.
 4. At most `AT_ONCE` run in one turn of the event loop; the other tokens wait for theirs, `MOST_WAITING` at most, and
    requests without a new token come between them.
-5. Keys that take long verify in a worker thread, because cryptography releases the interpreter's lock meanwhile.
+5. Keys that take long verify in one worker thread, because cryptography releases the interpreter's lock meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field
@@ -36,8 +37,8 @@ MOST_CLIENTS: Final = 4096
 """Most clients that are tracked; the one that failed longest ago is forgotten first."""
 AT_ONCE: Final = 4
 """Most verifications in one turn of the event loop."""
-MOST_WAITING: Final = 256
-"""Most tokens that wait for their turn, or for a worker thread."""
+MOST_WAITING: Final = 1024
+"""Most tokens that wait for their turn, or for the worker thread."""
 
 
 class VerificationSpec(Model):
@@ -68,7 +69,11 @@ class VerificationBudget:
         self._begun = 0
         """Verifications in this turn of the loop."""
         self._has_timer = False
-        self._in_threads = 0
+        self._thread = ThreadPoolExecutor(1, "verification")  # starts its thread when it is needed
+        self._places = asyncio.Semaphore(at_once)
+        """Places for verifications that are given to the thread."""
+        self._outside = 0
+        """Tokens that wait for such a place."""
         self.retune(spec)
         self._left = self._share * BURST
 
@@ -89,9 +94,6 @@ class VerificationBudget:
         if left <= 0:
             self._limited.value += 1
             return Unavailable("verifying signatures takes more CPU than `limits.verification` allows", -left + 1.0)
-        if len(self._waiting) + self._in_threads >= MOST_WAITING:
-            self._limited.value += 1
-            return Unavailable("too many tokens wait for their verification", 1.0)
         known = self._clients.get(network(client)) if self._clients else None
         if known is None:
             return None
@@ -102,14 +104,23 @@ class VerificationBudget:
         self._limited.value += 1
         return Unavailable("the client has sent too many wrong signatures", (failures - most) / self._failures + 1.0)
 
+    def crowd(self) -> Unavailable | None:
+        """Return the refusal to let one more token wait; None if there is room."""
+        if len(self._waiting) + self._outside < MOST_WAITING:
+            return None
+        self._limited.value += 1
+        return Unavailable("too many tokens wait for their verification", 1.0)
+
     def turn(self) -> Any | None:
-        """Return a future for the turn of a verification; None if that may begin now."""
+        """Return a future for the turn of a verification, or the refusal to let it wait; None if it may begin now."""
         if not self._has_timer:
             self._has_timer = True
             self._env.call_later(0.0, self._next_turn)
         if self._begun < self._at_once and not self._waiting:
             self._begun += 1
             return None
+        if (refused := self.crowd()) is not None:
+            return refused
         future = self._env.future()
         self._waiting.append(future)
         return future
@@ -127,23 +138,32 @@ class VerificationBudget:
         if self._has_timer:
             self._env.call_later(0.0, self._next_turn)
 
-    async def in_thread(self, verify: Callable[[], T]) -> T:
-        """Return the result of a verification that takes long, and charge it, also if nobody waits any more."""
-        self._in_threads += 1
-        task = self._env.spawn(asyncio.to_thread(self._timed, verify))
-        task.add_done_callback(self._leave_thread)
-        found: tuple[T, float] = await asyncio.shield(task)
-        return found[0]
+    async def in_thread(self, client: str, verify: Callable[[], T]) -> T | Unavailable:
+        """Return the result of a verification in the worker thread, and charge it, also if nobody waits any more.
+
+        The client's tokens may have failed while this one waited, so that it is refused.
+        """
+        self._outside += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._outside -= 1
+        if (denied := self.deny(client, self._now())) is not None:
+            self._places.release()
+            return denied
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._timed, verify)
+        future.add_done_callback(self._leave_thread)
+        return (await asyncio.shield(future))[0]
 
     def _timed(self, verify: Callable[[], T]) -> tuple[T, float]:
         """Return the result of a verification, and the seconds that it has taken."""
         began = self._now()
         return verify(), self._now() - began
 
-    def _leave_thread(self, task: asyncio.Task[tuple[Any, float]]) -> None:
-        self._in_threads -= 1
-        if not task.cancelled() and task.exception() is None:
-            self.pay(task.result()[1])
+    def _leave_thread(self, future: asyncio.Future[tuple[Any, float]]) -> None:
+        self._places.release()
+        if not future.cancelled() and future.exception() is None:
+            self.pay(future.result()[1])
 
     def pay(self, seconds: float) -> None:
         """Charge a verification that has taken so many seconds."""

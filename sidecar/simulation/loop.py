@@ -62,12 +62,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the Unix time, in seconds."""
         return EPOCH + self._clock.time - START
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Wait for the worker threads, without a timeout: threads take real time, in which no virtual time passes."""
-        await super().shutdown_default_executor()
-
-    # These four support only the arguments that the sidecar and the parts of a scenario use.
-
     def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """Run a function: in a worker thread if the loop waits for such, else at once."""
         if self._clock.has_patience:
@@ -78,6 +72,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         except Exception as error:
             future.set_exception(error)
         return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the worker threads, without a timeout: threads take real time, in which no virtual time passes."""
+        await super().shutdown_default_executor()
+
+    # These four support only the arguments that the sidecar and the parts of a scenario use.
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, ssl: Any = None, **_: Any

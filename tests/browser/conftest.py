@@ -13,7 +13,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.browser.scene import Scene, calm
 
-HERE = f"{Path(__file__).parent}/"
+HERE = Path(__file__).parent
 CHROMIUM = os.environ.get("SIDECAR_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = (
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -23,7 +23,7 @@ OPTIONS = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if str(item.path).startswith(HERE):
+        if str(item.path).startswith(f"{HERE}/"):
             item.add_marker(pytest.mark.e2e)
             if CHROMIUM is None:
                 item.add_marker(pytest.mark.skip(reason="no chromium here: apt-get install chromium"))

@@ -18,7 +18,7 @@ from sidecar.core.outcome import Refusal
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
-from sidecar.telemetry.refusals import Refusals
+from sidecar.telemetry.refusals import Refusals, observed
 
 RUNNING: Final = Path(__file__).parents[2] / "policies" / "recommended.yaml"
 """Policies that the listener calls its own."""
@@ -119,6 +119,7 @@ class Scene:
                 "reloads": lambda: self.reloads,
                 "routes": lambda: self.routes,
                 "refusals": self.refusals.describe,
+                "observed": lambda: observed(self.registry),
             },
         )
         self.admin = AdminListener(self.view)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser
 
-from chaos.battery import simulated
+from chaos.battery import Result, simulated
 from chaos.verdict.report import page as report
 from tests.support import scenarios
 
@@ -24,18 +25,19 @@ LABELS = """() => [...document.querySelectorAll('.verdicts td[data-title]')]
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the report of two scenarios, in a thread of its own because each run has a loop."""
+def results() -> list[Result]:
+    """Return the results of two scenarios, from a thread of its own because each run has a loop."""
     chosen = [scenarios.ALL[name] for name in ("bad_policy", "connection_blackhole")]
     with ThreadPoolExecutor(1) as thread:
-        results = thread.submit(lambda: [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen]).result()
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(report(results))
-    return file
+        return thread.submit(lambda: [simulated(loaded, ["bare", "sidecar"], 1) for loaded in chosen]).result()
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
-async def test_nothing_is_wider_than_the_screen(browser: Browser, file: Path, width: int) -> None:
+async def test_nothing_is_wider_than_the_screen(
+    browser: Browser, results: list[Result], tmp_path: Path, width: int
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(report(results))
     context = await browser.new_context(viewport={"width": width, "height": 800})
     try:
         page = await context.new_page()
@@ -48,3 +50,17 @@ async def test_nothing_is_wider_than_the_screen(browser: Browser, file: Path, wi
         assert all(("sidecars" in label) is (width < 640) for label in labels), labels
     finally:
         await context.close()
+
+
+async def test_charts_of_one_arm_are_as_large_as_those_of_two(
+    browser: Browser, results: list[Result], tmp_path: Path
+) -> None:
+    page = await browser.new_page(viewport={"width": 1200, "height": 800})
+    widths = []
+    for number in (1, 2):
+        file = tmp_path / f"{number}.html"
+        file.write_text(report([replace(result, arms=result.arms[:number]) for result in results]))
+        await page.goto(file.as_uri())
+        widths.append(await page.evaluate("document.querySelector('.arm figure').clientWidth"))
+    await page.close()
+    assert widths[0] == pytest.approx(widths[1], abs=2)

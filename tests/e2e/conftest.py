@@ -8,12 +8,12 @@ import pytest_asyncio
 
 from tests.support.process import NOTHING, Sidecar
 
-HERE = f"{Path(__file__).parent}/"
+HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if str(item.path).startswith(HERE):
+        if str(item.path).startswith(f"{HERE}/"):
             item.add_marker(pytest.mark.e2e)
 
 

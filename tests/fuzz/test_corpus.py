@@ -10,6 +10,7 @@ import pytest
 from sidecar.http2 import frames as f
 from tests.fuzz import conditions, fields, heads, hpack, messages, policies, request, response, session, templates
 from tests.fuzz.harness import CORPUS
+from tests.support.cases import each
 from tests.support.work import grows_with
 
 CHECKS: dict[str, Callable[[bytes], None]] = {
@@ -87,7 +88,7 @@ FLOODS: dict[str, tuple[str, bytes, bytes]] = {
 }
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}/{path.name}")
+@each(KEPT)
 def test_what_was_found_before(path: Path) -> None:
     CHECKS[path.parent.name](path.read_bytes())
 

@@ -15,6 +15,8 @@ from sidecar.transform.selection import joined, members_of
 
 JSON: Final = b"content-type: application/json\r\n"
 SET_COOKIE: Final = b"set-cookie"
+MOST_TIMED: Final = 100
+"""Most requests in Server-Timing; clients refuse a head that is too long."""
 
 
 class Answer:
@@ -87,9 +89,9 @@ class Answer:
         return body or NULL
 
     def _server_timing(self, parts: list[Part]) -> bytes:
-        """Return the line Server-Timing: the milliseconds of each part, and the reason of its failure."""
+        """Return the line Server-Timing: the milliseconds of the first requests, and the reason of each failure."""
         text = b""
-        for part in parts:
+        for part in parts if len(parts) <= MOST_TIMED else parts[:MOST_TIMED]:
             label = self._labels.get(part.name)
             if label is None:  # of an item of a list
                 label = b", %b;dur=" % part.name.encode()

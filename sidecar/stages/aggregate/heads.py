@@ -67,6 +67,19 @@ def read_head(outcome: Outcome) -> Head:
     return Head(lines, coding, partial, speaks_of_storing(lower))
 
 
+def remembered(latest: Answered, answered: Answered, is_whole: bool) -> Answered:
+    """Return what a part remembers after an answer: the answer as far as it may be, or else still the latest one.
+
+    `is_whole` is True if the text of the answer is the body as it was received.
+    """
+    head = answered.head
+    if not is_whole or head.speaks or len(answered.value.text) > LONGEST:
+        answered = Answered(head, NO_VALUE)
+    if head is latest.head:
+        return latest if answered.value is NO_VALUE else answered
+    return answered if may_remember(head) else latest
+
+
 def may_remember(head: Head) -> bool:
     """True if a head is short, and has no secret for one client."""
     return len(head.lines) <= LONGEST and head.lines.lower().find(b"set-cookie") < 0

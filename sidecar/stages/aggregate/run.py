@@ -23,12 +23,12 @@ from sidecar.cache.rfc.lines import without
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Caller, Exchange, Part
-from sidecar.core.outcome import ANSWER_TOO_LARGE, PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PART_FAILED, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
 from sidecar.stages.aggregate.answer import Answer
-from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head
+from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head, remembered
 from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.targets import PartPlan, key_of
@@ -86,18 +86,27 @@ class Failed:
         """Outcome of the request; None if none was made."""
 
 
+class Item:
+    """Place of a request in the list of a part."""
+
+    __slots__ = ("list", "number")
+
+    def __init__(self, of: ListRun, number: int) -> None:
+        self.list = of
+        self.number = number
+        """Index among the requests of the list."""
+
+
 class Follower:
     """Request that is the same as one in flight, and waits for its result."""
 
-    __slots__ = ("list", "number", "plan", "record")
+    __slots__ = ("item", "plan", "record")
 
-    def __init__(self, plan: PartPlan, record: Part, of: ListRun | None, number: int) -> None:
+    def __init__(self, plan: PartPlan, record: Part, item: Item | None) -> None:
         self.plan = plan
         self.record = record
-        self.list = of
-        """List for whose items it is made; None without a list."""
-        self.number = number
-        """Place among the requests of the list."""
+        self.item = item
+        """Place in a list; None without a list."""
 
 
 class Gathering:
@@ -105,7 +114,7 @@ class Gathering:
 
     __slots__ = (
         "_answer", "_env", "_outcomes", "_plans", "_promise", "_speaks", "_unfinished", "_waiting", "_where", "absent",
-        "allowance", "asked", "asks", "is_merged", "is_over", "lines", "missing", "now", "outcome", "parts", "scope",
+        "allowance", "asked", "asks", "is_over", "lines", "missing", "now", "outcome", "parts", "scope",
         "values", "x",
     )  # fmt: skip
 
@@ -137,8 +146,6 @@ class Gathering:
         """Fields of all parts."""
         self.allowance = Allowance(max_size)
         """Bytes that are left for all bodies."""
-        self.is_merged = answer.is_merged
-        """True if each answer must be an object."""
         self.now: Callable[[], float] = env.now
         """Function that returns the instant."""
         self._speaks = False
@@ -196,44 +203,59 @@ class Gathering:
             if need in self.absent:
                 self._skip(plan, NEEDS, f"it needs the part {need}, which failed ({self.absent[need]})", now)
                 return
-        deadline = self._deadline(plan, now)
-        if deadline <= now:
+        deadline = self.x.deadline
+        left = deadline - now
+        if left < plan.usual * HOPELESS or left < SHORTEST_ANSWER:
+            plan.usual *= FORGET
             self._skip(plan, NO_TIME, "no time was left for it", now)
-        elif plan.each is None:
-            self.ask(plan, plan.name, now, deadline, self.scope, None, 0)
+            return
+        if plan.dependents and left != NEVER:
+            tail = plan.tail * RESERVE
+            if tail > 0.0:
+                own = plan.usual or tail
+                left = max(left - tail, left * own / (own + tail))
+                deadline = now + left
+        timeout = plan.timeout
+        if timeout is not None and timeout < left:
+            deadline = now + timeout
+        if plan.each is None:
+            self.ask(plan, plan.name, now, deadline, self.scope, None)
         else:
             self._begin_list(plan, plan.each, now, deadline)
 
-    def ask(
-        self, plan: PartPlan, name: str, now: float, deadline: float, scope: Scope, of: ListRun | None, number: int
-    ) -> None:
+    def ask(self, plan: PartPlan, name: str, now: float, deadline: float, scope: Scope, item: Item | None) -> None:
         """Make a request of a part, or wait for the same request of another one.
 
-        `of` is the list for whose items it is made, and `number` the place among its requests; None without a list.
+        `item` is its place in the list for whose items it is made; None without a list.
         """
         record = Part(name, None, "failed", now)
         self.parts.append(record)
-        if of is not None:
-            of.records.append(record)
+        if item is not None:
+            item.list.records.append(record)
         if now >= deadline:
             failure = Failed(NO_TIME, "no time was left for it", None)
-            self.end_request(plan, record, of, number, failure, None, "skipped", now)
+            self.end_request(plan, record, item, failure, None, "skipped", now)
             return
         try:
             x = plan.make(self.x, scope, self.lines, now, deadline)
         except ValueMissing as error:
             failure = Failed(NO_VALUE, str(error), None)
-            self.end_request(plan, record, of, number, failure, None, "skipped", now)
+            self.end_request(plan, record, item, failure, None, "skipped", now)
             return
-        key = key_of(x) if plan.may_repeat else None
-        if key is not None and (leader := self.asked.get(key)) is not None:
-            if leader.result is not None:
-                self.end_request(plan, record, of, number, leader.result, leader.value, "duplicate", now)
-            else:
-                leader.followers.append(Follower(plan, record, of, number))
-            return
+        key = None
+        if plan.may_repeat:
+            key = key_of(x)
+            leader = self.asked.get(key)
+            if leader is not None:
+                if leader.result is not None:
+                    self.end_request(plan, record, item, leader.result, leader.value, "duplicate", now)
+                elif leader.followers is None:
+                    leader.followers = [Follower(plan, record, item)]
+                else:
+                    leader.followers.append(Follower(plan, record, item))
+                return
         record.x = x
-        ask = Ask(self, plan, record, x, of, number)
+        ask = Ask(self, plan, record, x, item)
         self.asks.append(ask)
         if key is not None:
             self.asked[key] = ask
@@ -250,7 +272,7 @@ class Gathering:
         elif len(items) > each.max:
             self._skip(plan, TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}", now)
         elif not items:
-            self.succeed(plan, EMPTY, None, now, 0.0)
+            self.end(plan, EMPTY, None, 0.0, now)
         else:
             ListRun(self, plan, each, items, now, deadline).begin()
 
@@ -260,83 +282,65 @@ class Gathering:
         record.ended = now
         record.reason = reason
         self.parts.append(record)
-        self.fail(plan, Failed(reason, detail, None), now, [])
-
-    def _deadline(self, plan: PartPlan, now: float) -> float:
-        """Return the deadline of a part that starts now; `now` or less if it cannot end in time."""
-        deadline = self.x.deadline
-        left = deadline - now
-        if left < plan.usual * HOPELESS or left < SHORTEST_ANSWER:
-            plan.usual *= FORGET
-            return now
-        if plan.dependents and left != NEVER:
-            tail = plan.tail * RESERVE
-            if tail > 0.0:
-                own = plan.usual or tail
-                left = max(left - tail, left * own / (own + tail))
-                deadline = now + left
-        timeout = plan.timeout
-        return now + timeout if timeout is not None and timeout < left else deadline
+        self.end(plan, Failed(reason, detail, None), None, 0.0, now)
 
     def report_bug(self, plan: PartPlan, error: BaseException) -> None:
         """Log a bug of a stage on the way of a part."""
         self._env.emit(events.BUG, where=f"the part {plan.name}", error=error)
 
+    def break_off(self, plan: PartPlan, error: Exception) -> None:
+        """Fail as a whole because of a bug that the end of a part has met."""
+        self.report_bug(plan, error)
+        self._cancel_all()
+        self._resolve(failed(INTERNAL))
+
     # ----- ends of parts
 
     def end_request(
-        self, plan: PartPlan, record: Part, of: ListRun | None, number: int, result: Answered | Failed,
-        outcome: Outcome | None, word: str, now: float,
+        self, plan: PartPlan, record: Part, item: Item | None, result: Answered | Failed, outcome: Outcome | None,
+        word: str, now: float,
     ) -> None:  # fmt: skip
         """Take the result of a request; `word` is the one of a failure, or of a request that was not made."""
         record.ended = now
-        record.result = word
         if isinstance(result, Failed):
             record.reason = result.reason
-            if of is None:
-                self.fail(plan, result, now, [record])
-                return
+            record.result = word
         else:
-            if word == "failed":
-                record.result = "ok"
-            if of is None:
-                self.succeed(plan, result, outcome, now, now - record.started)
-                return
-        of.take(number, result, outcome, now)
+            record.result = "ok" if word == "failed" else word
+        if item is None:
+            self.end(plan, result, outcome, now - record.started, now, record)
+        else:
+            item.list.take(item.number, result, outcome, now)
 
-    def succeed(self, plan: PartPlan, answered: Answered, outcome: Outcome | None, now: float, seconds: float) -> None:
-        """Take the answer of a part, and start those that needed only it.
+    def end(
+        self, plan: PartPlan, result: Answered | Failed, outcome: Outcome | None, seconds: float, now: float,
+        record: Part | None = None, of: ListRun | None = None,
+    ) -> None:  # fmt: skip
+        """Take the result of a part, and start those that needed only it.
 
-        `outcome` is that of its request, and of the first one of a list; None if none was made.  `seconds` is the time
-        that it took.
+        `outcome` is that of its request, or of the first one of a list; None if none was made.  `seconds` is the time
+        that it took.  `record` is that of its request, and `of` its list; None without one.
         """
         if self.is_over:
             return
-        usual = plan.usual
-        plan.usual = usual + (seconds - usual) * MEMORY if usual else seconds
-        head = answered.head
-        if head.speaks:
-            self._speaks = True
-        if head.partial is not None and plan.name not in self.missing:
-            self.missing[plan.name] = inner_names(plan.name, head.partial)
-        self._outcomes[plan.number] = outcome
-        counter = plan.succeeded
-        if counter is None:
-            counter = plan.succeeded = plan.counter(metrics.AGGREGATE_PARTS, "ok")
-        counter.value += 1
-        self._take(plan, answered.value, now)
-
-    def fail(self, plan: PartPlan, failure: Failed, now: float, records: list[Part]) -> None:
-        """Take the failure of a part, and start those that needed only it; `records` are those of its requests."""
-        if self.is_over:
+        if isinstance(result, Answered):
+            value, head = result.value, result.head
+            usual = plan.usual
+            plan.usual = usual + (seconds - usual) * MEMORY if usual else seconds
+            if head.speaks:
+                self._speaks = True
+            if head.partial is not None and plan.name not in self.missing:
+                self.missing[plan.name] = inner_names(plan.name, head.partial)
+            self._outcomes[plan.number] = outcome
+            counter = plan.succeeded
+            if counter is None:
+                counter = plan.succeeded = plan.counter(metrics.AGGREGATE_PARTS, "ok")
+            counter.value += 1
+        elif plan.is_required:
+            self._fail(plan, result)
             return
-        if plan.is_required:
-            self._fail_as_whole(plan, failure)
         else:
-            self._take(plan, self._replace(plan, failure, records), now)
-
-    def _take(self, plan: PartPlan, value: Value, now: float) -> None:
-        """Take the value of a part, and start those that needed only it."""
+            value = self._replace(plan, result, of.records if of is not None else [] if record is None else [record])
         self.values[plan.name] = value
         self._unfinished -= 1
         for each in plan.dependents:
@@ -375,10 +379,11 @@ class Gathering:
         outcome = x.stale()
         if outcome.stream is not None:
             return None
-        found = evaluate(outcome, plan, max(0, self.allowance.left), self.is_merged)
+        self.allowance.left -= len(outcome.body)
+        found = evaluate(outcome, plan, self.allowance)
         if isinstance(found, Failed):
+            self.allowance.left += len(outcome.body)
             return None
-        self.allowance.left -= len(found.value.text)
         return found.value
 
     def _conclude(self) -> None:
@@ -399,7 +404,7 @@ class Gathering:
                     break
         self._resolve(made)
 
-    def _fail_as_whole(self, plan: PartPlan, result: Failed) -> None:
+    def _fail(self, plan: PartPlan, result: Failed) -> None:
         """Fail as a whole, since a required part has failed."""
         plan.counter(metrics.AGGREGATE_PARTS, "failed").value += 1
         self._cancel_all()
@@ -464,8 +469,8 @@ class ListRun:
     """Part in flight that is asked for each item of a list, or for several at once."""
 
     __slots__ = (
-        "_deadline", "_each", "_first", "_gathering", "_items", "_left", "_outcome", "_plan", "_results", "_started",
-        "records",
+        "_deadline", "_each", "_first", "_gathering", "_is_asking", "_items", "_left", "_outcome", "_plan", "_results",
+        "_started", "records",
     )  # fmt: skip
 
     def __init__(
@@ -487,18 +492,34 @@ class ListRun:
         """Results of the requests; None until their end."""
         self._outcome: Outcome | None = None
         """Outcome of the first request that has succeeded, in the order of the items; None before it."""
+        self._is_asking = False
+        """True while requests are being started."""
 
     def begin(self) -> None:
         """Start the first requests."""
-        for _ in range(min(self._each.at_once, len(self._items))):
-            if len(self.records) < len(self._items) and not self._gathering.is_over:
-                self._ask_next(self._started)
+        self._ask(self._started)
+
+    def _ask(self, now: float) -> None:
+        """Start requests until `at_once` are in flight.
+
+        Those that end at once, such as hits of a cache, are not nested: their number is not bounded by the stack.
+        """
+        if self._is_asking:
+            return
+        self._is_asking = True
+        most, total = self._each.at_once, len(self._items)
+        while self._left and not self._gathering.is_over:
+            started = len(self.records)
+            if started == total or started - (total - self._left) >= most:
+                break
+            self._ask_next(now)
+        self._is_asking = False
 
     def _ask_next(self, now: float) -> None:
         """Start the request for the next items."""
         gathering, plan, number = self._gathering, self._plan, len(self.records)
         scope = Scope(gathering.x, gathering.values, self._items[number], self._each.separator)
-        gathering.ask(plan, f"{plan.name}[{number}]", now, self._deadline, scope, self, number)
+        gathering.ask(plan, f"{plan.name}[{number}]", now, self._deadline, scope, Item(self, number))
 
     def take(self, number: int, result: Answered | Failed, outcome: Outcome | None, now: float) -> None:
         """Take the result of one request."""
@@ -509,14 +530,14 @@ class ListRun:
         self._left -= 1
         if isinstance(result, Failed):
             if self._plan.is_required:
-                gathering.fail(self._plan, result, now, self.records)
+                gathering.end(self._plan, result, None, 0.0, now, None, self)
                 return
         elif number < self._first:
             self._first, self._outcome = number, outcome
         if self._left == 0:
             self._end(now)
-        elif len(self.records) < len(self._items):
-            self._ask_next(now)
+        else:
+            self._ask(now)
 
     def _end(self, now: float) -> None:
         """End with a list of all results, in which an item that failed is null."""
@@ -534,51 +555,49 @@ class ListRun:
                 texts += [result.value.text] if found is None else found
         if isinstance(first, Answered):
             answered = Answered(first.head, Value(b"[" + b",".join(texts) + b"]"))
-            gathering.succeed(plan, answered, self._outcome, now, now - self._started)
+            gathering.end(plan, answered, self._outcome, now - self._started, now, None, self)
         elif isinstance(first, Failed):
-            gathering.fail(plan, first, now, self.records)
+            gathering.end(plan, first, None, 0.0, now, None, self)
 
 
 class Ask(InnerExchange):
     """Request of a part in flight."""
 
-    __slots__ = ("_gathering", "_list", "_number", "_plan", "_record", "followers", "result")
+    __slots__ = ("_gathering", "_item", "_plan", "_record", "followers", "result")
 
-    def __init__(
-        self, gathering: Gathering, plan: PartPlan, record: Part, x: Exchange, of: ListRun | None, number: int
-    ) -> None:
-        InnerExchange.__init__(self, plan.pipeline_of(x), x, plan.max_body, None, gathering.allowance)
+    def __init__(self, gathering: Gathering, plan: PartPlan, record: Part, x: Exchange, item: Item | None) -> None:
+        pipeline = plan.pipeline if plan.pick is None else plan.pipeline_of(x)
+        InnerExchange.__init__(self, pipeline, x, plan.max_body, None, gathering.allowance)
         self.result: Answered | Failed | None = None
         """Result; None until the end."""
-        self.followers: list[Follower] = []
-        """Requests that are the same, and wait for its result."""
+        self.followers: list[Follower] | None = None
+        """Requests that are the same, and wait for its result; None without any."""
         self._gathering = gathering
         self._plan = plan
         self._record = record
-        self._list = of
-        self._number = number
+        self._item = item
 
     def report(self) -> None:
-        """Take the answer."""
+        """Take the answer.  A bug fails the whole: raised here, it would end a connection, and the client waited."""
         gathering, plan, record, outcome = self._gathering, self._plan, self._record, self.value
         assert outcome is not None
-        if self.error is not None:
-            gathering.report_bug(plan, self.error)
-        record.outcome = outcome
-        allowance, size = gathering.allowance, len(outcome.body)
-        result = self.result = evaluate(outcome, plan, size + allowance.left, gathering.is_merged)
-        if isinstance(result, Answered) and len(result.value.text) > size:
-            allowance.left -= len(result.value.text) - size  # decoded, it is in memory as a whole
-        now = gathering.now()
-        gathering.end_request(plan, record, self._list, self._number, result, outcome, "failed", now)
-        if self.followers:
-            followers, self.followers = self.followers, []
-            for each in followers:
-                gathering.end_request(each.plan, each.record, each.list, each.number, result, outcome, "duplicate", now)
+        try:
+            if self.error is not None:
+                gathering.report_bug(plan, self.error)
+            record.outcome = outcome
+            result = self.result = evaluate(outcome, plan, gathering.allowance)
+            now = gathering.now()
+            gathering.end_request(plan, record, self._item, result, outcome, "failed", now)
+            followers, self.followers = self.followers, None
+            if followers is not None:
+                for each in followers:
+                    gathering.end_request(each.plan, each.record, each.item, result, outcome, "duplicate", now)
+        except Exception as error:
+            gathering.break_off(plan, error)
 
 
-def evaluate(outcome: Outcome, plan: PartPlan, left: int, is_merged: bool) -> Answered | Failed:
-    """Return the result of a request by its outcome; its text, once decoded, may have as many bytes as are `left`."""
+def evaluate(outcome: Outcome, plan: PartPlan, allowance: Allowance) -> Answered | Failed:
+    """Return the result of a request by its outcome; `allowance` has counted its body, but not its decoded text."""
     failure = outcome.failure
     if failure is not None:
         detail = outcome.refusal.detail or outcome.cause or failure.title
@@ -590,18 +609,22 @@ def evaluate(outcome: Outcome, plan: PartPlan, left: int, is_merged: bool) -> An
     head = latest.head
     if outcome.parsed is not None or outcome.raw != head.lines:
         head = read_head(outcome)
-    elif text == latest.value.text and text and len(text) <= left:
-        return latest
+    elif text == latest.value.text and text and allowance.left >= 0:
+        # A document that was opened has another spelling where it is encoded again.
+        return latest if latest.value.opened is None else Answered(head, Value(text))
     if not text:
+        plan.latest = remembered(latest, Answered(head, Value(NULL)), False)
         return Answered(head, Value(NULL))
-    if head.coding or len(text) > min(plan.max_body, left):
-        body = read_body(outcome, min(plan.max_body, left))
+    limit = min(plan.max_body, len(text) + allowance.left)
+    if head.coding or len(text) > limit:
+        body = read_body(outcome, limit)
         if body.problem is not None:
             reason = ANSWER_TOO_LARGE.code if body.problem.kind == "too_large" else INVALID
             return Failed(reason, f"the body {body.problem.detail}", outcome)
         assert body.document is not None
         assert body.document.text is not None
         text = body.document.text
+        allowance.left -= max(0, len(text) - len(outcome.body))  # decoded, it is in memory as a whole
     else:
         try:
             text = checked(text)
@@ -609,8 +632,8 @@ def evaluate(outcome: Outcome, plan: PartPlan, left: int, is_merged: bool) -> An
             return Failed(INVALID, f"the body {error}", outcome)
     if text[0] <= BLANK or text[-1] <= BLANK:
         text = text.strip(SPACE)
-    if is_merged and text[:1] != b"{" and text != NULL:
+    if plan.is_merged and text[:1] != b"{" and text != NULL:
         return Failed(INVALID, "the body is no object, and cannot be merged", outcome)
     answered = Answered(head, Value(text))
-    plan.remember(answered, is_whole=text is outcome.body)
+    plan.latest = remembered(latest, answered, text is outcome.body)
     return answered

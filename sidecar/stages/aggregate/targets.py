@@ -14,7 +14,7 @@ from sidecar.core.exchange import CapturingRule, Exchange, MatchedRoute
 from sidecar.core.metrics import Counter, Meter
 from sidecar.core.uri import canonical
 from sidecar.engine.pipeline import Pipeline
-from sidecar.stages.aggregate.heads import LONGEST, NO_ANSWER, NO_VALUE, Answered, may_remember
+from sidecar.stages.aggregate.heads import NO_ANSWER, Answered
 from sidecar.stages.aggregate.spec import EachSpec, PartSpec
 from sidecar.stages.aggregate.texts import (
     Fields,
@@ -76,7 +76,6 @@ class PartPlan:
         "_fields",
         "_is_matched",
         "_meter",
-        "_pick",
         "_remove",
         "_route",
         "_route_name",
@@ -84,6 +83,7 @@ class PartPlan:
         "_target",
         "dependents",
         "each",
+        "is_merged",
         "is_required",
         "latest",
         "list_of",
@@ -93,6 +93,7 @@ class PartPlan:
         "name",
         "needs",
         "number",
+        "pick",
         "pipeline",
         "route",
         "substitutes",
@@ -111,7 +112,7 @@ class PartPlan:
         self._route = route.route
         self._rule = route.rule
         self._criticality = route.criticality
-        self._pick: Any = route.pick
+        self.pick: Any = route.pick
         """Function that returns the arm for a request; None for a route without candidates."""
         self.pipeline = route.pipeline
         self.method = spec.method.encode()
@@ -119,6 +120,8 @@ class PartPlan:
         """True if its request may be the same as another one, with which it then shares the answer."""
         self.timeout = spec.timeout
         """Seconds for the part; None for all that is left."""
+        self.is_merged = False
+        """True if its answer must be an object."""
         self.is_required = spec.required
         """True if the whole answer fails without the part."""
         self.max_body = spec.max_body
@@ -158,17 +161,6 @@ class PartPlan:
         if is_alike and self._target.may_equal(other._target):
             self.may_repeat = other.may_repeat = True
 
-    def remember(self, answered: Answered, *, is_whole: bool) -> None:
-        """Remember the latest answer as far as it may be; `is_whole` is True if its text is the body as received."""
-        head = answered.head
-        if not is_whole or head.speaks or len(answered.value.text) > LONGEST:
-            answered = Answered(head, NO_VALUE)
-        if head is self.latest.head:
-            if answered.value is not NO_VALUE:
-                self.latest = answered
-        elif may_remember(head):
-            self.latest = answered
-
     def counter(self, name: str, result: str) -> Counter:
         """Return the counter of a result."""
         found = self._counters.get(result)
@@ -178,9 +170,7 @@ class PartPlan:
         return found
 
     def pipeline_of(self, x: Exchange) -> Pipeline:
-        """Return the pipeline of a request of the part: that of the arm which was chosen for it."""
-        if self._pick is None:
-            return self.pipeline
+        """Return the pipeline of a request of a part with arms: that of the arm which was chosen for it."""
         chosen: Any = x.route
         found: Pipeline = chosen.pipeline
         return found
@@ -204,13 +194,12 @@ class PartPlan:
         own_path = canonical(path) if PERCENT in path else path
         if self._is_matched and not self._rule.covers(own_path):
             raise ValueMissing(f"the path is none of the route {self._route.name}")
-        made = x.make_inner(self.method, path, query, lines, now)
-        made.body = body
-        made.route = self._route if self._pick is None else self._pick(made)
+        made = x.make_inner(self.method, path, query, lines, now, deadline)
+        if body:
+            made.body = body
+        made.route = self._route if self.pick is None else self.pick(made)
         made.captured_by = self._rule
         made.captured_path = own_path
-        if deadline < made.deadline:
-            made.deadline = made.caller_deadline = deadline
         if self._criticality > made.criticality:  # the highest number is refused first
             made.criticality = self._criticality
         return made

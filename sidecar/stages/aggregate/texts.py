@@ -36,6 +36,8 @@ _BRACES: Final = re.compile(r"\{[^{}]*\}")
 CAPTURED: Final = "path."
 """Beginning of the name of a capture."""
 NULL: Final = b"null"
+LONGEST_PATH: Final = uri.MAX_BYTES
+"""Most bytes of the path of a part."""
 LONGEST_TARGET: Final = 2 * uri.MAX_BYTES
 """Most bytes of path and query of a part."""
 LONGEST_FIELDS: Final = 16 * 1024
@@ -62,21 +64,22 @@ class ValueMissing(ValueError):  # noqa: N818 - of a request, not of the program
 class Value:
     """Answer of a part, or an item of a list, as JSON."""
 
-    __slots__ = ("_document", "is_substitute", "text")
+    __slots__ = ("is_substitute", "opened", "text")
 
     def __init__(self, text: bytes, is_substitute: bool = False) -> None:
         self.text = text
         """Text of the whole value, which was checked to be valid JSON."""
         self.is_substitute = is_substitute
         """True for a fixed substitute; it stands for every value of the part that it does not have."""
-        self._document: Document | None = None
+        self.opened: Document | None = None
+        """The value as a document; None before the first access to `document`."""
 
     @property
     def document(self) -> Document:
         """The value as a document; made at the first access."""
-        found = self._document
+        found = self.opened
         if found is None:
-            found = self._document = known(self.text)
+            found = self.opened = known(self.text)
         return found
 
     def at(self, steps: Steps) -> bytes | None:
@@ -205,19 +208,21 @@ class Text:
         else:
             self._first += piece
 
-    def render(self, scope: Scope, escape: Escape = plain, *, is_strict: bool = False) -> str:
+    def render(self, scope: Scope, escape: Escape = plain, is_strict: bool = False) -> str:
         """Return the text with its values.  Raises `ValueMissing` for a missing value if `is_strict`."""
         if self.fixed is not None:
             return self.fixed
         text = self._first
         for source, after in self._values:
-            if isinstance(source, Reference):
-                text += _written(source, scope, escape, is_strict)
+            if isinstance(source, Capture):
+                value = scope.x.captures.get(source.name, "")
+            elif isinstance(source, Reference):
+                text += _written(source, scope, escape, is_strict) + after
+                continue
             else:
-                value = scope.x.captures.get(source.name, "") if isinstance(source, Capture) else source(scope.x, None)
-                # Every escape leaves letters and digits as they are.
-                text += value if value.isalnum() and value.isascii() else escape(value)
-            text += after
+                value = source(scope.x, None)
+            # Every escape leaves letters and digits as they are.
+            text += (value if value.isalnum() and value.isascii() else escape(value)) + after
         return text
 
 
@@ -273,14 +278,13 @@ class Target:
         path, query = self.fixed_path, self.fixed_query
         if path is None:
             try:
-                path = self._path.render(scope, segment, is_strict=True).encode()
+                path = self._path.render(scope, segment, True).encode()
             except RewriteError as error:
                 raise ValueMissing(f"the request {error}") from None
         if query is None and self._query is not None:
-            query = self._query.render(scope, written, is_strict=True).encode()
-        size = len(path)
-        if size > uri.MAX_BYTES or (query is not None and size + len(query) > LONGEST_TARGET):
-            raise ValueMissing(f"path and query are longer than {uri.MAX_BYTES} and {LONGEST_TARGET} bytes")
+            query = self._query.render(scope, written, True).encode()
+        if len(path) > LONGEST_PATH or (query is not None and len(path) + len(query) > LONGEST_TARGET):
+            raise ValueMissing(f"path and query are longer than {LONGEST_PATH} and {LONGEST_TARGET} bytes")
         return path, query
 
 

@@ -58,11 +58,13 @@ class Mirror:
     def note(self, names: list[str]) -> list[str]:
         """Count the differences of one comparison; return those that are no noise and have not occurred before."""
         self.compared += 1
-        new = []
+        new: list[str] = []
         for name in names:
+            if name in self.noise:
+                continue
             if name not in self.found and len(self.found) >= MAX_NAMES:
                 name = OTHERS
-            if name not in self.found and name not in self.noise:
+            if name not in self.found:
                 new.append(name)
             self.found[name] = self.found.get(name, 0) + 1
         return new

@@ -14,11 +14,12 @@ from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.metrics.traffic import Traffic
 from sidecar.top.stream import Model
+from tests.support.cases import each
 
 EDGES = (*SECONDS, *(bound - 1e-6 for bound in BOUNDS), *(bound + 1e-6 for bound in BOUNDS))
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.0001, 0.1, 1.0, TABLED / TICKS, 12.0, 999.0, *EDGES])
+@each([0.0, 0.0001, 0.1, 1.0, TABLED / TICKS, 12.0, 999.0, *EDGES])
 def test_a_duration_stands_in_the_bucket_whose_bound_is_the_first_not_below_it(seconds: float) -> None:
     assert bucket_index(seconds) == bisect_left(BOUNDS, seconds)
 

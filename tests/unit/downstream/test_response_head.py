@@ -11,8 +11,8 @@ import pytest
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import BAD_REQUEST, BREAKER_OPEN, RESET, TIMEOUT, Outcome, Refusal, failed
-from sidecar.downstream import response_head
 from sidecar.downstream.response_head import (
+    DOCUMENTS,
     LONGEST_DOCUMENT,
     MOST_DOCUMENTS,
     STATUS_LINES,
@@ -89,8 +89,8 @@ def test_endpoint_and_cause_are_told_only_where_details_are_allowed(details: Mas
     assert document == told | shown
 
 
-def test_equal_refusals_share_a_document_but_for_the_request_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response_head, "DOCUMENTS", kept := {})
+def test_equal_refusals_share_a_document_but_for_the_request_id() -> None:
+    DOCUMENTS.clear()
     masks = Masks({"secret": "${KEY}"})
 
     def document(detail: str, id: bytes, route: str = "order", details: Masks | None = masks) -> dict[str, Any]:
@@ -106,22 +106,21 @@ def test_equal_refusals_share_a_document_but_for_the_request_id(monkeypatch: pyt
     assert first["detail"] == "A ${KEY}."
     assert document("A secret.", b'2" \xe9') == {**first, "request_id": '2" \xe9'}
     assert document("A secret.", b"") == {name: first[name] for name in first if name != "request_id"}
-    assert len(kept) == 1
+    assert len(DOCUMENTS) == 1
     assert document("A secret.", b"1", "other")["route"] == "other"
     assert document("A secret.", b"1", details=Masks({}))["detail"] == "A secret."
     assert "where" not in document("A secret.", b"1", details=None)
     assert document("A value.", b"1")["detail"] == "A value."
 
 
-def test_documents_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response_head, "DOCUMENTS", kept := {})
+def test_documents_are_kept_within_bounds() -> None:
     for number in range(2 * MOST_DOCUMENTS):
         make_problem(None, failed(BREAKER_OPEN, Refusal(detail=f"{number}")))
-        assert len(kept) <= MOST_DOCUMENTS
-    kept.clear()
+        assert len(DOCUMENTS) <= MOST_DOCUMENTS
+    DOCUMENTS.clear()
     make_problem(None, failed(BREAKER_OPEN, Refusal(detail="x" * LONGEST_DOCUMENT)))
     make_problem(None, failed(BREAKER_OPEN, Refusal(detail="of one request", value=7)))
-    assert not kept
+    assert not DOCUMENTS
 
 
 def test_a_rejection_has_the_status_and_a_sentence() -> None:

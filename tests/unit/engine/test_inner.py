@@ -190,7 +190,7 @@ def test_an_inner_request_is_made_on_behalf_of_another() -> None:
         "POST", "/page", {"x-a": "1"}, authority=b"shop", client_address="192.0.2.1", request_id=b"7", deadline=9.0,
         criticality=2, body=b"upload", attempts=[1],
     )  # fmt: skip
-    inner = x.make_inner(b"GET", b"/users/1", b"a=b", b"x-a: 1\r\n", 5.0)
+    inner = x.make_inner(b"GET", b"/users/1", b"a=b", b"x-a: 1\r\n", 5.0, 8.0)
     assert (inner.method, inner.target, inner.lines) == (b"GET", b"/users/1?a=b", b"x-a: 1\r\n")
     assert (inner.authority, inner.client_address, inner.request_id, inner.criticality) == (
         b"shop",
@@ -198,5 +198,5 @@ def test_an_inner_request_is_made_on_behalf_of_another() -> None:
         b"7",
         2,
     )
-    assert (inner.arrived, inner.deadline, inner.caller_deadline) == (5.0, 9.0, 9.0)
+    assert (inner.arrived, inner.deadline, inner.caller_deadline) == (5.0, 8.0, 8.0)
     assert (inner.body, inner.attempts, inner.interim, inner.is_inner) == (b"", [], None, True)

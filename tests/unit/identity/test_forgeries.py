@@ -25,6 +25,7 @@ from sidecar.core.outcome import Outcome
 from sidecar.core.stage import Wait
 from sidecar.identity.keys import ROCA_PRIMES, encode, has_roca_form, read_key
 from sidecar.stages import BY_NAME
+from tests.support.cases import each
 from tests.support.clock import WALL, make_env
 from tests.support.service import context, exchange
 from tests.unit.identity.test_jwt import identity
@@ -614,14 +615,14 @@ for group in (
     claims,
     spellings,
 ):
-    for title, each in group():
-        FORGED[f"{group.__name__}: {title}"] = [(b"Authorization", b"Bearer " + each)]
-FORGED |= {f"fields: {title}": each for title, each in fields()}
+    for title, token in group():
+        FORGED[f"{group.__name__}: {title}"] = [(b"Authorization", b"Bearer " + token)]
+FORGED |= {f"fields: {title}": lines for title, lines in fields()}
 
 # ----- valid tokens
 
 VALID: dict[str, Headers] = {}
-for title, each in {
+for title, token in {
     **{alg: make(alg=alg) for alg in SIGNERS},
     **{f"{alg} without kid": make({"kid": ...}, alg=alg) for alg in SIGNERS},
     **{f"typ {typ}": make({"typ": typ}) for typ in ("JWT", "jwt", "at+jwt", "AT+JWT", "application/at+jwt")},
@@ -637,7 +638,7 @@ for title, each in {
     "nested claims": make(None, {"realm": {"roles": [{"a": [1, 2, {"b": None}]}]}}),
     "large": make(None, {"x": "a" * 8000}),
 }.items():
-    VALID[title] = [(b"Authorization", b"Bearer " + each)]
+    VALID[title] = [(b"Authorization", b"Bearer " + token)]
 for title, value in {
     "bearer": b"bearer %b",
     "BEARER": b"BEARER %b",
@@ -682,7 +683,7 @@ def send(built: Any, lines: Headers, query: bytes | None = None) -> tuple[Outcom
     return outcome, x
 
 
-@pytest.mark.parametrize("name", FORGED)
+@each(FORGED)
 def test_no_forged_token_names_a_caller(name: str) -> None:
     for is_warm in (False, False, True, True):  # the second time from the cache
         outcome, x = send(stage(is_warm=is_warm), FORGED[name])
@@ -691,7 +692,7 @@ def test_no_forged_token_names_a_caller(name: str) -> None:
         assert x.caller is None
 
 
-@pytest.mark.parametrize("name", VALID)
+@each(VALID)
 def test_every_valid_token_names_its_caller(name: str) -> None:
     for _ in range(3):
         outcome, x = send(stage(is_warm=False), VALID[name])

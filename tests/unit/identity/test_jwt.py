@@ -322,6 +322,8 @@ def test_forged_tokens_exhaust_their_client_and_nobody_else() -> None:
     assert isinstance(ask(found, good, "10.9.9.9"), Caller), "a token that was verified before is not affected"
     fresh = sign(key(), {"jti": "fresh"})
     assert isinstance(ask(found, fresh, "10.9.9.9"), Unavailable)
+    assert isinstance(ask(found, b"nonsense", "10.9.9.9"), Unavailable), "its tokens are not even read"
+    assert isinstance(ask(found, b"nonsense", "10.0.0.2"), Rejection)
     assert isinstance(ask(found, fresh, "10.0.0.2"), Caller), "other clients are not affected"
     assert isinstance(ask(found, sign(key(), {"jti": "late"}), "10.9.9.9", now=env.now() + 2), Caller)
 

@@ -12,16 +12,20 @@ import pytest
 
 from sidecar.core.exchange import Caller
 from sidecar.core.stage import Wait
+from sidecar.identity import verification
 from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.keys import encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
-from sidecar.identity.verification import AT_ONCE, MOST_WAITING, VerificationSpec
-from tests.support.clock import FakeEnv
-from tests.support.issuer import jwk, key, sign
+from sidecar.identity.verification import AT_ONCE, VerificationSpec
+from tests.support.clock import FakeEnv, make_env
+from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import virtual, virtual_env
 from tests.support.service import exchange
 from tests.unit.identity.test_jwt import identity
+from tests.unit.identity.test_key_source import Rig
 
+ROOM = 20
+"""Places in the queue, in place of `MOST_WAITING`."""
 CAUSE = "too many tokens wait for their verification"
 
 
@@ -29,7 +33,7 @@ def begin(found: JwtIdentity, token: bytes, address: str = "10.0.0.1") -> Any:
     """Return the verdict on a token, or the task that waits for it."""
     x = exchange(headers={"authorization": f"Bearer {token.decode()}"}, client_address=address)
     verdict = found.authenticate(x, x.lines, b"\n" + x.lines.lower(), found._now())
-    return asyncio.ensure_future(verdict.awaited) if isinstance(verdict, Wait) else verdict  # type: ignore[arg-type]
+    return asyncio.ensure_future(verdict.awaited) if isinstance(verdict, Wait) else verdict
 
 
 def rig(kind: str = "EC", **settings: Any) -> tuple[JwtIdentity, FakeEnv]:
@@ -72,9 +76,12 @@ async def test_a_token_that_waits_twice_is_verified_once() -> None:
 
 
 @virtual
-async def test_the_queue_is_bounded_and_clients_that_leave_give_their_place_up() -> None:
+async def test_the_queue_is_bounded_and_clients_that_leave_give_their_place_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verification, "MOST_WAITING", ROOM)
     found, env = rig()
-    forged = [sign(key("EC", "forged"), {"jti": str(number)}, kid="one") for number in range(AT_ONCE + MOST_WAITING)]
+    forged = [sign(key("EC", "forged"), {"jti": str(number)}, kid="one") for number in range(AT_ONCE + ROOM)]
     begun = [begin(found, token) for token in forged]
     refused = begin(found, fresh(1))
     assert isinstance(refused, Unavailable)
@@ -141,12 +148,51 @@ async def test_a_verification_in_a_thread_is_paid_although_its_client_has_left()
     await asyncio.sleep(0)
     task.cancel()
     assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-    while budget._in_threads:
+    while budget.describe()["left"] >= left:  # ends with the thread
         await asyncio.sleep(0)
-    assert budget.describe()["left"] < left
+
+
+async def test_a_client_that_floods_a_slow_key_is_refused_before_all_its_tokens_are_verified() -> None:
+    limits = VerificationSpec.built_in(share=1.0, failures=5.0)  # a second, and the clock stands still
+    found = identity(jwk(key("P-384")), env=make_env(), limits=limits, at_once=AT_ONCE, algorithms=["ES384"])
+    forged = [sign(key("P-384", "forged"), {"jti": str(n)}, "ES384", kid="one") for n in range(20)]
+    verdicts = await asyncio.gather(*[begin(found, token, "10.9.9.9") for token in forged])
+    rejected = sum(isinstance(each, Rejection) for each in verdicts)
+    assert 5 <= rejected <= 5 + 2 * AT_ONCE
+    assert sum(isinstance(each, Unavailable) for each in verdicts) == len(forged) - rejected
+    good = sign(key("P-384"), alg="ES384")
+    assert isinstance(await begin(found, good, "10.0.0.2"), Caller), "no place is lost"
 
 
 @virtual
 async def test_in_virtual_time_a_slow_key_takes_no_thread() -> None:
     found, _ = rig("P-521", algorithms=["ES512"])
     assert isinstance(await begin(found, sign(key("P-521"), alg="ES512")), Caller)
+
+
+@virtual
+async def test_tokens_that_have_waited_are_verified_although_the_queue_is_full_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verification, "MOST_WAITING", ROOM)
+    found, env = rig()
+    tasks = [begin(found, fresh(number)) for number in range(AT_ONCE + ROOM)][AT_ONCE:]
+    for number in range(1000, 1000 + 5 * AT_ONCE):  # as many come as have had their turn
+        await asyncio.sleep(0)
+        begin(found, fresh(number))
+    assert all([isinstance(await each, Caller) for each in tasks])
+    assert env.meter.value("sidecar.authentications", result="accepted") >= AT_ONCE + ROOM
+
+
+@virtual
+async def test_tokens_that_have_waited_for_keys_take_turns_too() -> None:
+    server = KeyServer(jwk(key("EC")))
+    found = Rig(server).identity
+    tasks = [begin(found, fresh(number)) for number in range(3 * AT_ONCE)]
+    assert all(isinstance(each, asyncio.Task) for each in tasks)
+    accepted = []
+    while not all(each.done() for each in tasks):
+        accepted.append(sum(each.done() for each in tasks))
+        await asyncio.sleep(0)
+    assert max(after - before for before, after in pairwise([*accepted, len(tasks)])) <= AT_ONCE
+    assert all(isinstance(each.result(), Caller) for each in tasks)

@@ -13,6 +13,7 @@ from sidecar.core import events, metrics
 from sidecar.core.window import BUCKETS
 from sidecar.upstream.budget import RetryBudget
 from sidecar.upstream.spec import RetryBudgetSpec
+from tests.support.cases import each
 from tests.support.clock import FakeEnv, make_env
 
 
@@ -38,7 +39,7 @@ def test_the_ratio_is_one_to_first_attempts() -> None:
     assert spend(budget, 100) == 20
 
 
-@pytest.mark.parametrize("percent", range(1, 101))
+@each(range(1, 101))
 def test_shares_that_no_binary_fraction_hits(percent: int) -> None:
     env = make_env()
     budget = RetryBudget(spec(ratio=f"{percent}%", min_per_second=0), env, "app")

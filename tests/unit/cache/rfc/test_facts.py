@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.cache.rfc.facts import LINE, LINES, Facts, FactsReader, reader
 from sidecar.cache.rfc.freshness import FreshnessRules, RequestFacts, assess
+from tests.support.cases import each
 
 NOW = 1_750_000_000.0
 """Instant in June 2025, as Unix time."""
@@ -58,9 +60,9 @@ def test_cached_facts_equal_facts_read_anew(heads: list[tuple[bytes, FreshnessRu
         assert judged(remembered, rules) == judged(anew, rules)
 
 
-@pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("line", FIELDS)
-def test_a_line_more_or_less_is_judged_for_itself(line: bytes, rules: FreshnessRules) -> None:
+@each(product(FIELDS, RULES))
+def test_a_line_more_or_less_is_judged_for_itself(case: tuple[bytes, FreshnessRules]) -> None:
+    line, rules = case
     for base in (b"", b"Cache-Control: max-age=60\r\n", b'ETag: "b"\r\n', b"Date: Sun, 15 Jun 2025 15:06:40 GMT\r\n"):
         longer = base + line + b"\r\n"
         for heads in ((base, longer), (longer, base)):

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from chaos.battery import Arm, Result, document, replayed, simulated
 from chaos.cli import main
 from chaos.scenario.files import SCENARIOS, Loaded, block, load
+from chaos.verdict import charts
 from chaos.verdict.compare import compare
 from chaos.verdict.judge import judge
 from chaos.verdict.junit import junit_xml
@@ -35,6 +36,11 @@ def results() -> list[Result]:
 @pytest.fixture(scope="module")
 def html(results: list[Result]) -> str:
     return page(results)
+
+
+def test_the_axis_of_time_counts_whole_seconds_from_the_start_of_the_faults() -> None:
+    chart = charts.lines("a", [], charts.Frame(-1.5, 7.5, ()), 1.0, str)
+    assert re.findall(r'text-anchor="middle">([^<]*)<', chart) == ["0", "2", "4", "6"]
 
 
 def test_the_page_is_well_formed(html: str) -> None:
