@@ -108,20 +108,24 @@ class Soak:
         until = time.monotonic() + seconds
         traffic.is_over = False
         clients = asyncio.create_task(traffic.run())
-        reloading = asyncio.create_task(self.keep_reloading(min(RELOAD_EVERY, seconds / 4)))
+        over = asyncio.Event()
+        reloading = asyncio.create_task(self.keep_reloading(min(RELOAD_EVERY, seconds / 4), over))
         while time.monotonic() < until:
             await asyncio.sleep(pause)
             self.samples.append(await self.sample())
         traffic.is_over = True
         await asyncio.wait_for(clients, 10 * PATIENCE)
-        reloading.cancel()
-        await asyncio.gather(reloading, return_exceptions=True)
+        over.set()
+        await reloading  # not cancelled: the sidecar would go on with old and new policies while it should be at rest
 
-    async def keep_reloading(self, pause: float) -> None:
-        """Reload after each pause, until cancelled."""
+    async def keep_reloading(self, pause: float, over: asyncio.Event) -> None:
+        """Reload after each pause, until it is over."""
         while True:
-            await asyncio.sleep(pause)
-            await self.reload()
+            try:
+                await asyncio.wait_for(over.wait(), pause)
+                return
+            except TimeoutError:
+                await self.reload()
 
     async def reload(self) -> None:
         """Reload other policies, every other time broken ones."""

@@ -2,8 +2,17 @@
 
 Tokens with the right header and claims and a wrong signature, none of which comes twice, arrive from many loopback
 addresses, so that no address is refused for its failures.  Another process sends requests to a route without
-authentication.  Both are open loops: a request is due at its time, whether or not earlier ones are answered, and its
-latency begins there.  Turns without and with the flood alternate.
+authentication.  Both are open loops: a request is due at its time, whether or not earlier ones are answered.
+
+What is told apart:
+
+- Turns without a flood, with the flood, and with a control alternate.  The control sends as many requests of the same
+  length to the same route, under another scheme, so that they are refused without a look at any token: the flood's
+  ratio to it is what judging tokens costs others.
+- The flood has a lower priority than the other client, and both have the upstream's core.
+- A latency begins at the instant of sending, and at that at which the request was due if it waited for a connection.
+  The other client's timers are precise, and by how much its requests left late is printed.
+- Where Envoy is installed, its `jwt_authn` gets the same turns; its figures are told and not judged.
 
 What must hold: the median p99 of the other route is at most `MOST` times that without the flood, each of its requests
 is answered with 200, no forged token is accepted, and memory is flat after the first flood.  Exit code 1 if one does
@@ -17,6 +26,7 @@ import asyncio
 import json
 import os
 import random
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -33,7 +43,7 @@ import uvloop
 
 from bench import machine, upstream
 from bench.identity import AUDIENCE, END, ISSUER, KEYS, encode, issuer
-from bench.peers import BEST, ROOT, sidecar
+from bench.peers import BEST, PEERS, ROOT, TOKENS, Place, sidecar
 from bench.scenarios import wait_until_up
 from bench.subject import Subject
 
@@ -49,8 +59,13 @@ CONNECTIONS: Final = 32
 ADDRESSES: Final = 200
 """Loopback addresses of the flood, with a connection each."""
 FLOOD: Final = "flood"
+CONTROL: Final = "control"
 HONEST: Final = "honest"
-"""Names of the two clients."""
+"""Names of the clients."""
+READY: Final = "ready"
+"""Line that a client prints once it begins."""
+NICE: Final = 10
+"""Priority of flood and control below that of the other client."""
 SIGNATURE: Final = 256
 """Bytes of a signature of RS256."""
 PATIENCE: Final = 5.0
@@ -80,15 +95,15 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.due = 0.0
-        """Instant at which the request in flight was due."""
+        self.began = 0.0
+        """Instant at which the latency of the request in flight begins."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's transport is no subclass
 
-    def ask(self, request: bytes, due: float) -> None:
+    def ask(self, request: bytes, began: float) -> None:
         self.parser = httptools.HttpResponseParser(self)
-        self.due = due
+        self.began = began
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -107,6 +122,8 @@ class Client:
     def __init__(self, requests: Sequence[bytes]) -> None:
         self.statuses: Counter[str] = Counter()
         self.latencies: list[float] = []
+        self.lags: list[float] = []
+        """Seconds by which requests left after they were due, because of this process."""
         self._requests = iter(requests)
         self._total = len(requests)
         self._idle: deque[Connection] = deque()
@@ -120,20 +137,22 @@ class Client:
         for address in addresses:
             connect = loop.create_connection(lambda: Connection(self), "127.0.0.1", port, local_addr=(address, 0))
             self._idle.append((await connect)[1])
-        began = perf_counter()  # the loop's own clock counts milliseconds
+        began = perf_counter()
         for number in range(self._total):
             due = began + number / rate
             if (left := due - perf_counter()) > 0:
                 await asyncio.sleep(left)
             if self._idle:
-                self._idle.popleft().ask(next(self._requests), due)
+                now = perf_counter()
+                self.lags.append(now - due)
+                self._idle.popleft().ask(next(self._requests), now)
             else:
                 self._late.append(due)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), PATIENCE)
 
     def answered(self, connection: Connection, status: int) -> None:
-        self.latencies.append(perf_counter() - connection.due)
+        self.latencies.append(perf_counter() - connection.began)
         self.statuses[str(status)] += 1
         if self._late:
             connection.ask(next(self._requests), self._late.popleft())
@@ -146,9 +165,22 @@ class Client:
         self.statuses["lost"] += 1
 
     def result(self) -> dict[str, Any]:
-        times = sorted(self.latencies) or [0.0]
-        statuses = dict(self.statuses)
-        return {"statuses": statuses, "p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+        return {
+            "statuses": dict(self.statuses),
+            "p50": quantile(self.latencies, 50),
+            "p99": quantile(self.latencies, 99),
+            "lag": quantile(self.lags, 99),
+        }
+
+
+def quantile(values: Sequence[float], percent: int) -> float:
+    """Return a percentile of values; 0 without any."""
+    return sorted(values)[len(values) * percent // 100] if values else 0.0
+
+
+def unread(count: int) -> list[bytes]:
+    """Return requests as long as those of `forged`, whose credentials are of a scheme that no identity reads."""
+    return [request.replace(b" Bearer ", b" Basic_ ") for request in forged(count)]
 
 
 def forged(count: int) -> list[bytes]:
@@ -165,22 +197,36 @@ def forged(count: int) -> list[bytes]:
 
 
 def be_client(kind: str, port: str, rate: str, seconds: str) -> None:
-    """Run as one of the client processes; print the result as JSON."""
+    """Run as one of the client processes; print a line once the requests are ready, and the result as JSON."""
     total = int(float(rate) * float(seconds))
-    if kind == FLOOD:
-        requests, addresses = forged(total), [f"127.0.1.{number + 1}" for number in range(ADDRESSES)]
-    else:
+    if kind == HONEST:
         requests = [f"GET {OPEN} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()] * total
         addresses = ["127.0.0.1"] * CONNECTIONS
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    else:
+        os.nice(NICE)
+        requests = (forged if kind == FLOOD else unread)(total)
+        addresses = [f"127.0.1.{number + 1}" for number in range(ADDRESSES)]
+    with asyncio.Runner(loop_factory=precise_loop if kind == HONEST else uvloop.new_event_loop) as runner:
         client = Client(requests)
+        print(READY, flush=True)
         runner.run(client.run(int(port), float(rate), addresses))
     print(json.dumps(client.result()))
 
 
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop whose timers count microseconds; those of uvloop and of epoll count milliseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 def begin(kind: str, port: int, rate: float, seconds: float) -> subprocess.Popen[str]:
+    """Start a client process, and return it once it sends."""
     argv = [sys.executable, "-m", "bench.token_flood", kind, str(port), str(rate), str(seconds)]
-    return subprocess.Popen(machine.pinned(argv, machine.cores()[1]), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(machine.pinned(argv, machine.cores()[1]), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != READY:
+        process.kill()
+        raise SystemExit(f"the client {kind} has not begun")
+    return process
 
 
 def end(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
@@ -192,10 +238,10 @@ def end(process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
     return found
 
 
-def turn(port: int, options: argparse.Namespace, *, is_flooded: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the results of the other route and of the flood."""
+def turn(port: int, options: argparse.Namespace, kind: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the results of the other route, and of the flood or control `kind`; without one, that is empty."""
     seconds = options.seconds
-    flood = begin(FLOOD, port, options.rate, seconds + 1) if is_flooded else None
+    flood = begin(kind, port, options.rate, seconds + 1) if kind else None
     try:
         honest = end(begin(HONEST, port, HONEST_RATE, seconds), seconds)
     except BaseException:
@@ -205,10 +251,52 @@ def turn(port: int, options: argparse.Namespace, *, is_flooded: bool) -> tuple[d
     return honest, {} if flood is None else end(flood, seconds)
 
 
+class Seen:
+    """Results of all turns with one proxy."""
+
+    def __init__(self) -> None:
+        self.p99: dict[str, list[float]] = {"": [], CONTROL: [], FLOOD: []}
+        """Seconds by kind of turn, one a turn."""
+        self.statuses: dict[str, Counter[str]] = {HONEST: Counter(), FLOOD: Counter(), CONTROL: Counter()}
+        self.resident: list[int] = []
+        """Bytes of the proxy after each flood."""
+
+    def ratio(self, kind: str, base: str) -> float:
+        """Return the median p99 of a kind of turn divided by that of another kind."""
+        return median(self.p99[kind]) / median(self.p99[base])
+
+
+def watch(name: str, port: int, pid: int, options: argparse.Namespace) -> Seen:
+    """Run the turns with a proxy, and print what is seen."""
+    seen = Seen()
+    turn(port, options)  # warms up
+    for _ in range(options.turns):
+        told = []
+        for kind in seen.p99:
+            before = machine.cpu_seconds(pid)
+            honest, flood = turn(port, options, kind)
+            spent = machine.cpu_seconds(pid) - before
+            seen.p99[kind].append(honest["p99"])
+            seen.statuses[HONEST].update(honest["statuses"])
+            told.append(
+                f"{kind or 'quiet'} p99 {honest['p99'] * 1e3:.2f} ms (p50 {honest['p50'] * 1e3:.2f}, sent "
+                f"{honest['lag'] * 1e3:.2f} late), CPU {spent:.1f} s"
+            )
+            if kind:
+                seen.statuses[kind].update(flood["statuses"])
+                told[-1] += f", answered {flood['statuses']}"
+        seen.resident.append(machine.resident_bytes(pid))
+        print(f"{name}: {'; '.join(told)}; {seen.resident[-1] / 2**20:.1f} MiB", flush=True)
+    print(
+        f"{name}: p99 {seen.ratio(FLOOD, ''):.2f}x with the flood, {seen.ratio(CONTROL, ''):.2f}x with the control; "
+        f"flood to control {seen.ratio(FLOOD, CONTROL):.2f}x",
+        flush=True,
+    )
+    return seen
+
+
 def measure(options: argparse.Namespace) -> int:
-    """Run the turns, print what was seen, and return the exit code."""
-    quiet, flooded, resident = [], [], []
-    statuses: dict[str, Counter[str]] = {HONEST: Counter(), FLOOD: Counter()}
+    """Run the turns with each proxy, print what is seen, and return the exit code."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-flood-")))
         port = machine.free_port()
@@ -219,25 +307,27 @@ def measure(options: argparse.Namespace) -> int:
             raise SystemExit("the upstream does not answer")
         (directory / KEYS).write_text(issuer().key_set())
         command = tuple(sidecar(sys.executable, "run", source=ROOT if options.pure else BEST))
-        subject = stack.enter_context(Subject(policies(port, directory / KEYS), directory, OPEN, command))
-        turn(subject.port, options, is_flooded=False)  # warms up
-        for _ in range(options.turns):
-            honest, _ = turn(subject.port, options, is_flooded=False)
-            quiet.append(honest["p99"])
-            statuses[HONEST].update(honest["statuses"])
-            before = machine.cpu_seconds(subject.pid)
-            honest, flood = turn(subject.port, options, is_flooded=True)
-            spent = machine.cpu_seconds(subject.pid) - before
-            flooded.append(honest["p99"])
-            statuses[HONEST].update(honest["statuses"])
-            statuses[FLOOD].update(flood["statuses"])
-            resident.append(machine.resident_bytes(subject.pid))
-            print(
-                f"p99 {quiet[-1] * 1e3:.2f} ms without, {flooded[-1] * 1e3:.2f} ms with the flood; forged tokens "
-                f"{dict(flood['statuses'])}; CPU {spent:.1f} s; {resident[-1] / 2**20:.1f} MiB",
-                flush=True,
-            )
-    return judge(median(flooded) / median(quiet), resident[-1] - resident[0], statuses)
+        with Subject(policies(port, directory / KEYS), directory, OPEN, command) as subject:
+            seen = watch("sidecar", subject.port, subject.pid, options)
+        beside(port, directory, options)
+    return judge(seen.ratio(FLOOD, ""), seen.resident[-1] - seen.resident[0], seen.statuses)
+
+
+def beside(upstream_port: int, directory: Path, options: argparse.Namespace) -> None:
+    """Run the turns with Envoy if it is installed."""
+    envoy = next(peer for peer in PEERS if peer.name == "envoy")
+    if (program := envoy.find()) is None:
+        print("envoy: not installed")
+        return
+    place = Place(machine.free_port(), machine.free_port(), upstream_port, directory, TOKENS, identity=directory)
+    process = machine.spawn(envoy.argv(program, place), machine.cores()[0], directory / "envoy-output")
+    try:
+        if wait_until_up(place.port, OPEN):
+            watch("envoy", place.port, process.pid, options)
+        else:
+            print("envoy: does not answer")
+    finally:
+        machine.end(process)
 
 
 def judge(ratio: float, growth: int, statuses: dict[str, Counter[str]]) -> int:
@@ -248,15 +338,17 @@ def judge(ratio: float, growth: int, statuses: dict[str, Counter[str]]) -> int:
     if growth > GROWTH:
         faults.append(f"memory grew by {growth / 2**20:.1f} MiB")
     if set(statuses[HONEST]) != {"200"}:
-        faults.append(f"the other route answered {dict(statuses['honest'])}")
+        faults.append(f"the other route answered {dict(statuses[HONEST])}")
+    if not set(statuses[CONTROL]) <= {"401"}:
+        faults.append(f"the control was answered {dict(statuses[CONTROL])}")
     if not set(statuses[FLOOD]) <= {"401", "503"}:
-        faults.append(f"forged tokens were answered {dict(statuses['flood'])}")
+        faults.append(f"forged tokens were answered {dict(statuses[FLOOD])}")
     print(f"p99 {ratio:.2f}x, memory {growth / 2**20:+.1f} MiB: {'; '.join(faults) or 'holds'}")
     return 1 if faults else 0
 
 
 def main() -> None:
-    if sys.argv[1:2] in ([FLOOD], [HONEST]):
+    if sys.argv[1:2] in ([FLOOD], [CONTROL], [HONEST]):
         be_client(*sys.argv[1:])
         return
     parser = argparse.ArgumentParser(prog="python -m bench.token_flood", description=__doc__.partition("\n")[0])

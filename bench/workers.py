@@ -2,6 +2,9 @@
 
 All workers of a sidecar run on one core, and the load on another.  So what is compared is the work, and not how many
 cores there are.  CPU is that of the supervisor and of all workers.
+
+Several processes on one core take its caches from each other.  As many independent sidecars, each with a load of its
+own, show what that costs; the rest is what workers add.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -53,6 +58,18 @@ def measure(subject: Subject, connections: int, seconds: float) -> tuple[float, 
     return sum(spent) / found.requests * 1e6, max(workers) * len(workers) / sum(workers)
 
 
+def measure_together(subjects: Sequence[Subject], seconds: float) -> float:
+    """Return microseconds of CPU a request of independent sidecars under load at once."""
+    before = sum(sum(used(each.pid)) for each in subjects)
+    with ThreadPoolExecutor(len(subjects)) as threads:
+        urls = [f"http://127.0.0.1:{each.port}{TARGET}" for each in subjects]
+        found = list(threads.map(lambda url: load.wrk(url, MANY, seconds, machine.cores()[1]), urls))
+    spent = sum(sum(used(each.pid)) for each in subjects) - before
+    if errors := sum(each.errors for each in found):
+        raise SystemExit(f"{errors} requests failed")
+    return spent / sum(each.requests for each in found) * 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.workers", description="Compare numbers of workers.")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each number (7)")
@@ -65,21 +82,30 @@ def main() -> None:
         stack.callback(machine.end, server)
         if not wait_until_up(port, TARGET):
             raise SystemExit("the upstream does not answer")
-        subjects = {}
-        for number in NUMBERS:
-            place = directory / str(number)
+
+        def start(name: str, workers: int) -> Subject:
+            place = directory / name
             place.mkdir()
-            whole = {"process": {"workers": number}, **policies(port, 5, ROOMY)}
-            subjects[number] = stack.enter_context(Subject(whole, place, TARGET))
+            whole = {"process": {"workers": workers}, **policies(port, 5, ROOMY)}
+            return stack.enter_context(Subject(whole, place, TARGET))
+
+        subjects = {number: start(f"{number} workers", number) for number in NUMBERS}
+        others = [start(f"other {number}", 1) for number in range(max(NUMBERS) - 1)]
+        independent = {number: [subjects[1], *others[: number - 1]] for number in NUMBERS[1:]}
         time.sleep(SETTLED)
         rounds = [
             {number: measure(each, MANY * number, options.seconds)[0] for number, each in subjects.items()}
+            | {-number: measure_together(each, options.seconds) for number, each in independent.items()}
             for _ in range(1 + options.rounds)
         ][1:]
         print(f"{machine.interpreter()}; {load.version('wrk')}, {MANY} connections a worker, {options.rounds} rounds")
         for number in NUMBERS:
             ratio = median(each[number] / each[NUMBERS[0]] for each in rounds)
-            print(f"{number} workers: {median(each[number] for each in rounds):.1f} us a request, {ratio:.2f}x of one")
+            told = f"{number} workers: {median(each[number] for each in rounds):.1f} us a request, {ratio:.2f}x of one"
+            if number in independent:
+                ratio = median(each[number] / each[-number] for each in rounds)
+                told += f", {ratio:.2f}x of {number} independent sidecars"
+            print(told)
         for connections in FEW:
             busiest = [
                 median(measure(subjects[number], connections, options.seconds)[1] for _ in range(options.rounds))

@@ -154,12 +154,12 @@ class Topology:
     def _policies(self, service: str, env: dict[str, str]) -> Sequence[Source]:
         sources = files.policies(self.loaded, service)
         if self.arm == RECOMMENDED:
-            return files.recommended(sources, env)
+            return files.recommended(sources, env, self.loaded.values)
         blocks = self.scenario.decisive.get(service, []) if self.without else []
         return files.without(sources, blocks, env) if blocks else sources
 
     def _environ(self, service: str, replica: str) -> dict[str, str]:
-        env = {"APP": self.address[replica], "SERVICE": service}
+        env = {"APP": self.address[replica], "SERVICE": service, "EXAMPLES": self.cluster.examples()}
         scenario = self.scenario
         names = (*scenario.services, *scenario.stores, *scenario.collectors, *scenario.api_servers)
         for name in names:

@@ -37,7 +37,7 @@ from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.pipeline import Telemetry
 from sidecar.telemetry.plain import Secrets
 from sidecar.telemetry.recorder import Recorder
-from sidecar.telemetry.refusals import Refusals
+from sidecar.telemetry.refusals import Refusals, observed
 from sidecar.upstream.resolver import NameResolver, system_resolver
 
 WORKER = "SIDECAR_WORKER"
@@ -165,6 +165,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
             "reloads": control.describe_reloads,
             "routes": control.describe_routes,
             "refusals": refusals.describe,
+            "observed": lambda: observed(registry),
             "listeners": server.describe,
             "names": names.describe,
             "loop": lambda: {**stalls.describe(), "tasks": len(asyncio.all_tasks())},

@@ -47,6 +47,7 @@ SPECS = {
     "stages",
     "store.spec",
     "upstream",
+    "telemetry.metrics.period",
     "telemetry.spec",
     "routing.match_spec",
     "config",

@@ -23,6 +23,7 @@ from chaos.cluster.local import PAGE, ChildProcess, Local
 from chaos.parts.part import Row
 from chaos.scenario.spec import NamesFault, Scenario
 from sidecar.config.files import Source
+from sidecar.demo import examples
 
 IMAGE: Final = "resilience-sidecar"
 ANYWHERE: Final = "0.0.0.0"
@@ -99,6 +100,12 @@ class Containers(Local):
     def _address_for_others(self, name: str, address: str) -> str:
         """Return the address at which others reach a part; empty if it has none."""
         return f"{self.host(name)}:{address.rpartition(':')[2]}" if address else ""
+
+    def examples(self) -> str:
+        copy = self.directory / "examples"
+        if not copy.exists():
+            shutil.copytree(examples.find(""), copy)
+        return self._path_for_part(copy)
 
     def names(self, table: dict[str, Any]) -> None:
         """Do nothing: the engine resolves names."""

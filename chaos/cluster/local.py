@@ -24,6 +24,7 @@ from chaos.cluster.base import Addresses, ClusterError
 from chaos.parts.part import Row
 from chaos.peers import envoy
 from sidecar.config.files import Source
+from sidecar.demo import examples
 from sidecar.process.children import tied_to_parent
 
 READY_WITHIN: Final = 20.0
@@ -264,6 +265,9 @@ class Local:
             self.ready[name].set_result(event)
         facts = {key: value for key, value in event.items() if key not in ("event", "time")}
         self.report(("event", self.now(), name, event["event"], facts))
+
+    def examples(self) -> str:
+        return str(examples.find(""))
 
     def names(self, table: dict[str, Any]) -> None:
         path = self.directory / "names.json"

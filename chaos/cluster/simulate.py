@@ -27,6 +27,7 @@ from sidecar.config.files import Source, digest
 from sidecar.control.reload import Control, PolicySource
 from sidecar.control.state import StateStore
 from sidecar.core.env import Env
+from sidecar.demo import examples
 from sidecar.downstream.server import Server
 from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.no_telemetry import NoTelemetry
@@ -164,6 +165,9 @@ class Virtual:
 
     async def push(self, name: str, sources: Sequence[Source]) -> None:
         self.sidecars[name].sources = list(sources)
+
+    def examples(self) -> str:
+        return str(examples.find(""))
 
     def names(self, table: dict[str, Any]) -> None:
         self.table = table

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
@@ -32,8 +33,10 @@ CONTEXT: Final = ("x-request-id", "x-class", "x-write-id", "x-criticality", "x-s
 DEADLINE: Final = "x-request-timeout-ms"
 SAMPLE_EVERY: Final = 0.25
 """Seconds between two samples."""
-CONTENTS: Final = {"keys": key_set, "active": active}
-"""Contents of the responses of an issuer, by their names in a scenario."""
+PRICE: Final = b"\x0a\x03tea\x10\xfa\x01"
+"""Message `shop.Price` of protobuf: sku `tea`, 250 cents."""
+CONTENTS: Final[dict[str, Callable[[], bytes]]] = {"keys": key_set, "active": active, "price": lambda: PRICE}
+"""Contents of responses, by their names in a scenario."""
 BACKLOG: Final = 512
 COLD: Final = 4.0
 """Factor by which work takes longer after a start."""

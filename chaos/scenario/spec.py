@@ -58,8 +58,9 @@ class WorkSpec(Model):
     """Size of the response."""
     cache_control: str = ""
     """`Cache-Control` of the response; none if empty."""
-    answer: Literal["", "keys", "active"] = ""
-    """Content of the response of an issuer: the `keys` of signed tokens, or that a token is `active` (RFC 7662)."""
+    answer: Literal["", "keys", "active", "price"] = ""
+    """Content of the response: of an issuer the `keys` of signed tokens, or that a token is `active` (RFC 7662); or a
+    `price` as the gRPC service `shop.Prices` answers it."""
 
 
 class ServiceSpec(Model):

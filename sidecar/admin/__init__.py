@@ -9,6 +9,9 @@
     commands    commands that concern one process
     cache       contents and purges of caches
     what_if     trial of policies that are not in force
+    history     figures of the last hours, kept in a file if policies name one
+    advice      values that these figures suggest
+    subcommand  commands of this program in processes of their own
     page/       files of the live page
 
 These modules know the rest of the process only through the `AdminView` that they are given.

@@ -10,6 +10,8 @@
     GET  /cache                              contents of each cache as JSON
     POST /cache/purge?url=…                  drop responses by url, prefix, tag, or all (`cache.py`)
     POST /what-if                            try policies that are not in force (`what_if.py`)
+    GET  /history                            figures of the last hours as JSON (`history.py`)
+    GET  /advice                             values that these figures suggest for the policies (`advice.py`)
     POST /breakers/{name}/open|close|auto    force a breaker until `auto`; names as in `/state`: `upstream:payments`
 
 Errors are problem documents (RFC 9457) that say what would be right.  `access.py` decides which requests are allowed.
@@ -27,11 +29,14 @@ from aiohttp import web
 
 from sidecar.admin import page, responses
 from sidecar.admin.access import Access, is_bearer, refuse_site
+from sidecar.admin.advice import AdviceSource
 from sidecar.admin.commands import Commands, LocalCommands, Reply
+from sidecar.admin.history import HistoryKeeper
 from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, LIVEZ, READYZ, PlainResponse, probe
+from sidecar.admin.subcommand import NotDoneError
 from sidecar.admin.view import AdminView, document
-from sidecar.admin.what_if import MOST_TEXT, NotTriedError, WhatIf
+from sidecar.admin.what_if import MOST_TEXT, WhatIf
 from sidecar.core.events import BUG
 from sidecar.core.metrics import BUGS
 from sidecar.telemetry.metrics.prometheus import CONTENT_TYPE, OPENMETRICS_TYPE, Page, wants_openmetrics
@@ -55,14 +60,16 @@ class ManagedRequests(Protocol):
 class Admin:
     """Handlers of the application."""
 
-    def __init__(self, view: AdminView, feed: Feed, access: Access) -> None:
+    def __init__(self, view: AdminView, feed: Feed, keeper: HistoryKeeper, access: Access) -> None:
         """`access` has the token that requests need, except for probes and the files of the page."""
         self._view = view
         self._access = access
         self._feed = feed
+        self._keeper = keeper
         self._metrics_page = Page(view.registry, view.env.now, view.env.sleep)
         self._files = page.load()
         self._what_if = WhatIf(view.path, view.env)
+        self._advice_source = AdviceSource(view.path, view.env)
         self._commands: Commands = LocalCommands(view) if view.commands is None else view.commands
 
     def runner(self) -> web.AppRunner:
@@ -86,6 +93,8 @@ class Admin:
         application.router.add_post("/cache/purge", self._purge)
         application.router.add_post("/reload", self._reload)
         application.router.add_post("/what-if", self._try)
+        application.router.add_get("/history", self._history)
+        application.router.add_get("/advice", self._advise)
         application.router.add_post("/breakers/{name:.+}/{action}", self._force)
         return application
 
@@ -156,7 +165,7 @@ class Admin:
         if error.status == 404:
             return (
                 f"{request.path} does not exist; known are GET /, /live, /livez, /readyz, /metrics, /state, "
-                "/keys, /cache and POST /reload, /cache/purge, /what-if, /breakers/{name}/open, "
+                "/keys, /cache, /history, /advice and POST /reload, /cache/purge, /what-if, /breakers/{name}/open, "
                 "/breakers/{name}/close, /breakers/{name}/auto"
             )
         return error.reason
@@ -223,7 +232,19 @@ class Admin:
                 return problem(413, f"the policies have more than {MOST_TEXT} bytes; try fewer")
         try:
             return await self._json(self._view.secrets.plain(await self._what_if.answer(body)))
-        except NotTriedError as error:
+        except NotDoneError as error:
+            return problem(error.status, str(error))
+
+    async def _history(self, _: web.Request) -> web.Response:
+        history = self._keeper.history
+        if history is None:
+            return problem(404, "`admin.history` is off; leave it out of the policies to keep figures")
+        return web.Response(body=history.document(), content_type="application/json")
+
+    async def _advise(self, _: web.Request) -> web.Response:
+        try:
+            return await self._json(self._view.secrets.plain(await self._advice_source.answer(self._keeper.history)))
+        except NotDoneError as error:
             return problem(error.status, str(error))
 
     async def _force(self, request: web.Request) -> web.Response:

@@ -24,6 +24,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.admin.access import Access
+from sidecar.admin.history import HistoryKeeper
 from sidecar.admin.live import Feed
 from sidecar.admin.responses import HEADERS, PlainResponse, probe, problem
 from sidecar.admin.view import AdminView
@@ -70,6 +71,7 @@ class AdminListener:
     ) -> None:
         """`open_sockets` replaces the opening of the listening sockets."""
         self.feed = Feed(view)
+        self.keeper = HistoryKeeper(view)
         self._open_sockets = open_sockets or Sockets.open
         self.addresses: list[str] = []
         """Bound addresses, such as `127.0.0.1:9901`."""
@@ -106,6 +108,7 @@ class AdminListener:
         self.addresses = self._sockets.addresses
         self.feed.room = int(PAGES * self._room)
         self.feed.start()
+        self.keeper.start(spec.history)
         self._sweep()
 
     async def renew(self) -> None:
@@ -139,12 +142,14 @@ class AdminListener:
             server.close()
         if self._sockets is not None:
             self._sockets.disown()
+        self.keeper.leave()
 
     async def close(self) -> None:
         """Stop listening, end all streams, and wait for the requests in progress."""
         for server in self._servers:
             server.close()
         await self.feed.stop()
+        await self.keeper.stop()
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
@@ -203,7 +208,7 @@ class AdminListener:
         """Load the application, and hand it the waiting connections; answer them with 500 if that fails."""
         try:
             admin = await asyncio.to_thread(_import_admin)
-            runner = admin(self._view, self.feed, self.access).runner()
+            runner = admin(self._view, self.feed, self.keeper, self.access).runner()
             await runner.setup()
             server = runner.server
             assert server is not None

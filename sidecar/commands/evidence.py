@@ -12,7 +12,16 @@ import click
 
 from sidecar import __version__
 from sidecar.command_line import FAILURE, Choice, Failure, counted, describe_path_error, reject, suggest
-from sidecar.commands.files import PATH, json_option, load_policies, load_sources, print_json, read_sources
+from sidecar.commands.files import (
+    PATH,
+    json_option,
+    load_policies,
+    load_sources,
+    print_json,
+    read_sources,
+    tcp_address,
+    token_option,
+)
 from sidecar.commands.group import main
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.lint.run import Linted
     from sidecar.lint.traffic import TrafficSpec
     from sidecar.replay.record import Record
+    from sidecar.telemetry.metrics.period import HistoryDocument
 
 MOST_MARGINS: Final = 10
 """Most routes of which `--deep` searches the margin."""
@@ -215,32 +225,49 @@ def replay(
 @main.command(
     examples=[
         ("sidecar recommend policies.yaml --log access.jsonl", "Print what the log suggests."),
+        ("sidecar recommend policies.yaml --admin 127.0.0.1:9901", "Print what the figures of a running one suggest."),
         ("sidecar recommend policies.yaml --log access.jsonl --write values.patch", "Write the change as a patch too."),
     ]
 )
 @click.argument("path", type=PATH)
-@click.option("--log", "log", type=PATH, required=True, metavar="FILE", help="Access log of good days.")
+@click.option("--log", "log", type=PATH, metavar="FILE", help="Access log of good days.")
+@click.option("--admin", "admin", metavar="ADDRESS", help="Admin listener of a sidecar with the figures of good days.")
+@click.option("--history", "history", type=PATH, metavar="FILE", help="File of `admin.history` with these figures.")
 @format_option
 @click.option(
     "--seeds", type=click.IntRange(0, 100), default=1, metavar="N", help="Replays of each change; 1 if not given."
 )
 @click.option("--write", type=PATH, metavar="FILE", help="Write the changes as a patch for `patch -p0`.")
+@token_option
 @json_option
-def recommend(path: str, log: str, form: str | None, seeds: int, write: str | None, as_json: bool) -> None:
-    """Print the values that a log suggests for policies.
+def recommend(
+    path: str, log: str | None, admin: str | None, history: str | None, form: str | None, seeds: int,
+    write: str | None, token: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print the values that a log or a running sidecar suggests.
 
     Timeouts come from percentiles, thresholds of breakers from the noise of good times, limits from calls in flight.
-    Each value has its evidence, its place, and its effect in a replay of the log.  The policies are not changed.
+    Each value has its evidence and its place, and with a log its effect in a replay.  The policies are not changed.
     """
     from sidecar.control.compiler import CompileError
+    from sidecar.lint.facts import Policies
     from sidecar.replay import recommend as values
+    from sidecar.replay.evidence import LogOrigin, Origin
+    from sidecar.replay.figures import FiguresOrigin
     from sidecar.replay.world import Unmatched
 
+    if sum(each is not None for each in (log, admin, history)) != 1:
+        reject("--log", "say where the evidence comes from: exactly one of --log, --admin and --history")
     sources = read_sources(path, as_json=as_json)
     spec = load_policies(path, as_json=as_json)
-    record = read_record(log, form)
+    facts = Policies(spec)
+    origin: Origin
+    if log is not None:
+        origin = LogOrigin(facts, read_record(log, form))
+    else:
+        origin = FiguresOrigin(facts, read_figures(admin, history or "", token))
     try:
-        result = values.recommend(sources, spec, record, os.environ, range(1, seeds + 1))
+        result = values.recommend(sources, spec, origin, os.environ, range(1, seeds + 1))
     except CompileError as error:
         raise Failure(str(error)) from None
     except Unmatched:
@@ -253,13 +280,38 @@ def recommend(path: str, log: str, form: str | None, seeds: int, write: str | No
         click.echo(values.text(result), nl=False)
 
 
+def read_figures(admin: str | None, file: str, token: str | None) -> HistoryDocument:
+    """Return the figures of a running sidecar, or of a file.  Figures that cannot be read end the command."""
+    from sidecar.telemetry.metrics.period import MOST_BYTES, read_history
+
+    if admin is not None:
+        from sidecar.top.stream import StreamError, get
+
+        place, address = f"{admin}/history", tcp_address("--admin", admin)
+        try:
+            text = get(*address, token, "/history", MOST_BYTES)
+        except StreamError as error:
+            raise Failure(str(error)) from None
+    else:
+        place = file
+        try:
+            with open(file, "rb") as opened:
+                text = opened.read(MOST_BYTES)
+        except OSError as error:
+            raise Failure(f"{file}: {describe_path_error(error, 'name the file of `admin.history`')}") from None
+    try:
+        return read_history(text)
+    except ValueError as error:
+        raise Failure(f"{place}: is no history of this version: {error}; use the sidecar that wrote it") from None
+
+
 def write_text(path: str, content: str) -> None:
     """Write a file, in the place of one that is there.  A file that cannot be written ends the command."""
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(content)
     except OSError as error:
-        raise Failure(describe_path_error(error, "name a file that can be written")) from None
+        raise Failure(f"{path}: {describe_path_error(error, 'name a file that can be written')}") from None
 
 
 def read_record(log: str, form: str | None) -> Record:
@@ -269,7 +321,7 @@ def read_record(log: str, form: str | None) -> Record:
     try:
         record = read_log(log, form)
     except OSError as error:
-        raise Failure(describe_path_error(error, "name an access log")) from None
+        raise Failure(f"{log}: {describe_path_error(error, 'name an access log')}") from None
     if not record.requests:
         named = "".join(f"\n{each}" for each in record.named)
         raise Failure(

@@ -21,7 +21,23 @@ if TYPE_CHECKING:
 
 PATH: Final = InputPath()
 NAME_A_POLICY: Final = "name a policy file, or a directory with *.yaml files"
+token_option: Final = click.option(
+    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="Token of the admin listener; better given by SIDECAR_ADMIN_TOKEN."
+)
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def tcp_address(name: str, address: str) -> tuple[str, int]:
+    """Return host and port of an admin listener.  Anything else is a mistake in the argument or option `name`."""
+    from sidecar.config.listen_address import parse_listen_address
+
+    try:
+        host, port, path = parse_listen_address(address)
+    except ValueError as error:
+        reject(name, f"`{address}` {error}")
+    if path:
+        reject(name, f"`{address}` is a Unix socket, which this command cannot read; give the admin listener a port")
+    return host, port
 
 
 def compile_path(path: str, *, as_json: bool) -> Snapshot:

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from sidecar.command_line import Choice, Failure, reject
-from sidecar.commands.files import PATH
+from sidecar.commands.files import PATH, tcp_address, token_option
 from sidecar.commands.group import main
 
 DEMO_PORTS: Final = {
@@ -76,9 +76,7 @@ def check_port(name: str, many: int) -> None:
     ]
 )
 @click.argument("address", default="127.0.0.1:9901")
-@click.option(
-    "--token", envvar="SIDECAR_ADMIN_TOKEN", help="Token of the admin listener; better given by SIDECAR_ADMIN_TOKEN."
-)
+@token_option
 @click.option("--once", is_flag=True, help="Print one screen and end.")
 def top(address: str, token: str | None, once: bool) -> None:
     """Watch a running sidecar in the terminal.
@@ -86,19 +84,12 @@ def top(address: str, token: str | None, once: bool) -> None:
     It shows traffic, breakers, endpoints, limits and refusals, as the live page does.
     ADDRESS is its admin listener, 127.0.0.1:9901 by default.  The key q ends the command.
     """
-    from sidecar.config.listen_address import parse_listen_address
-
     try:
         from sidecar.top import run as screen
         from sidecar.top.stream import StreamError
     except ImportError:
         raise Failure("sidecar top: the library rich is not installed; pip install 'resilience-sidecar[top]'") from None
-    try:
-        host, port, path = parse_listen_address(address)
-    except ValueError as error:
-        reject("ADDRESS", f"`{address}` {error}")
-    if path:
-        reject("ADDRESS", f"`{address}` is a Unix socket, which cannot be watched; give the admin listener a port")
+    host, port = tcp_address("ADDRESS", address)
     try:
         (screen.once if once else screen.run)(host, port, token)
     except StreamError as error:

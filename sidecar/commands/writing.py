@@ -21,21 +21,25 @@ IMPORTS: Final = ("envoy", "nginx", "istio", "dapr", "traefik", "gateway-api")
         ("sidecar promote --dry-run policies.yaml checkout", "Print what would change."),
         ("sidecar promote policies.yaml checkout", "Give the candidate all requests of the route."),
         ("sidecar promote --arm checkout-v1 policies.yaml checkout", "Take the split back out of the file."),
+        ("sidecar promote policies/", "Give all requests to the policies of policies/candidate/."),
     ]
 )
 @click.argument("path", type=PATH)
-@click.argument("route")
+@click.argument("route", required=False)
 @click.option("--arm", metavar="NAME", help="Upstream of the split that gets all requests; by default the candidate.")
 @click.option("--dry-run", is_flag=True, help="Print the change as a unified diff, and write nothing.")
-def promote(path: str, route: str, arm: str | None, dry_run: bool) -> None:
+def promote(path: str, route: str | None, arm: str | None, dry_run: bool) -> None:
     """Make the candidate of a route the route itself.
 
     The policies of `candidate` are merged over those of the route, or the split is replaced by one upstream.  Comments
     and layout of the file stay.  A result that would say anything else than the candidate is not written.
+
+    Without ROUTE, the files of the directory `candidate` below PATH take the place of the others, one after another.
+    Run it where the files are kept, not where a sidecar watches them.
     """
     from sidecar.config.load import load
     from sidecar.config.report import visible
-    from sidecar.inspect.promote import PromotionError
+    from sidecar.inspect.promote import Promotion, PromotionError, WholePromotion, promote_directory
     from sidecar.inspect.promote import promote as edit
 
     sources = read_sources(path, as_json=False)
@@ -44,10 +48,15 @@ def promote(path: str, route: str, arm: str | None, dry_run: bool) -> None:
         print_problems(loaded)
         sys.exit(FAILURE)
     names = [each.name for each in loaded.spec.routes]
-    if route not in names:
+    if route is not None and route not in names:
         reject("ROUTE", f"there is no route `{route}`; {suggest(route, names)}")
     try:
-        found = edit(sources, loaded.spec, route, arm, os.environ)
+        if route is None:
+            found: Promotion | WholePromotion = promote_directory(sources, os.environ)
+            done = f"{path}: has the policies of its candidate now"
+        else:
+            found = one = edit(sources, loaded.spec, route, arm, os.environ)
+            done = f"{one.name}: route `{route}` is now `{one.arm}`"
     except PromotionError as error:
         raise Failure(visible(str(error))) from None
     if dry_run:
@@ -56,8 +65,8 @@ def promote(path: str, route: str, arm: str | None, dry_run: bool) -> None:
     try:
         found.write()
     except OSError as error:
-        raise Failure(f"{found.name}: {error.strerror}; name a file that can be written") from None
-    click.echo(visible(f"{found.name}: route `{route}` is now `{found.arm}`"))
+        raise Failure(f"{error.filename or path}: {error.strerror}; name a file that can be written") from None
+    click.echo(visible(done))
 
 
 @main.command(

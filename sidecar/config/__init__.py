@@ -8,11 +8,11 @@ Start with `load`, which calls the others.  In the order of their work:
     merge                  several files joined to one document; several layers of policies merged to one block
     load                   files to `PolicySpec`, with all problems and warnings
     resolve                routes, each with its policies merged
+    second                 policies of the directory `candidate`, whose routes become candidates
     validate               nodes to pydantic models
     pydantic_errors        errors of pydantic as problems with a place in a file
     checks/                policies that cannot work, and settings without effect
     report                 problems and warnings of one run
-    edit                   sets one value of a route or an upstream in the text of a file
 
 Specs, which define what a file may contain:
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +23,8 @@ from sidecar.config.node import Mark, Node
 from sidecar.config.report import Report
 from sidecar.config.tree import TreeBuilder, UnreadableFile
 
+SECOND: Final = "candidate"
+"""Name of the directory below the policies that has the policies of a candidate."""
 MAX_BYTES: Final = 2**20
 """Largest size of one file; also the most characters that environment variables may add to it."""
 MAX_FILES: Final = 1_000
@@ -47,10 +49,27 @@ class Source(NamedTuple):
 def read(path: str) -> list[Source]:
     """Read a policy file, or all `*.yaml` and `*.yml` files of a directory in the order of their names.
 
-    Hidden files and `*.test.yaml` are left out.  Raises `OSError` with a message for the user.
+    The files of its directory `candidate` follow, if it has one.  Hidden files and `*.test.yaml` are left out.  Raises
+    `OSError` with a message for the user.
     """
     if not os.path.isdir(path):
         return [_read(path)]
+    second = os.path.join(path, SECOND)
+    return _read_directory(path) + (_read_directory(second) if os.path.isdir(second) else [])
+
+
+def split(sources: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """Return the policy files themselves, and those of their directory `candidate`."""
+    directories = {os.path.dirname(source.name) for source in sources}
+    second = {each for each in directories if os.path.basename(each) == SECOND and os.path.dirname(each) in directories}
+    found: tuple[list[Source], list[Source]] = ([], [])
+    for source in sources:
+        found[os.path.dirname(source.name) in second].append(source)
+    return found
+
+
+def _read_directory(path: str) -> list[Source]:
+    """Read the policy files of one directory."""
     try:
         found = os.listdir(path)
     except OSError as error:

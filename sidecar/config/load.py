@@ -18,12 +18,14 @@ from sidecar.config import merge
 from sidecar.config.checks import check_policies
 from sidecar.config.checks.layers import check_layer
 from sidecar.config.checks.references import References
-from sidecar.config.files import Source, parse
+from sidecar.config.files import Source, parse, split
 from sidecar.config.node import OFF, Mark, Node
 from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, ProcessSpec
 from sidecar.config.report import Report
 from sidecar.config.resolve import POLICY, RouteResolver
+from sidecar.config.second import with_candidates
 from sidecar.config.spec import (
+    CANDIDATE,
     DEFAULT_CACHE,
     NO_LISTENER,
     POLICIES,
@@ -35,6 +37,7 @@ from sidecar.config.spec import (
 )
 from sidecar.config.validate import validate
 from sidecar.core.spec import Model, Problem
+from sidecar.rollout.spec import CandidateSpec
 from sidecar.store.spec import StoreSpec
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ M = TypeVar("M", bound=Model)
 
 SECTIONS: Final = (
     "listeners", "admin", "limits", "process", "telemetry", "identities", "upstreams", "stores", "caches",
-    "policies", "defaults", "routes",
+    "policies", "defaults", "routes", CANDIDATE,
 )  # fmt: skip
 EMPTY: Final = "holds no policies; begin with `version: 1`, then listeners, upstreams and routes"
 
@@ -67,14 +70,25 @@ def load(sources: Sequence[Source], environ: Mapping[str, str], pace: Callable[[
     `environ` gives the values of `${NAME}`.  `pace` is called regularly, and may pause the thread.
     """
     report = Report()
+    first, second = split(sources)
+    spec = _load_set(first, environ, report, pace)
+    tried = _load_set(second, environ, report, pace) if second else None
+    if spec is not None and (second or spec.candidate is not None):
+        spec = with_candidates(spec, tried, report)
+    return Loaded(None if report.problems else spec, report.problems, report.warnings)
+
+
+def _load_set(
+    sources: Sequence[Source], environ: Mapping[str, str], report: Report, pace: Callable[[], object]
+) -> PolicySpec | None:
+    """Return the policies of one set of files; the caller ignores them if the report has problems."""
     parsed = [parse(source, environ, report, pace) for source in sources]
     root = merge.join((root for root in parsed if root is not None), report)
-    spec: PolicySpec | None = None
     if root is not None:
-        spec = _Loading(root, report, pace).load()
-    elif not report.problems:
+        return _Loading(root, report, pace).load()
+    if not report.problems:
         report.error(Mark(sources[0].name if sources else "", 1, 1), "", EMPTY)
-    return Loaded(None if report.problems else spec, report.problems, report.warnings)
+    return None
 
 
 class _Loading:
@@ -119,6 +133,7 @@ class _Loading:
             identities=identities,
             node=root,
             telemetry=self._telemetry(),
+            candidate=self._candidate(),
             masks=report.origins.message_masks(),
             facts=report.origins.output_masks(
                 [*(route.name for route in routes), *((service.service,) if service is not None else ())]
@@ -148,6 +163,11 @@ class _Loading:
         from sidecar.telemetry.spec import TelemetrySpec
 
         return validate(TelemetrySpec, node, self.report)
+
+    def _candidate(self) -> CandidateSpec | None:
+        """Return the spec of the `candidate` section; None if it is absent."""
+        node = self.root.items.get(CANDIDATE)
+        return None if node is None else validate(CandidateSpec, node, self.report)
 
     def _identities(self) -> dict[str, IdentitySpec]:
         """Return the specs of the `identities` section; its module is imported only if the section is there."""

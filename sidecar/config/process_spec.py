@@ -194,6 +194,15 @@ class ListenerSpec(Model):
         return self.address.is_loopback if self.problem_details is None else self.problem_details
 
 
+class HistorySpec(Model):
+    """Figures of the last hours by minute, which `sidecar recommend --admin` and the live page read."""
+
+    size: Annotated[Size, Field(ge=64 * 1024, le=32 * 1024 * 1024)] = 2 * 1024 * 1024
+    """Most memory for the figures; beyond it the oldest are dropped.  The default is a day of a dozen busy routes."""
+    file: str | None = None
+    """File that keeps the figures over a restart.  It is replaced every five minutes and at the end."""
+
+
 class AdminSpec(Model):
     """Admin listener, which serves health, metrics and state, and takes commands such as a reload."""
 
@@ -204,6 +213,8 @@ class AdminSpec(Model):
     hosts: Annotated[tuple[HostName, ...], Field(strict=False)] = ()
     """Host names under which clients may call the listener, such as `orders-sidecar.prod.svc`.  Without a token, the
     listener answers only to IP addresses, `localhost` and these names, which defeats DNS rebinding by web pages."""
+    history: HistorySpec | None = HistorySpec.built_in()
+    """Figures of the last hours; `off` keeps none."""
 
     @field_validator("token")
     @classmethod

@@ -26,6 +26,7 @@ from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, U
 from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
 from sidecar.identity.spec import IdentitySpec
+from sidecar.rollout.spec import CandidateSpec
 from sidecar.stages import STAGES
 from sidecar.store.spec import StoreSpec
 from sidecar.telemetry.spec import TelemetrySpec
@@ -67,6 +68,7 @@ def schema() -> dict[str, Any]:
         "policies": (dict[Name, policy], None),
         "defaults": (policy, None),
         "routes": (list[route], None),
+        "candidate": (CandidateSpec, None),
     }
     document: Any = create_model("Policies", __base__=ServiceSpec, __doc__="A policy file.", **sections)
     found: dict[str, Any] = document.model_json_schema(schema_generator=_Generator)

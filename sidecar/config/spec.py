@@ -229,6 +229,8 @@ class PolicySpec:
     """Identities by name."""
     version: int = 1
     """Version of the policy format."""
+    candidate: CandidateSpec | None = None
+    """Rollout of the policies of the directory `candidate`; None without one."""
     process: ProcessSpec = field(default_factory=ProcessSpec.built_in)
     """Settings of the worker processes."""
     telemetry: TelemetrySpec | None = None

@@ -499,12 +499,15 @@ class Compilation:
         from sidecar.rollout.arms import Arms, Settings
         from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
 
+        together = sum(each.rollout is self.spec.candidate for each in self.spec.routes)
         for each in self.spec.routes:
             rule = each.rollout
             if rule is None or rule.is_observed:
                 continue
             names = tuple(arm.name for arm in (each, *each.arms))
             settings = Settings(names, each.shares, rule.sticky, rule.when, rule.ramp, rule.return_when, each.arms)
+            if each.rollout is self.spec.candidate:
+                settings = settings._replace(group=CANDIDATE, routes=together)
             make = partial(Arms, each.name, settings, self.env)
             arms: Arms = self.lease.obtain(("rollout", each.name), settings, make)
             self.arms[each.name] = arms
@@ -654,12 +657,15 @@ class Compilation:
                 members = (inner, *(self.route_of(arm.name) for arm in inner.spec.arms))
                 pick = Candidates(self.arms[name], members).pick
             return InnerRoute(inner, Rule(inner.spec.match, inner), pick)
+        if kind == RECLAIM and not name:  # an aggregated answer holds no exchange of an upstream
+            return lambda *_: False
         spec = self.spec.upstreams.get(name)
         if spec is None:
             raise ValueError(f"names the {kind} `{name}`, which is not declared")
         if kind == RETRY_BUDGET:
             # A candidate whose policy retries more must not spend the budget of the stable arm beside it.
-            key = (RETRY_BUDGET, name, route) if route.endswith(f"@{CANDIDATE}") else (RETRY_BUDGET, name)
+            is_tried = route.partition(":")[0].endswith(f"@{CANDIDATE}")
+            key = (RETRY_BUDGET, name, route) if is_tried else (RETRY_BUDGET, name)
             make = partial(RetryBudget, spec.retry_budget, self.env, ":".join(key[1:]))
             return self.lease.obtain(key, spec.retry_budget, make)
         if kind == RECLAIM:

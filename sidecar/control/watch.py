@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from sidecar.config.files import Source
+from sidecar.config.files import SECOND, Source
 from sidecar.file_watch import FileWatch
 
 POLL_SECONDS: Final = 1.0
@@ -33,10 +33,14 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def fingerprint(path: str) -> Fingerprint:
-    """Return the fingerprint of a file, or of a directory and its entries; missing entries are left out."""
+    """Return the fingerprint of a file, or of a directory, its entries and those of its directory `candidate`.
+
+    Missing entries are left out.
+    """
     names = [path]
-    with suppress(OSError):  # the path is a file, or does not exist
-        names += [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    for directory in (path, os.path.join(path, SECOND)):
+        with suppress(OSError):  # the path is a file, or does not exist
+            names += [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
     return tuple(look for name in names if (look := _look(name)) is not None)
 
 

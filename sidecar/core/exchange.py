@@ -434,15 +434,16 @@ class Exchange(Message):
         twin.sensitive = self.sensitive
         return twin
 
-    def make_inner(self, method: bytes, path: bytes, query: bytes | None, lines: bytes, now: float) -> Exchange:
+    def make_inner(
+        self, method: bytes, path: bytes, query: bytes | None, lines: bytes, now: float, deadline: float
+    ) -> Exchange:
         """Return a request of the sidecar's own on behalf of this one, with its own target, fields and attempts.
 
-        Client, caller, host, criticality, deadline and ids are those of this request.  It has no body, and no place
-        for interim responses.  It arrives `now`, and this request is its caller, whose deadline counts.
+        Client, caller, host, criticality and ids are those of this request.  It has no route, no body, and no place for
+        interim responses.  It arrives `now`, and this request is its caller, which sets the `deadline`.
         """
         inner = Exchange(method, path, None, lines)
         inner.is_inner = True
-        inner.route = self.route
         inner.scheme = self.scheme
         inner.authority = self.authority
         inner.public_authority = self.public_authority
@@ -451,8 +452,8 @@ class Exchange(Message):
         inner.client_address = self.client_address
         inner.request_id = self.request_id
         inner.arrived = now
-        inner.deadline = self.deadline
-        inner.caller_deadline = self.deadline
+        inner.deadline = deadline
+        inner.caller_deadline = deadline
         inner.timeout_header = self.timeout_header
         inner.criticality = self.criticality
         inner.stated_criticality = self.stated_criticality

@@ -51,6 +51,16 @@ class Observer(Protocol):
         """Record the outcome of a request; its ticket is another stage's."""
 
 
+class OutcomeObserver:
+    """Base class of compiled observers, whose `settle` the pipeline calls directly and not as that of any object."""
+
+    __slots__ = ()
+
+    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
+        """Record the outcome of a request; its ticket is None."""
+        raise NotImplementedError
+
+
 class Gate(Stage, Protocol):
     """Stage that admits or refuses requests and records their outcomes."""
 

@@ -112,6 +112,7 @@ class Listener:
         """True if clients may speak HTTP/2."""
         self.trust = trust_of(name, spec, server.hop_key)
         """Trust in the clients."""
+        self._has_details = spec.has_details
         self.limits = Limits(server.limits)
         """Limits of the current snapshot."""
         self.slow = SlowClients(spec.slow_clients)
@@ -328,7 +329,7 @@ class Listener:
     @property
     def details(self) -> Masks | None:
         """Masks for details of upstreams in problem documents; None if these contain no details."""
-        if not self.spec.has_details:
+        if not self._has_details:
             return None
         return UNMASKED if self._snapshot is None else self._snapshot.spec.facts
 

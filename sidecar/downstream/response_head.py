@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
+from json.encoder import encode_basestring_ascii
 from math import ceil
 from typing import Any, Final
 
@@ -22,6 +23,13 @@ LENGTHS: Final = tuple([b"content-length: %d\r\n" % size for size in range(1024)
 PROBLEM: Final = (b"content-type", b"application/problem+json")
 UNMASKED: Final = Masks({})
 """Masks of policies without environment variables."""
+DOCUMENTS: Final[dict[tuple[object, ...], bytes]] = {}
+"""Problem documents that differ in nothing but the request ID, which they lack, by what they tell.  Under a flood of
+refused requests, encoding them anew would cost more than all the rest of each request."""
+MOST_DOCUMENTS: Final = 256
+"""Most documents that are kept; all are dropped for one more."""
+LONGEST_DOCUMENT: Final = 2048
+"""Longest document in bytes that is kept."""
 
 
 def encode_head(outcome: Outcome, framing: bytes, date: bytes) -> bytes:
@@ -58,15 +66,47 @@ def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = U
     failure = outcome.failure
     assert failure is not None
     refusal = outcome.refusal
+    body = _document(x, outcome, failure, details)
+    if x is not None and x.request_id:
+        body = b'%b, "request_id": %b}' % (body[:-1], encode_basestring_ascii(x.request_id.decode("latin-1")).encode())
+    headers = [PROBLEM, (b"x-sidecar-reason", failure.code.encode()), *outcome.headers]
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, ceil(refusal.retry_after))))
+    return Outcome(outcome.status, headers, body, failure=failure, refusal=refusal, cause=outcome.cause)
+
+
+def _document(x: Exchange | None, outcome: Outcome, failure: Failure, details: Masks | None) -> bytes:
+    """Return a problem document without the request ID."""
+    refusal = outcome.refusal
+    detail = refusal.detail or (outcome.cause if details is not None else "")
+    route = None if x is None or x.route is None else x.route.name
+    if refusal.value is not None or (x is not None and x.attempts and failure.origin == "upstream"):
+        return _encode(x, outcome, failure, details, detail, route)
+    told = (failure.code, outcome.status, detail, route, refusal.policy, refusal.where, refusal.limit, details)
+    body = DOCUMENTS.get(told)
+    if body is None:
+        body = _encode(x, outcome, failure, details, detail, route)
+        if len(DOCUMENTS) >= MOST_DOCUMENTS:
+            DOCUMENTS.clear()
+        if len(body) <= LONGEST_DOCUMENT:
+            DOCUMENTS[told] = body
+    return body
+
+
+def _encode(
+    x: Exchange | None, outcome: Outcome, failure: Failure, details: Masks | None, detail: str, route: str | None
+) -> bytes:
+    """Return a problem document without the request ID, encoded anew."""
+    refusal = outcome.refusal
     document: dict[str, Any] = {
         "type": f"urn:sidecar:problem:{failure.code}",
         "title": failure.title,
         "status": outcome.status,
     }
-    if detail := refusal.detail or (outcome.cause if details is not None else ""):
+    if detail:
         document["detail"] = detail if details is None else details.text(detail)
-    if x is not None and x.route is not None:
-        document["route"] = x.route.name
+    if route is not None:
+        document["route"] = route
     if x is not None and x.attempts and failure.origin == "upstream":
         last = x.attempts[-1]
         document["upstream"] = last.upstream
@@ -81,10 +121,4 @@ def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = U
         document["limit"] = refusal.limit
     if refusal.value is not None:
         document["value"] = refusal.value
-    if x is not None and x.request_id:
-        document["request_id"] = x.request_id.decode("latin-1")
-    headers = [PROBLEM, (b"x-sidecar-reason", failure.code.encode()), *outcome.headers]
-    if refusal.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, ceil(refusal.retry_after))))
-    body = json.dumps(document).encode()
-    return Outcome(outcome.status, headers, body, failure=failure, refusal=refusal, cause=outcome.cause)
+    return json.dumps(document).encode()

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=False
 """Fast parsers of common request and response heads, and of bearer tokens in them, in C.
 
 A head is common if it is complete, valid and not long, and its field names have only letters, digits and hyphens.  For
@@ -425,15 +425,20 @@ cdef enum:
     PLACES = 256    # places in a table of field lines; a power of two
 
 
+cdef class Kept:
+    """Field lines, those that go on in their place, and the entry of their token."""
+
+    cdef bytes known, others
+    cdef object entry
+
+
 cdef class KnownLines:
     """Table of field lines with a bearer token, as that of `sidecar.identity.credentials`."""
 
-    cdef list known, others, entries, found
+    cdef list kept, found
 
     def __init__(self, list found not None):
-        self.known = [None] * PLACES
-        self.others = [None] * PLACES
-        self.entries = [None] * PLACES
+        self.kept = [None] * PLACES
         self.found = found
 
     cdef inline Py_ssize_t place(self, const char *p, Py_ssize_t size) noexcept:
@@ -448,31 +453,34 @@ cdef class KnownLines:
             found = (found ^ word) * 0x9E3779B97F4A7C15ULL
         return <Py_ssize_t>(found >> 56)
 
-    def find(self, bytes lines not None, Py_ssize_t rest):
-        cdef Py_ssize_t place, size = PyBytes_GET_SIZE(lines) - rest, new
+    def find(self, bytes lines not None, bytes request_id not None):
+        cdef Py_ssize_t rest = PyBytes_GET_SIZE(request_id) + 16, size = PyBytes_GET_SIZE(lines) - rest, new
         cdef const char *p = PyBytes_AS_STRING(lines)
         cdef char *q
-        cdef bytes known, others, result
-        if rest < 0 or size < SHORTEST:
+        cdef Kept kept
+        cdef bytes result
+        if size < SHORTEST:
             return None
-        place = self.place(p, size)
-        if self.known[place] is None:
+        found = self.kept[self.place(p, size)]
+        if found is None:
             return None
-        known, others = <bytes>self.known[place], <bytes>self.others[place]
-        size, new = PyBytes_GET_SIZE(known), PyBytes_GET_SIZE(others)
-        if PyBytes_GET_SIZE(lines) != size + rest or memcmp(p, PyBytes_AS_STRING(known), size):
+        kept = <Kept>found
+        if PyBytes_GET_SIZE(kept.known) != size or memcmp(p, PyBytes_AS_STRING(kept.known), size):
             return None
-        if rest and (rest < 14 or memcmp(p + size, b"x-request-id: ", 14)):
+        if memcmp(p + size, b"x-request-id: ", 14):
             return None
+        new = PyBytes_GET_SIZE(kept.others)
         result = PyBytes_FromStringAndSize(NULL, new + rest)
         q = PyBytes_AS_STRING(result)
-        memcpy(q, PyBytes_AS_STRING(others), new)
+        memcpy(q, PyBytes_AS_STRING(kept.others), new)
         memcpy(q + new, p + size, rest)
-        self.found[0] = self.entries[place]
+        self.found[0] = kept.entry
         return result
 
     def keep(self, bytes known not None, bytes others not None, entry):
-        cdef Py_ssize_t place, size = PyBytes_GET_SIZE(known)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(known)
+        cdef Kept kept
         if size >= SHORTEST:
-            place = self.place(PyBytes_AS_STRING(known), size)
-            self.known[place], self.others[place], self.entries[place] = known, others, entry
+            kept = Kept()
+            kept.known, kept.others, kept.entry = known, others, entry
+            self.kept[self.place(PyBytes_AS_STRING(known), size)] = kept

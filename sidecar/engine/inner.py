@@ -1,25 +1,29 @@
 """Inner exchange: a request that the sidecar itself makes through a pipeline, without a client's connection.
 
 A part of an aggregated answer is one, and so is every other request of the sidecar's own, such as a copy for another
-upstream.  It meets all stages of its pipeline.  Rules:
+upstream.  It is a `Call`, so it meets all stages of its pipeline.  Rules:
 
 1. The body of the response is collected up to a limit, and up to what an `Allowance` of several exchanges has left.
    With `discards`, it is read to its end and not kept.
 2. Its end is reported once, after all stages have settled: with a response whose body is whole, or with a failure.
    A bug in a stage is a failure too, and is in `error`.
-3. After `cancel` nothing is reported.  A fetch of a cache that other requests wait for goes on without it.
+3. After `give_up` nothing is reported.  A fetch of a cache that other requests wait for goes on without it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sidecar.core.body import Body
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
-from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PROTOCOL, Failure, Outcome, failed
+from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PROTOCOL, Failure, failed
 from sidecar.engine.pipeline import Call, Pipeline
+
+NO_LIMIT: Final = sys.maxsize
+"""Limit of a body that is not kept."""
 
 
 class Allowance:
@@ -32,89 +36,87 @@ class Allowance:
         """Bytes that are left; negative once the limit is exceeded."""
 
 
-class InnerExchange:
-    """One request through a pipeline, and its response with a whole body."""
+class InnerExchange(Call):
+    """One request through a pipeline, and its response with a whole body.
 
-    __slots__ = (
-        "_allowance", "_call", "_discards", "_done", "_limit", "_pieces", "_stream", "error", "outcome", "size", "x",
-    )  # fmt: skip
+    `value` is the response or a failure, and None until the head of the response.
+    """
+
+    __slots__ = ("_allowance", "_discards", "_is_given_up", "_limit", "_pieces", "_report_to", "_stream", "size")
 
     def __init__(
         self,
+        pipeline: Pipeline,
         x: Exchange,
         limit: int,
-        done: Callable[[Any], None],
+        report_to: Callable[[Any], None] | None = None,
         allowance: Allowance | None = None,
         discards: bool = False,
     ) -> None:
-        """Call `done(inner)` at the end, possibly within `start`.  `limit` is in bytes.
+        """Call `report_to(inner)` at the end, possibly within `start`; None to call `report` of a subclass.
 
-        `allowance` is shared with other exchanges; None without one.
+        `limit` is in bytes.  `allowance` is shared with other exchanges; None without one, and with `discards`.
         """
-        self.x = x
-        self.outcome: Outcome | None = None
-        """Response or failure; None until the head of the response."""
-        self.error: Exception | None = None
-        """Bug that a stage has raised; None without one."""
+        Call.__init__(self, pipeline, x, None)
         self.size = 0
         """Bytes of the body so far."""
-        self._limit = limit
+        self._limit = NO_LIMIT if discards else limit
+        self._report_to = report_to
         self._allowance = allowance
         self._discards = discards
-        self._done: Callable[[Any], None] | None = done
-        self._call: Call | None = None
-        """Call of the pipeline; None before it starts, and once it has ended."""
+        self._is_given_up = False
         self._stream: Body | None = None
         """Body that is still arriving; None without one."""
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] | None = None
+        """Pieces of that body; None without one."""
 
-    def start(self, pipeline: Pipeline) -> None:
-        """Run the request through `pipeline`."""
-        call = self._call = Call(pipeline, self.x, self._take)
-        call.start()
-
-    def cancel(self) -> None:
-        """Cancel the request, unless it has ended; `done` is not called."""
-        self._done = None
-        call, stream = self._call, self._stream
-        self._call = self._stream = None
-        if call is not None:
-            self.x.abandon(call)
-        elif stream is not None:
+    def give_up(self) -> None:
+        """Cancel the request, unless it has ended; nothing is reported."""
+        self._is_given_up = True
+        stream, self._stream = self._stream, None
+        if stream is not None:
             stream.cancel()
+        elif self.value is None and self.error is None:
+            self.x.abandon(self)
 
-    def _take(self, call: Call) -> None:
+    def report(self) -> None:
+        """Report the end, once."""
+        report_to, self._report_to = self._report_to, None
+        if report_to is not None:
+            report_to(self)
+
+    def ended(self) -> None:
         """Take the result of the call."""
-        self._call = None
-        outcome = call.value
-        if self._done is None:
-            call.discard()
+        outcome = self.value
+        if self._is_given_up:
+            self.discard()
             return
         if outcome is None:
-            if isinstance(call.error, Exception):
-                self.error = call.error
-            self._end(failed(INTERNAL))
-            return
-        if outcome.tunnel is not None:
+            if not isinstance(self.error, Exception):
+                self.error = None
+            self.value = failed(INTERNAL)
+        elif outcome.tunnel is not None:
             outcome.discard()
-            self._end(failed(PROTOCOL, cause="the upstream switched protocols, which was not asked for"))
+            self.value = failed(PROTOCOL, cause="the upstream switched protocols, which was not asked for")
+        elif outcome.stream is not None:
+            self._collect(outcome.stream)
             return
-        self.outcome = outcome
-        stream = outcome.stream
-        if stream is None:
-            body = outcome.body
-            self._end(outcome if self._count(len(body)) else failed(ANSWER_TOO_LARGE))
-        elif stream.length is not None and stream.length > self._limit and not self._discards:
+        elif not self._count(len(outcome.body)):
+            self.value = failed(ANSWER_TOO_LARGE)
+        self.report()
+
+    def _collect(self, stream: Body) -> None:
+        """Collect a body that is still arriving."""
+        if stream.length is not None and stream.length > self._limit:
             self._refuse(stream)
         else:
+            self._pieces = []
             self._stream = stream
             stream.attach(self)
 
     def _count(self, size: int) -> bool:
         """Count bytes that have arrived; False if there are too many."""
         self.size += size
-        if self._discards:
-            return True
         allowance = self._allowance
         if allowance is not None:
             allowance.left -= size
@@ -124,44 +126,37 @@ class InnerExchange:
 
     def _refuse(self, stream: Body) -> None:
         """Refuse the rest of a body that is too large."""
-        self._stream = None
-        self._pieces.clear()
+        self._stream = self._pieces = None
         stream.cancel(ANSWER_TOO_LARGE)
-        self._end(failed(ANSWER_TOO_LARGE))
-
-    def _end(self, outcome: Outcome) -> None:
-        """Report the end, once."""
-        self.outcome = outcome
-        done, self._done = self._done, None
-        if done is not None:
-            done(self)
+        self.value = failed(ANSWER_TOO_LARGE)
+        self.report()
 
     # ----- sink of the response's body
 
     def write(self, data: bytes) -> None:
-        stream = self._stream
-        if stream is None:
+        stream, pieces = self._stream, self._pieces
+        if stream is None or pieces is None:
             return
         if not self._count(len(data)):
             self._refuse(stream)
         elif not self._discards:
-            self._pieces.append(data)
+            pieces.append(data)
 
     def finish(self, trailers: Headers) -> None:
-        outcome = self.outcome
-        if self._stream is None or outcome is None:
+        outcome, pieces = self.value, self._pieces
+        if self._stream is None or outcome is None or pieces is None:
             return
-        self._stream = None
-        pieces, self._pieces = self._pieces, []
+        self._stream = self._pieces = None
         outcome.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         outcome.stream = None  # all stages have settled by it
-        self._end(outcome)
+        self.report()
 
     def fail(self, failure: Failure) -> None:
-        stream, self._stream = self._stream, None
+        stream = self._stream
         if stream is not None:
-            self._pieces.clear()
-            self._end(failed(failure, cause=stream.cause))
+            self._stream = self._pieces = None
+            self.value = failed(failure, cause=stream.cause)
+            self.report()
 
     def __repr__(self) -> str:
-        return f"<InnerExchange {self.x!r} {self.outcome!r}>"
+        return f"<InnerExchange {self.x!r} {self.value!r}>"

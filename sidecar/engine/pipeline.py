@@ -25,14 +25,10 @@ from sidecar.core.body import COMPLETE
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome, append_lines
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Observer, Service, Stage, Wait, outcome_to_settle, unbound
+from sidecar.core.stage import Observer, OutcomeObserver, Service, Stage, Wait, outcome_to_settle, unbound
 
 Answer = Callable[..., Any] | None
 Settle = Callable[..., None] | None
-Step = tuple[int, Answer, Settle]
-"""Index of a stage's ticket, its `answer` and its `settle`; None for a call that the stage does not have."""
-LongStep = tuple[int, Answer, Settle, bool]
-"""Step, and True for an observer, whose index is that of the ticket outside of it."""
 ALL: Final = -1
 """Number of tickets that stands for one of each stage."""
 
@@ -52,6 +48,24 @@ class Terminal(Protocol):
         `call.take` later."""
 
 
+class Step:
+    """Stage on the way of an outcome outwards."""
+
+    __slots__ = ("answer", "index", "is_observer", "observer", "settle")
+
+    def __init__(self, index: int, answer: Answer, settle: Settle, observer: OutcomeObserver | None, is_observer: bool):
+        self.index = index
+        """Index of the stage's ticket; for an observer, that of the ticket outside of it."""
+        self.answer = answer
+        """Method of the stage; None if it has none."""
+        self.settle = settle
+        """Method of the stage; None if it has none, or is a observer."""
+        self.observer = observer
+        """The stage itself, if it only counts outcomes; else None."""
+        self.is_observer = is_observer
+        """True for a stage without a ticket."""
+
+
 class Pipeline:
     """Stages of a route and the terminal behind them.
 
@@ -59,8 +73,7 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_calls", "admits", "answered", "begin_last", "can_be_superseded", "lines_at", "outward", "passed", "refused",
-        "settles",
+        "_calls", "admits", "answered", "begin_last", "can_be_superseded", "lines_at", "outward", "passed", "settles",
     )  # fmt: skip
 
     def __init__(self, stages: Sequence[Stage | Observer], terminal: Terminal | Service) -> None:
@@ -69,22 +82,30 @@ class Pipeline:
         self.begin_last = cast("Terminal", end).begin
         self.can_be_superseded = any(getattr(stage, "supersedes", False) for stage in stages)
         names = ("admit", "answer", "settle", "adds_lines")
-        self._link([tuple([getattr(stage, name, None) for name in names]) for stage in stages])
+        self._link(
+            [
+                (*(getattr(stage, name, None) for name in names), stage if isinstance(stage, OutcomeObserver) else None)
+                for stage in stages
+            ]
+        )
         for index, stage in enumerate(stages):
             if hasattr(stage, "inner"):
                 cast("Any", stage).inner = Pipeline(stages[index + 1 :], end)
 
     def _link(self, calls: list[Any]) -> None:
-        """Take `admit`, `answer`, `settle` and `adds_lines` of each stage, outermost first; None for what it lacks."""
+        """Take `admit`, `answer`, `settle` and `adds_lines` of each stage, outermost first; None for what it lacks.
+
+        The fifth of each is the stage itself if it is a observer, else None.
+        """
         self._calls = calls
         admits: list[Callable[..., Any]] = []
         settles: list[Settle] = []
-        steps: list[LongStep] = []
+        steps: list[Step] = []
         self.lines_at: int | None = None
         """Index of the ticket whose lines a call itself appends to an outcome that all stages get, because no stage
         further out has an `answer`; None without one."""
         is_answered = False
-        for admit, answer, settle, adds_lines in calls:
+        for admit, answer, settle, adds_lines, observer in calls:
             is_observer = admit is None and bool(admits)
             if not is_observer:
                 admits.append(_admit if admit is None else admit)
@@ -93,21 +114,21 @@ class Pipeline:
             if adds_lines and settle is None and not is_answered:
                 self.lines_at = index
             is_answered = is_answered or answer is not None
-            if answer is not None or settle is not None:
-                steps.insert(0, (index, answer, settle, is_observer))
+            if observer is not None:
+                steps.insert(0, Step(index, None, None, observer, is_observer))
+            elif answer is not None or settle is not None:
+                steps.insert(0, Step(index, answer, settle, None, is_observer))
         self.admits = tuple(admits)
         self.settles: tuple[Settle, ...] = tuple(settles)
         counts = range(len(admits) + 1)
-        self.passed: tuple[tuple[LongStep, ...], ...]
-        self.passed = tuple([tuple([step for step in steps if step[0] < count]) for count in counts])
+        self.passed: tuple[tuple[Step, ...], ...]
+        self.passed = tuple([tuple([step for step in steps if step.index < count]) for count in counts])
         """Steps of an outcome outwards, by the number of stages that have admitted the request."""
-        self.answered: tuple[tuple[LongStep, ...], ...]
+        self.answered: tuple[tuple[Step, ...], ...]
         self.answered = tuple([_without_observers(found, index) for index, found in enumerate(self.passed[1:])])
         """Steps of an outcome outwards, by the index of the stage that answers, or has answered, it."""
-        self.refused: tuple[tuple[Step, ...], ...]
-        self.refused = tuple([tuple([step[:3] for step in found]) for found in self.passed])
-        """As `passed`, in short."""
-        self.outward: tuple[Step, ...] = tuple([step[:3] for step in steps if step[0] != self.lines_at or step[3]])
+        self.outward: tuple[Step, ...]
+        self.outward = tuple([step for step in steps if step.index != self.lines_at or step.is_observer])
         """Steps of an outcome that all stages get, without the stage at `lines_at`."""
 
     def within(self, stage: Stage) -> Pipeline:
@@ -140,8 +161,8 @@ class Call:
         "_superseded_at", "_tickets", "error", "value", "x",
     )  # fmt: skip
 
-    def __init__(self, pipeline: Pipeline, x: Exchange, done: Callable[[Any], None]) -> None:
-        """Call `done(call)` at the end, possibly within `start`."""
+    def __init__(self, pipeline: Pipeline, x: Exchange, done: Callable[[Any], None] | None) -> None:
+        """Call `done(call)` at the end, possibly within `start`; None to call `ended` of a subclass."""
         self.x = x
         self.value: Outcome | None = None
         """Outcome; None until the end, and after an error."""
@@ -168,7 +189,7 @@ class Call:
         self._is_cancelled = False
         """True once the call was cancelled."""
 
-    def fail(self, error: BaseException) -> None:
+    def take_error(self, error: BaseException) -> None:
         """End with the error of the request in flight at the terminal: a bug or `CancelledError`."""
         self._begun = None
         self._break_down(error)
@@ -255,10 +276,15 @@ class Call:
                 outcome.verdict = body.verdict  # as `outcome_to_settle`, for a body that has ended well
         steps, lines_at = pipeline.outward, pipeline.lines_at
         if admitted != ALL:
-            steps, lines_at = pipeline.refused[admitted], None
-        index, answer = 0, None
+            steps, lines_at = pipeline.passed[admitted], None
+        index, answer = len(tickets), None
         try:
-            for index, answer, settle in steps:
+            for step in steps:
+                observer = step.observer
+                if observer is not None:
+                    observer.settle(x, None, outcome)
+                    continue
+                index, answer = step.index, step.answer
                 if answer is not None:
                     found = answer(x, tickets[index], outcome)
                     if found is not outcome or outcome.stream is not body:
@@ -269,13 +295,14 @@ class Call:
                             self._go_on(found, pipeline.answered[index], True)
                         return
                     answer = None
+                settle = step.settle
                 if settle is not None:
                     settle(x, tickets[index], outcome)
             if lines_at is not None:
-                lines: Any = tickets[lines_at]
+                lines = cast("bytes | None", tickets[lines_at])
                 if lines is not None:  # inlined `append_lines`
                     if outcome.parsed is None:
-                        outcome.raw += lines
+                        outcome.raw = outcome.raw + lines  # mypyc compiles `+=` as if these were any objects
                     else:
                         append_lines(outcome, lines)
         except BaseException as error:
@@ -288,15 +315,19 @@ class Call:
         if pipeline.can_be_superseded:  # inlined `_end`
             x.call = None
         done, self._done = self._done, None
-        if done is not None:
+        if done is None:
+            self.ended()
+        else:
             done(self)
 
-    def _go_on(self, outcome: Outcome, steps: tuple[LongStep, ...], has_answered: bool) -> None:
+    def _go_on(self, outcome: Outcome, steps: tuple[Step, ...], has_answered: bool) -> None:
         """Take an outcome outwards through `steps`; `has_answered` is True if the first of them has answered it."""
         x, tickets = self.x, self._tickets
         bound: list[tuple[Callable[..., None], object]] = []
         try:
-            for index, answer, settle, is_observer in steps:
+            for step in steps:
+                index, answer = step.index, step.answer
+                settle = step.settle if step.observer is None else step.observer.settle
                 if answer is not None and not has_answered:
                     if bound:
                         self._bind(outcome, bound, index + 1)
@@ -316,7 +347,7 @@ class Call:
                 if body is not None and body.verdict:
                     outcome.verdict = body.verdict
                 ticket = tickets[index]
-                if not is_observer:
+                if not step.is_observer:
                     del tickets[index:]
                 if settle is not None:
                     settle(x, ticket, outcome)
@@ -437,8 +468,13 @@ class Call:
         if self._pipeline.can_be_superseded:
             self.x.call = None
         done, self._done = self._done, None
-        if done is not None:
+        if done is None:
+            self.ended()
+        else:
             done(self)
+
+    def ended(self) -> None:
+        """Take the end of the call, in a subclass without a `done`."""
 
     def __repr__(self) -> str:
         return f"<Call {self.x!r} {len(self._tickets)} tickets>"
@@ -448,9 +484,9 @@ def _admit(x: Exchange) -> None:
     """Admit a request to the outermost stage, an observer."""
 
 
-def _without_observers(steps: tuple[LongStep, ...], index: int) -> tuple[LongStep, ...]:
+def _without_observers(steps: tuple[Step, ...], index: int) -> tuple[Step, ...]:
     """Return the steps without those of the observers inside the stage at `index`."""
-    return tuple([step for step in steps if step[0] < index or not step[3]])
+    return tuple([step for step in steps if step.index < index or not step.is_observer])
 
 
 class Awaited:
@@ -492,7 +528,7 @@ class Awaiting:
             if self.run is not None and run.value is not None:
                 run.value.discard()
         elif run.error is not None:
-            call.fail(run.error)
+            call.take_error(run.error)
         else:
             call.take(cast("Outcome", run.value))
 

@@ -1,7 +1,8 @@
 """Identity of client certificates that the listener has verified (RFC 5280, X.509-SVID of SPIFFE).
 
 A SPIFFE ID is the only URI of its certificate.  A DNS name is taken from the subject alternative names, and the common
-name of the subject only where `subject` asks for it, because it has no fixed meaning.
+name of the subject only where `subject` asks for it, because it has no fixed meaning.  A name of another form, or with
+control characters, or longer than such names may be, is no name.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ from sidecar.identity.verdict import Rejection, Verdict
 
 WITHIN: Final = {"spiffe": "[^/]*", "dns": "[^.]*", "subject": ".*"}
 """Regular expression of `*` in a pattern, by the kind of name."""
+
+
+FORMS: Final = {
+    "spiffe": re.compile(r"spiffe://[a-z0-9._-]+(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+)*"),
+    "dns": re.compile(r"(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*"),
+    "subject": re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+"),
+}
+"""Regular expression of a whole name, by its kind (SPIFFE-ID 2, RFC 5280 4.2.1.6)."""
+LONGEST: Final = {"spiffe": 2048, "dns": 253, "subject": 256}
+"""Most characters of a name, by its kind (SPIFFE-ID 2.3, RFC 1035 2.3.4)."""
 
 
 class CertificateIdentity:
@@ -49,7 +60,7 @@ class CertificateIdentity:
                 self._accepted.value += 1
                 return Caller(each, self.name, claims_of(certificate))
         self._rejected.value += 1
-        shown = ", ".join(names) or "none"
+        shown = ", ".join(map(repr, names)) or "none"
         return Rejection(f"the certificate's names of the kind {self._kind} do not match: {shown}", is_foreign=True)
 
     def describe(self) -> dict[str, Any]:
@@ -61,11 +72,14 @@ def names_of(certificate: dict[str, Any], kind: str) -> list[str]:
     """Return the names of one kind in a certificate, as `SSLObject.getpeercert` returns it."""
     alternatives: Iterable[tuple[str, str]] = certificate.get("subjectAltName", ())
     if kind == "spiffe":
-        uris = [value for name, value in alternatives if name == "URI"]
-        return uris if len(uris) == 1 and uris[0].startswith("spiffe://") else []
-    if kind == "dns":
-        return [value for name, value in alternatives if name == "DNS"]
-    return _common_names(certificate)
+        found = [value for name, value in alternatives if name == "URI"]
+        found = found if len(found) == 1 else []
+    elif kind == "dns":
+        found = [value for name, value in alternatives if name == "DNS"]
+    else:
+        found = _common_names(certificate)
+    form, longest = FORMS[kind], LONGEST[kind]
+    return [name for name in found if len(name) <= longest and form.fullmatch(name) is not None]
 
 
 def claims_of(certificate: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ MOST_LINES: Final = 256
 LONGEST_LINES: Final = 4096
 """Longest field lines in bytes that are kept."""
 REQUEST_ID: Final = b"x-request-id: "
+STRIDE: Final = 16
+"""Distance in bytes of the octets by which field lines are looked up."""
 AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
 
 
@@ -74,8 +76,8 @@ def token_tail(lines: bytes) -> bytes | None:
 class KnownLines:
     """Table of field lines with an accepted token, and of those that go on in their place.
 
-    At most `MOST_LINES` are kept, and one for each token.  There is the same table in C, which forgets one for another
-    with the same place.
+    At most `MOST_LINES` are kept, and one for each token.  They are looked up by few of their octets, since a hash of
+    all costs more than the comparison.  There is the same table in C, which forgets one for another at the same place.
     """
 
     __slots__ = ("_found", "_kept", "_latest")
@@ -83,21 +85,22 @@ class KnownLines:
     def __init__(self, found: list[Any]) -> None:
         """`found` is a list of one, which `find` sets."""
         self._found = found
-        self._kept: dict[bytes, tuple[bytes, object]] = {}
+        self._kept: dict[bytes, tuple[int, bytes, bytes, object]] = {}
+        """Lines up to the value of X-Request-Id, with their length and those in their place, by octets of theirs."""
         self._latest: dict[bytes, bytes] = {}
-        """Lines that are kept, by the `token_tail` of their token."""
+        """Octets of lines that are kept, by the `token_tail` of their token."""
 
-    def find(self, lines: bytes, rest: int) -> bytes | None:
+    def find(self, lines: bytes, request_id: bytes) -> bytes | None:
         """Return the lines that go on in place of `lines`, and set `found` to their entry; None if they are not known.
 
-        `rest` is the length of the line X-Request-Id at their end, which goes on as it is; 0 without it.
+        The last of them is X-Request-Id with this value, which goes on as it is.
         """
-        size = len(lines) - rest
-        kept = self._kept.get(lines[:size])
-        if kept is None or (rest and not lines.startswith(REQUEST_ID, size)):
+        size = len(lines) - len(request_id) - 2
+        kept = self._kept.get(lines[:size:STRIDE])
+        if kept is None or kept[0] != size or not lines.startswith(kept[1]):
             return None
-        self._found[0] = kept[1]
-        return kept[0] + lines[size:]
+        self._found[0] = kept[3]
+        return kept[2] + lines[size:]
 
     def keep(self, known: bytes, others: bytes, entry: object) -> None:
         """Keep the lines that go on in place of `known`."""
@@ -105,11 +108,12 @@ class KnownLines:
         if tail is None:
             return
         if tail not in latest and len(latest) >= MOST_LINES:
-            del self._kept[latest.pop(next(iter(latest)))]
+            self._kept.pop(latest.pop(next(iter(latest))), None)
         if (before := latest.pop(tail, None)) is not None:
-            del self._kept[before]
-        latest[tail] = known
-        self._kept[known] = (others, entry)
+            self._kept.pop(before, None)
+        known += REQUEST_ID
+        latest[tail] = octets = known[::STRIDE]
+        self._kept[octets] = (len(known), known, others + REQUEST_ID, entry)
 
 
 def known_lines(found: list[Any]) -> Any:

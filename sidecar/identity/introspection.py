@@ -34,6 +34,7 @@ from sidecar.identity.verdict import Rejection, Unavailable, Verdict
 from sidecar.identity.verification import VerificationBudget
 
 HTTP_OK: Final = 200
+HTTP_BAD_REQUEST: Final = 400
 MOST_STALE: Final = 10_000
 """Most answers that are kept for `allow_stale`."""
 RETRY_AFTER: Final = 1.0
@@ -110,7 +111,7 @@ class Introspection:
         verdict: Verdict | None = None
         try:
             verdict = await self._question(token, digest)
-            if isinstance(verdict, Rejection):
+            if isinstance(verdict, Rejection) and not verdict.is_foreign:
                 self._budget.fail(client, self._now())
         finally:
             for future in self._asked.pop(digest):
@@ -123,6 +124,10 @@ class Introspection:
         body = b"token=" + quote_plus(token).encode() + b"&token_type_hint=access_token"
         try:
             reply = await self._source.ask(spec.timeout, self._headers, method=b"POST", body=body)
+            if reply.status == HTTP_BAD_REQUEST and is_unsupported(reply.body):
+                return self._reject(
+                    digest, "the issuer introspects no tokens of this form", self._now(), is_foreign=True
+                )
             if reply.status != HTTP_OK:
                 raise FetchError(f"{self._source.url}: answered with the status {reply.status}")
             found = parse_json(reply.body)
@@ -160,8 +165,8 @@ class Introspection:
         self._counters["accepted"].value += 1
         return caller
 
-    def _reject(self, digest: bytes, cause: str, now: float) -> Rejection:
-        rejection = Rejection(cause)
+    def _reject(self, digest: bytes, cause: str, now: float, *, is_foreign: bool = False) -> Rejection:
+        rejection = Rejection(cause, is_foreign=is_foreign)
         self._tokens.reject(digest, rejection, now)
         self._stale.pop(digest, None)
         self._counters["rejected"].value += 1
@@ -186,3 +191,15 @@ class Introspection:
     def describe(self) -> dict[str, Any]:
         """Return kind and number of cached tokens as JSON-ready values."""
         return {"kind": "introspection", "url": self._source.url, "tokens": len(self._tokens)}
+
+
+def is_unsupported(body: bytes) -> bool:
+    """True if the body of a 400 says that tokens of this form, such as signed ones, are not introspected here.
+
+    The error is that of RFC 7009 2.2.1, which RFC 7662 does not name and servers use.
+    """
+    try:
+        found = parse_json(body)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("error") == "unsupported_token_type"

@@ -1,12 +1,14 @@
 """Identity of bearer tokens that are signed by their issuer (RFC 7519, RFC 8725, RFC 9068).
 
-The cheap checks come first: length, form, header and claims.  Only a token that passes them costs a signature, within
-the bounds of `verification.py`.  A token that needs a key which is not there waits for one fetch of the keys.
+The cheap checks come first: length, verdicts that are cached, the bounds of `verification.py`, form, header and claims.
+Only a token that passes them costs a signature, in its turn, and in a worker thread if its key is slow.  A token that
+needs a key which is not there waits for one fetch of the keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -26,6 +28,31 @@ from sidecar.identity.verification import VerificationBudget
 
 MOST_TRIED: Final = 4
 """Most keys that are tried for a token without a key ID."""
+
+
+class Unverified:
+    """Token whose header and claims are right, and whose signature is to be verified."""
+
+    __slots__ = ("algorithm", "caller", "digest", "left", "parsed", "token")
+
+    def __init__(self, token: bytes, digest: bytes, parsed: Token, algorithm: str, caller: str, left: float) -> None:
+        self.token = token
+        self.digest = digest
+        """Digest by which its verdict is cached."""
+        self.parsed = parsed
+        self.algorithm = algorithm
+        """Algorithm that its header names."""
+        self.caller = caller
+        """Caller that its claims name."""
+        self.left = left
+        """Seconds for which it is still valid."""
+
+    def signer(self, keys: list[Key]) -> Key | None:
+        """Return the key that has made the signature; None if it is wrong."""
+        for key in keys:
+            if key.verify(self.algorithm, self.parsed.signature, self.parsed.signed):
+                return key
+        return None
 
 
 class JwtIdentity:
@@ -68,62 +95,83 @@ class JwtIdentity:
             self._rejected.value += 1
             return Rejection(f"the token has {len(token)} bytes, more than {self._max_token}")
         digest = sha256(token).digest()
+        return self._known(digest, now) or self._judge(x, token, digest, now)
+
+    def _known(self, digest: bytes, now: float) -> Caller | Rejection | None:
+        """Return the cached verdict on a token, and count it; None if there is none."""
         known = self._tokens.get(digest, now)
         if known is not None:
             counter = self._cached if known.__class__ is Caller else self._rejected
             counter.value += 1
-            return known
-        found = self._judge(x, token, digest, now, may_wait=True)
-        if found.__class__ is Rejection:
-            self._rejected.value += 1
-        elif found.__class__ is Unavailable:
-            self._undecided.value += 1
-        return found
+        return known
 
-    def _judge(self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_wait: bool) -> Verdict | Wait:
-        """Judge a token that has no verdict yet."""
+    def _judge(
+        self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_fetch: bool = True, may_queue: bool = True
+    ) -> Verdict | Wait:
+        """Judge a token that has no verdict yet, and count the verdict.
+
+        `may_fetch` is False for a token that has waited for keys, and `may_queue` for one whose turn it is.
+        """
+        budget = self._budget
+        if (denied := budget.deny(x.client_address, now)) is not None:  # cheaper than parsing
+            return self._refused(denied)
         try:
             parsed = parse_token(token)
             algorithm, kid = self._rules.check_header(parsed.header)
             caller, left = self._rules.check_claims(parsed.claims, self._wall())
         except InvalidToken as error:
             if isinstance(error, ForeignToken):
-                return Rejection(str(error), is_foreign=True)
+                return self._refused(Rejection(str(error), is_foreign=True))
             return self._reject(digest, str(error), now)
         source = self.source
         usable = source.is_usable(now)
         keys = source.keys.find(algorithm, kid) if usable else []
         if not keys:
-            waiting = source.fetched(kid, now) if may_wait else None
+            waiting = source.fetched(kid, now) if may_fetch else None
             if waiting is not None:
-                return Wait(self._after_fetch(x, token, digest, waiting, now))
+                return Wait(self._after(x, token, digest, waiting, now, has_turn=False))
             if not usable or (isinstance(source, RemoteKeys) and source.is_failing):
-                return Unavailable(f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}", 1.0)
-            return Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}")
-        if (denied := self._budget.deny(x.client_address, now)) is not None:
-            return denied
-        key = self._verify(parsed, algorithm, keys)
-        if key is None:
+                cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
+                return self._refused(Unavailable(cause, 1.0))
+            return self._refused(Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}"))
+        keys = keys[:MOST_TRIED]
+        unverified = Unverified(token, digest, parsed, algorithm, caller, left)
+        for key in keys:
+            if key.is_slow:
+                if (denied := budget.crowd()) is not None:
+                    return self._refused(denied)
+                return Wait(self._verify_in_thread(x, unverified, keys))
+        if may_queue and (turn := budget.turn()) is not None:
+            if isinstance(turn, Unavailable):
+                return self._refused(turn)
+            return Wait(self._after(x, token, digest, turn, now, has_turn=True))
+        began = self._now()
+        signer = unverified.signer(keys)
+        budget.pay(self._now() - began)
+        return self._conclude(x, unverified, signer, now)
+
+    async def _verify_in_thread(self, x: Exchange, unverified: Unverified, keys: list[Key]) -> Verdict:
+        """Verify a signature whose key takes long, while the event loop goes on."""
+        found = await self._budget.in_thread(x.client_address, partial(unverified.signer, keys))
+        if isinstance(found, Unavailable):
+            return self._refused(found)
+        return self._conclude(x, unverified, found, self._now())
+
+    def _conclude(self, x: Exchange, unverified: Unverified, signer: Key | None, now: float) -> Verdict:
+        """Return the verdict on a token that `signer` has signed, or none of the keys."""
+        if signer is None:
             self._budget.fail(x.client_address, now)
-            return self._reject(digest, "the token's signature is wrong", now)
+            return self._reject(unverified.digest, "the token's signature is wrong", now)
         self._verified.value += 1
-        found = Caller(caller, self.name, parsed.claims, AUTHORIZATION)
-        self._tokens.accept(digest, found, key, now + min(left, ACCEPTED_FOR), len(token), token)
+        found = Caller(unverified.caller, self.name, unverified.parsed.claims, AUTHORIZATION)
+        until, token = now + min(unverified.left, ACCEPTED_FOR), unverified.token
+        self._tokens.accept(unverified.digest, found, signer, until, len(token), token)
         return found
 
-    def _verify(self, token: Token, algorithm: str, keys: list[Key]) -> Key | None:
-        """Return the key that has made the signature; None if it is wrong."""
-        began = self._now()
-        try:
-            for key in keys[:MOST_TRIED]:
-                if key.verify(algorithm, token.signature, token.signed):
-                    return key
-        finally:
-            self._budget.pay(began)
-        return None
-
-    async def _after_fetch(self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float) -> Verdict:
-        """Judge a token after a fetch of the keys, or at the deadline of its request."""
+    async def _after(
+        self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float, *, has_turn: bool
+    ) -> Verdict:
+        """Judge a token after a fetch of the keys, or when it `has_turn`, or at the deadline of its request."""
         timer = self._env.call_later(max(0.0, x.deadline - now), _wake, waiting) if x.deadline < 1e9 + now else None
         try:
             await waiting
@@ -131,22 +179,25 @@ class JwtIdentity:
             if timer is not None:
                 timer.cancel()
         now = self._now()
-        found = self._tokens.get(digest, now) or self._judge(x, token, digest, now, may_wait=False)
-        assert not isinstance(found, Wait)
-        if isinstance(found, Rejection):
-            self._rejected.value += 1
-        elif isinstance(found, Unavailable):
-            self._undecided.value += 1
+        found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False, may_queue=not has_turn)
+        if isinstance(found, Wait):  # for its turn, or for a slow key
+            verdict: Verdict = await found.awaited
+            return verdict
         return found
 
-    def _reject(self, digest: bytes, cause: str, now: float) -> Rejection:
+    def _reject(self, digest: bytes, cause: str, now: float) -> Verdict:
+        """Reject a token, also when it comes again soon."""
         rejection = Rejection(cause)
         self._tokens.reject(digest, rejection, now)
-        return rejection
+        return self._refused(rejection)
 
-    def explain(self, token: bytes) -> Verdict | Wait:
-        """Return the verdict on a token without any client; for people."""
-        return self._judge(Exchange(b"GET", b"/"), token, TokenCache.digest(token), self._now(), may_wait=False)
+    def _refused(self, found: Rejection | Unavailable) -> Verdict:
+        """Count a new verdict, and return it."""
+        if found.__class__ is Rejection:
+            self._rejected.value += 1
+        else:
+            self._undecided.value += 1
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return kind and number of cached tokens as JSON-ready values."""

@@ -20,7 +20,6 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,6 +31,7 @@ from sidecar.identity.http_source import FetchError, HttpSource
 from sidecar.identity.jws import parse_json
 from sidecar.identity.keys import Key, read_keys
 from sidecar.identity.spec import KeysSpec
+from sidecar.telemetry.files import write_file
 
 UNKNOWN_EVERY: Final = 10.0
 """Least seconds between two fetches because of unknown key IDs."""
@@ -420,19 +420,3 @@ def read_json_file(path: str) -> Any:
         return parse_json(data)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-
-
-def write_file(path: str, data: bytes) -> None:
-    """Replace a file as a whole; only its owner may read it.  Raises `OSError`."""
-    draft = f"{path}.{os.getpid()}.new"
-    with suppress(FileNotFoundError):  # a draft of an earlier process, or of somebody else
-        os.unlink(draft)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(draft, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise

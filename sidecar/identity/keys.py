@@ -54,7 +54,11 @@ RSA_BITS: Final = (2048, 8192)
 """Least and most bits of an RSA modulus (RFC 7518 3.3)."""
 MOST_EXPONENT: Final = 2**32
 """Largest exponent of an RSA key; with a larger one verification would take long."""
-
+FAST_BITS: Final = 4096
+USUAL_EXPONENT: Final = 65537
+"""Largest modulus and exponent of an RSA key that verifies on the event loop."""
+FAST_CURVE: Final = "P-256"
+"""Curve that OpenSSL has fast code for; with the others a verification takes several times as long."""
 
 ROCA_PRIMES: Final = (
     11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157,
@@ -130,10 +134,17 @@ def encode(data: bytes) -> bytes:
 class Key:
     """Key that verifies signatures."""
 
-    __slots__ = ("_verifiers", "digest", "id", "kind", "material", "validity")
+    __slots__ = ("_verifiers", "digest", "id", "is_slow", "kind", "material", "validity")
 
     def __init__(
-        self, id: str | None, kind: str, digest: bytes, verifiers: dict[str, Verify], material: bytes = b""
+        self,
+        id: str | None,
+        kind: str,
+        digest: bytes,
+        verifiers: dict[str, Verify],
+        material: bytes = b"",
+        *,
+        is_slow: bool = False,
     ) -> None:
         self.id = id
         """Member `kid`; None without one."""
@@ -143,6 +154,8 @@ class Key:
         """Digest of the key with its ID and algorithm; equal digests mean equal keys."""
         self.material = material
         """Digest of the public key or secret alone."""
+        self.is_slow = is_slow
+        """True if a verification takes long for an event loop."""
         self.validity = Validity()
         """Validity of the verdicts that rest on the key."""
         self._verifiers = verifiers
@@ -238,17 +251,18 @@ def read_key(jwk: Any, *, has_secrets: bool) -> Key:
     for name, value in public.items():
         if name != "crv" and MEMBER.fullmatch(str(value)) is None:  # PyJWT ignores other characters
             raise ValueError(f"has {name} that is not base64url")
-    verifiers, kind = _verifiers({"kty": kty, **public})
+    verifiers, kind, is_slow = _verifiers({"kty": kty, **public})
     if alg is not None:
         if alg not in verifiers:
             raise ValueError(f"is for the algorithm {alg!r}, which a key {kind} is not used with")
         verifiers = {alg: verifiers[alg]}
     digests = [sha256(json.dumps(each, sort_keys=True).encode()).digest() for each in ([kid, alg, kty, public], public)]
-    return Key(kid, kind, digests[0], verifiers, digests[1])
+    return Key(kid, kind, digests[0], verifiers, digests[1], is_slow=is_slow)
 
 
-def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
-    """Return the function of each algorithm for a public key or secret, and the key's kind for people."""
+def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str, bool]:
+    """Return the function of each algorithm for a public key or secret, the key's kind for people, and True if it is
+    slow."""
     kty, crv = public["kty"], public.get("crv")
     names = {"RSA": "RS256", "EC": CURVES.get(str(crv)), "OKP": "EdDSA" if crv == "Ed25519" else None, "oct": "HS256"}
     if (first := names[kty]) is None:
@@ -271,12 +285,12 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
             salt = padding.PSS(padding.MGF1(kind), kind.digest_size)
             found[f"RS{bits}"] = _rsa(key, padding.PKCS1v15(), kind)
             found[f"PS{bits}"] = _rsa(key, salt, kind)
-        return found, f"RSA of {key.key_size} bits"
+        return found, f"RSA of {key.key_size} bits", key.key_size > FAST_BITS or exponent > USUAL_EXPONENT
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return {first: _ecdsa(key, HASHES[first[2:]])}, f"EC {crv}"
+        return {first: _ecdsa(key, HASHES[first[2:]])}, f"EC {crv}", crv != FAST_CURVE
     if isinstance(key, Ed25519PublicKey):
         verify = _eddsa(key)
-        return {"Ed25519": verify, "EdDSA": verify}, "OKP Ed25519"  # RFC 9864 and RFC 8037
+        return {"Ed25519": verify, "EdDSA": verify}, "OKP Ed25519", False  # RFC 9864 and RFC 8037
     if isinstance(key, bytes):
         usable = {f"HS{bits}": _hmac(key, f"sha{bits}") for bits, h in HASHES.items() if len(key) >= h.digest_size}
         if not usable:
@@ -285,7 +299,7 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str]:
             raise ValueError(
                 "repeats few bytes, so that anyone can guess it; make one with `openssl rand`"
             )  # RFC 8725 3.5
-        return usable, f"oct of {len(key)} bytes"
+        return usable, f"oct of {len(key)} bytes", False
     raise ValueError("is not a public key")
 
 

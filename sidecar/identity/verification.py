@@ -7,12 +7,18 @@ Rules:
 2. A client whose tokens have wrong signatures too often gets none verified for a while.  Right signatures cost a client
    nothing, because many callers may share an address.
 3. Clients are addresses, or IPv6 networks of 64 bits, which is the least that a network gives a subscriber.
+4. At most `AT_ONCE` run in one turn of the event loop; the other tokens wait for theirs, `MOST_WAITING` at most, and
+   requests without a new token come between them.
+5. Keys that take long verify in one worker thread, because cryptography releases the interpreter's lock meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field
 
@@ -22,12 +28,17 @@ from sidecar.core.spec import Model
 from sidecar.core.units import Rate, Share
 from sidecar.identity.verdict import Unavailable
 
+T = TypeVar("T")
 LEAST: Final = 50e-6
 """CPU seconds that a verification costs at least."""
 BURST: Final = 1.0
 """Seconds for which an idle bucket has filled up."""
 MOST_CLIENTS: Final = 4096
 """Most clients that are tracked; the one that failed longest ago is forgotten first."""
+AT_ONCE: Final = 4
+"""Most verifications in one turn of the event loop."""
+MOST_WAITING: Final = 1024
+"""Most tokens that wait for their turn, or for the worker thread."""
 
 
 class VerificationSpec(Model):
@@ -44,12 +55,25 @@ class VerificationSpec(Model):
 class VerificationBudget:
     """Budget of verifications; one for the process."""
 
-    def __init__(self, spec: VerificationSpec, env: Env) -> None:
+    def __init__(self, spec: VerificationSpec, env: Env, *, at_once: int = AT_ONCE) -> None:
+        """`at_once` bounds the verifications in one turn of the loop."""
         self._now: Callable[[], float] = env.now
         self._limited = env.meter.counter(metrics.VERIFICATIONS_DENIED)
         self._clients: dict[str, tuple[float, float]] = {}
         """Failures in the bucket of each client, and the instant of the last one."""
         self._filled_at = env.now()
+        self._env = env
+        self._waiting: deque[Any] = deque()
+        """Futures of the tokens that wait for their turn."""
+        self._at_once = at_once
+        self._begun = 0
+        """Verifications in this turn of the loop."""
+        self._has_timer = False
+        self._thread = ThreadPoolExecutor(1, "verification")  # starts its thread when it is needed
+        self._places = asyncio.Semaphore(at_once)
+        """Places for verifications that are given to the thread."""
+        self._outside = 0
+        """Tokens that wait for such a place."""
         self.retune(spec)
         self._left = self._share * BURST
 
@@ -80,9 +104,70 @@ class VerificationBudget:
         self._limited.value += 1
         return Unavailable("the client has sent too many wrong signatures", (failures - most) / self._failures + 1.0)
 
-    def pay(self, began: float) -> None:
-        """Charge a verification that began at the instant `began` and has ended."""
-        self._left -= max(self._now() - began, LEAST)
+    def crowd(self) -> Unavailable | None:
+        """Return the refusal to let one more token wait; None if there is room."""
+        if len(self._waiting) + self._outside < MOST_WAITING:
+            return None
+        self._limited.value += 1
+        return Unavailable("too many tokens wait for their verification", 1.0)
+
+    def turn(self) -> Any | None:
+        """Return a future for the turn of a verification, or the refusal to let it wait; None if it may begin now."""
+        if not self._has_timer:
+            self._has_timer = True
+            self._env.call_later(0.0, self._next_turn)
+        if self._begun < self._at_once and not self._waiting:
+            self._begun += 1
+            return None
+        if (refused := self.crowd()) is not None:
+            return refused
+        future = self._env.future()
+        self._waiting.append(future)
+        return future
+
+    def _next_turn(self) -> None:
+        """Let the next tokens have their turn, after the events that have arrived meanwhile."""
+        waiting = self._waiting
+        self._begun = 0
+        while waiting and self._begun < self._at_once:
+            future = waiting.popleft()
+            if not future.done():  # its client is still there
+                future.set_result(None)
+                self._begun += 1
+        self._has_timer = self._begun > 0
+        if self._has_timer:
+            self._env.call_later(0.0, self._next_turn)
+
+    async def in_thread(self, client: str, verify: Callable[[], T]) -> T | Unavailable:
+        """Return the result of a verification in the worker thread, and charge it, also if nobody waits any more.
+
+        The client's tokens may have failed while this one waited, so that it is refused.
+        """
+        self._outside += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._outside -= 1
+        if (denied := self.deny(client, self._now())) is not None:
+            self._places.release()
+            return denied
+        future = asyncio.get_running_loop().run_in_executor(self._thread, self._timed, verify)
+        future.add_done_callback(self._leave_thread)
+        return (await asyncio.shield(future))[0]
+
+    def _timed(self, verify: Callable[[], T]) -> tuple[T, float]:
+        """Return the result of a verification, and the seconds that it has taken."""
+        began = self._now()
+        return verify(), self._now() - began
+
+    def _leave_thread(self, future: asyncio.Future[tuple[Any, float]]) -> None:
+        self._places.release()
+        if not future.cancelled() and future.exception() is None:
+            self.pay(future.result()[1])
+
+    def pay(self, seconds: float) -> None:
+        """Charge a verification that has taken so many seconds."""
+        self._left -= max(seconds, LEAST)
 
     def fail(self, client: str, now: float) -> None:
         """Charge a client for a wrong signature."""

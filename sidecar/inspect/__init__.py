@@ -14,5 +14,6 @@ documents          types of the JSON documents that the commands print with `--j
 explain_json       documents of routes and of one request, from the same facts as `explain`
 dry                compilation with a stopped clock and an event loop that does not run
 promote            edit of a policy file that makes a candidate the route itself
+edit               sets one value of a route or an upstream in the text of a file
 effective          effective values of a block, each with its place in a file
 """

@@ -273,7 +273,7 @@ class ReplayDocument(TypedDict):
 
 
 class SuggestionEntry(TypedDict):
-    """Value that a log suggests."""
+    """Value that a log or the figures of a sidecar suggest."""
 
     path: str
     """Keys that lead to the value, such as `routes.order.timeout.attempt`."""
@@ -296,18 +296,20 @@ class RecommendDocument(TypedDict):
 
     ok: bool
     """True."""
+    origin: Literal["log", "figures"]
+    """Origin of the evidence: a log, or the figures that a sidecar keeps."""
     requests: int
-    """Number of requests in the log."""
+    """Number of requests in it."""
     seconds: float
-    """Time from the first to the last request."""
+    """Time that it covers."""
     suggestions: list[SuggestionEntry]
-    """Suggested values; empty if the policies agree with the log."""
+    """Suggested values; empty if the policies agree with the evidence."""
     before: NumbersEntry | None
     """Numbers of a replay with the policies as they are; null without replays."""
     after: NumbersEntry | None
     """Numbers of a replay with all values of the patch; null without replays."""
     unknown: list[str]
-    """Sentences about what the log cannot tell."""
+    """Sentences about what the evidence cannot tell."""
     patch: str
     """Change of the files as a unified diff; empty without one."""
 

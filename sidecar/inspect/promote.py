@@ -7,10 +7,12 @@ Rules:
    does not have takes the place of `candidate`, with its comments.
 3. The result is loaded before it is written.  It is refused unless the route is the former candidate in every value,
    and all else is unchanged.
+4. The files of the directory `candidate` take the place of those above it as they are.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +21,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final, NamedTuple
 
-from sidecar.config.files import Part, Source, decode, locate
+from sidecar.config.files import Part, Source, decode, locate, split
 from sidecar.config.load import load
 from sidecar.config.report import suggest
 from sidecar.config.spec import CANDIDATE, POLICIES, PolicySpec, RouteSpec, name_of_part
@@ -58,12 +60,35 @@ class Promotion(NamedTuple):
             try:
                 file.write((BOM if self.has_mark else b"") + self.new.encode())
                 file.close()
-                made.chmod(path.stat().st_mode & 0o7777)
+                made.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o644)
                 made.replace(path)
             except BaseException:
                 with suppress(OSError):
                     made.unlink()
                 raise
+
+
+class WholePromotion(NamedTuple):
+    """Policy files of a directory, each with what becomes of it as its candidate takes their place."""
+
+    changed: list[Promotion]
+    """Files whose text is that of the candidate."""
+    removed: list[Source]
+    """Files that the candidate does not have, and its own."""
+
+    def diff(self) -> str:
+        """Return the change as a unified diff, without the files of the candidate."""
+        lines = [each.diff() for each in self.changed]
+        return "".join([*lines, *(f"removed: {each.name}\n" for each in self.removed)])
+
+    def write(self) -> None:
+        """Replace the files one after another, and remove the directory of the candidate.  Raises `OSError`."""
+        for each in self.changed:
+            each.write()
+        for source in self.removed:
+            Path(source.name).unlink()
+        with suppress(OSError):  # it has other files, such as policy tests
+            Path(os.path.dirname(self.removed[-1].name)).rmdir()
 
 
 class PromotionError(Exception):
@@ -79,6 +104,8 @@ def promote(
     """
     found = next(each for each in spec.routes if each.name == name)
     place = f"{found.node.mark}: routes.{name}"
+    if found.rollout is not None and found.rollout is spec.candidate:
+        raise PromotionError(f"{place}: has its candidate in `{CANDIDATE}/`; leave the route out to promote all of it")
     winner = _winner(found, arm, place)
     source = next(each for each in sources if each.name == found.node.mark.file)
     try:
@@ -94,6 +121,27 @@ def promote(
     new = editor.result()
     _verify(sources, source, new, spec, found, winner, place, environ)
     return Promotion(source.name, text, new, arm_name(winner), source.text.startswith(BOM))
+
+
+def promote_directory(sources: Sequence[Source], environ: Mapping[str, str]) -> WholePromotion:
+    """Return the edited files of policies whose directory `candidate` takes their place.  Raises `PromotionError`."""
+    own, second = split(sources)
+    if not second:
+        raise PromotionError(f"{own[0].name}: the directory has no candidate; put policy files into `{CANDIDATE}/`")
+    place = os.path.dirname(os.path.dirname(second[0].name))
+    before = {each.name: each for each in own}
+    after = [Source(os.path.join(place, os.path.basename(each.name)), each.text) for each in second]
+    wanted, found = load(second, environ), load(after, environ)
+    if found.spec is None or found.spec != wanted.spec:
+        reason = str(found.problems[0]) if found.problems else "they would say something else there"
+        raise PromotionError(f"{place}: the files of the candidate cannot take this place: {reason}; {BY_HAND}")
+    changed = [
+        Promotion(each.name, decode(old), decode(each), CANDIDATE, each.text.startswith(BOM))
+        for each in after
+        if (old := before.get(each.name, Source(each.name, b""))).text != each.text
+    ]
+    names = {each.name for each in after}
+    return WholePromotion(changed, [*(each for each in own if each.name not in names), *second])
 
 
 def arm_name(arm: RouteSpec) -> str:

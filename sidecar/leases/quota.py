@@ -85,10 +85,20 @@ def settle_ask(used: float, ask: QuotaAsk, most: float) -> tuple[float, float]:
     return used + granted, granted
 
 
+class Spent:
+    """Used units of one key."""
+
+    __slots__ = ("units",)
+
+    def __init__(self, units: float) -> None:
+        self.units = units
+        """Units; infinite for the empty key once the table has forgotten it."""
+
+
 class QuotaTable:
     """Used units of one quota by key, for the current window."""
 
-    __slots__ = ("max_keys", "most", "start", "used")
+    __slots__ = ("max_keys", "most", "spent", "start")
 
     def __init__(self, most: float, max_keys: int) -> None:
         self.most = most
@@ -96,44 +106,66 @@ class QuotaTable:
         self.max_keys = max_keys
         self.start = -NEVER
         """Window of the counts."""
-        self.used: dict[str, float] = {}
+        self.spent: dict[str, Spent] = {}
         """Used units by key."""
+
+    @property
+    def used(self) -> dict[str, float]:
+        """Copy of the used units by key."""
+        return {key: spent.units for key, spent in self.spent.items()}
+
+    def clear(self) -> None:
+        """Forget all counts."""
+        if (spent := self.spent.get("")) is not None:
+            spent.units = NEVER  # a quota without a key holds it, and looks for a new one
+        self.spent.clear()
 
     def roll(self, start: float) -> None:
         """Begin a window, unless the counts are of it."""
         if start > self.start:
-            self.used.clear()
+            self.clear()
             self.start = start
         elif start < self.start - SKEW:
             self.start = start
 
     def locate(self, key: str) -> str:
         """Return the key to count a request under: `key` itself, or `OVERFLOW` if the table has no place for it."""
-        return key if key in self.used or len(self.used) < self.max_keys else OVERFLOW
+        return key if key in self.spent or len(self.spent) < self.max_keys else OVERFLOW
 
     def take(self, key: str, cost: float) -> bool:
         """Spend units; False if too few are left.  `locate` has returned the key."""
-        used = self.used.get(key, 0.0) + cost
+        spent = self.spent.get(key)
+        used = cost if spent is None else spent.units + cost
         if used > self.most + TOLERANCE:
             return False
-        self.used[key] = used
+        self._set(key, used)
         return True
 
     def refund(self, key: str, cost: float) -> None:
         """Take back a request that was admitted at this instant."""
-        self.used[key] = max(0.0, self.used.get(key, 0.0) - cost)
+        spent = self.spent.get(key)
+        self._set(key, 0.0 if spent is None else max(0.0, spent.units - cost))
 
     def left(self, key: str) -> float:
         """Return the units that a key has left."""
-        return max(0.0, self.most - self.used.get(key, 0.0))
+        spent = self.spent.get(key)
+        return max(0.0, self.most if spent is None else self.most - spent.units)
 
     def grant(self, ask: QuotaAsk) -> QuotaGrant:
         """Answer an ask of a lessee."""
         self.roll(ask.start)
         key = self.locate(ask.key)
-        used, granted = settle_ask(self.used.get(key, ask.known if key == ask.key else 0.0), ask, self.most)
-        self.used[key] = used
+        spent, before = self.spent.get(key), ask.known if key == ask.key else 0.0
+        used, granted = settle_ask(before if spent is None else spent.units, ask, self.most)
+        self._set(key, used)
         return QuotaGrant(granted, max(0.0, self.most - used), key == OVERFLOW)
+
+    def _set(self, key: str, units: float) -> None:
+        spent = self.spent.get(key)
+        if spent is None:
+            self.spent[key] = Spent(units)
+        else:
+            spent.units = units
 
 
 class QuotaLease:

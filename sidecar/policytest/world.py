@@ -7,15 +7,18 @@ import random
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from sidecar.config.spec import PolicySpec, RouteSpec, UpstreamSpec
 from sidecar.control.compiler import Snapshot, compile_policies
+from sidecar.control.passthrough import NAME, NAME_HTTP2
 from sidecar.control.state import StateStore
 from sidecar.core import events
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.core.outcome import Outcome
+from sidecar.downstream.capture.destination import Destination
 from sidecar.downstream.connection import DownstreamConnection
 from sidecar.downstream.listener import Listener
 from sidecar.downstream.server import Server
@@ -38,6 +41,8 @@ TURNS: Final = 20
 IN_PROCESS: Final[dict[str, Any]] = {"redis": None, "file": None}
 """Settings of a store whose counts are in this process."""
 CLIENT_PORT: Final = 40_000
+HOST: Final = "sidecar.test"
+"""Host of requests that name none."""
 PATIENCE: Final = 600.0
 """Virtual seconds after which a client gives up, so that no test waits for ever."""
 
@@ -85,7 +90,9 @@ class World:
             identities=callers.identities,
         )
         names = {address: name for name, upstream in spec.upstreams.items() for address in _addresses(upstream)}
+        self._names = names
         multiplexed = frozenset(name for name, upstream in spec.upstreams.items() if upstream.protocol == "http2")
+        multiplexed |= {NAME_HTTP2}
         has_parts = any(route.parts for route in spec.routes)
         self.script = Script(self.env, names, multiplexed, messages, has_parts=has_parts)
         loop.network.accept = self.script.accept
@@ -114,6 +121,12 @@ class World:
         server.limits = self.snapshot.spec.limits
         front = Listener(listener, self.snapshot.spec.listeners[listener], server)
         front.use(self.snapshot)
+        if front.capture is not None:
+            dialled = _dialled(request)
+            front.capture.read_destination = lambda _: dialled
+            address = (dialled.host, dialled.port)
+            if self._names.get(address) in (None, NAME, NAME_HTTP2):
+                self._names[address] = NAME if call is None else NAME_HTTP2
         began = self._loop.time()
         done: asyncio.Future[Received] = self._loop.create_future()
         client: ClientConnection | CallConnection
@@ -148,6 +161,13 @@ class World:
     def _note(self, event: str, /, **attributes: Any) -> None:
         if event == events.BUG:
             self.bugs.append(", ".join(f"{name}: {value!r}" for name, value in attributes.items()))
+
+
+def _dialled(request: RequestSpec) -> Destination:
+    """Return the address that the client of a captured request has dialled: that of its host."""
+    fields = {name.lower(): value for name, value in request.headers.items()}
+    parts = urlsplit(request.path if "://" in request.path else f"http://{fields.get('host', HOST)}")
+    return Destination(parts.hostname or HOST, parts.port or SCHEME_PORTS["http"])
 
 
 def _no_metrics(_: RouteSpec) -> Any:

@@ -1,4 +1,4 @@
-"""Values that a log suggests for policies, each with its evidence.
+"""Values that evidence suggests for policies (`evidence.py`).
 
 - `timeout.attempt`: the percentile beyond which the accepted share of false timeouts lies (Amazon Builders' Library,
   "Timeouts, retries, and backoff with jitter").
@@ -8,23 +8,18 @@
 - `concurrency.max`: the most calls in flight, which Little's law explains.
 - `retry_budget.ratio`: the share of retries in the busiest window (SRE book ch. 21).
 
-A value is suggested only if there is enough evidence, and if the one in force is far from it.  Good times are the
-windows whose error rate is at most twice the median: incidents in the log do not raise the limits.
+A value is suggested only if there is enough evidence, and if the one in force is far from it.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from math import ceil, floor, inf, isinf, log10
-from statistics import median
 from typing import Final, Literal, NamedTuple
 
-from sidecar.config.spec import PolicySpec
 from sidecar.lint.arithmetic import binomial_tail, failures_that_trip, percent, seconds
-from sidecar.lint.facts import Policies, RouteFacts, UpstreamFacts
-from sidecar.replay.record import BAD_STATUS, Record, Try
-from sidecar.replay.tally import percentile
+from sidecar.lint.facts import RouteFacts, UpstreamFacts
+from sidecar.replay.evidence import LEAST, Evidence, Origin
 
 FALSE_TIMEOUTS: Final = 0.001
 """Accepted share of good answers that a timeout cuts off."""
@@ -32,14 +27,10 @@ TAIL: Final = 5
 """Least number of answers beyond a percentile from which it is taken."""
 HEDGED: Final = 0.95
 """Percentile after which a hedge is sent."""
-LEAST: Final = 100
-"""Least number of calls from which anything is suggested."""
 FAR: Final = 1.5
-"""Factor by which a value may differ from what the log suggests."""
+"""Factor by which a value may differ from what the evidence suggests."""
 HEADROOM: Final = 2.0
 """Factor between the most calls in flight and a limit."""
-WINDOW: Final = 10.0
-"""Seconds of the windows in which error rates and retries are counted."""
 STEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 """Failure rates that are suggested for breakers."""
 FALSE_OPENINGS: Final = 1 / (30 * 24 * 3600)
@@ -70,87 +61,27 @@ class Advice(NamedTuple):
         return ".".join((self.kind, self.name, *self.path))
 
 
-class Evidence:
-    """Calls of one route or upstream in a log."""
-
-    def __init__(self) -> None:
-        self.tries: list[Try] = []
-
-    @property
-    def good(self) -> list[float]:
-        """Seconds of the good answers, in ascending order."""
-        return sorted(each.seconds for each in self.tries if not each.reason and each.status < BAD_STATUS)
-
-    @property
-    def cut_off(self) -> int:
-        """Number of calls that a timeout ended."""
-        return sum(each.reason == "timeout" for each in self.tries)
-
-    def windows(self) -> list[list[Try]]:
-        """Return the calls of each window that has some."""
-        found: defaultdict[int, list[Try]] = defaultdict(list)
-        for each in self.tries:
-            found[int(each.at / WINDOW)].append(each)
-        return list(found.values())
-
-    def good_windows(self) -> list[list[Try]]:
-        """Return the windows of good times."""
-        windows = self.windows()
-        usual = median(_errors(each) for each in windows)
-        return [each for each in windows if _errors(each) <= 2 * usual]
-
-    def most_in_flight(self) -> int:
-        """Return the most calls in flight at one instant of good times."""
-        most = 0
-        for window in self.good_windows():
-            steps = sorted([(each.at, 1) for each in window] + [(each.at + each.seconds, -1) for each in window])
-            now = 0
-            for _, step in steps:
-                now += step
-                most = max(most, now)
-        return most
-
-
-def advise(spec: PolicySpec, record: Record) -> list[Advice]:
-    """Return what a log suggests for policies, in the order of the routes."""
-    policies = Policies(spec)
-    routes: defaultdict[str, Evidence] = defaultdict(Evidence)
-    upstreams: defaultdict[str, Evidence] = defaultdict(Evidence)
-    owner = {route.name: route.spec.upstream for route in policies.routes}
-    for request, tries in zip(record.requests, record.tries, strict=True):
-        routes[request.route].tries += tries
-        if name := owner.get(request.route):
-            upstreams[name].tries += tries
+def advise(origin: Origin) -> list[Advice]:
+    """Return what the evidence of an origin suggests for its policies, in the order of the routes."""
     found: list[Advice] = []
-    for route in policies.routes:
-        if route.name in routes and "@" not in route.name:
-            found += _of_route(route, routes[route.name])
-    for upstream in policies.upstreams.values():
-        if upstream.name in upstreams:
-            found += _of_upstream(upstream, upstreams[upstream.name])
+    for route in origin.policies.routes:
+        evidence = origin.of_route(route)
+        if evidence is not None and "@" not in route.name:
+            found += _of_route(route, evidence)
+    for upstream in origin.policies.upstreams.values():
+        evidence = origin.of_upstream(upstream)
+        if evidence is not None:
+            found += _of_upstream(upstream, evidence)
     return found
-
-
-def unknown(record: Record) -> list[str]:
-    """Return sentences about what was not suggested because the log cannot tell."""
-    counts: defaultdict[str, int] = defaultdict(int)
-    for request, tries in zip(record.requests, record.tries, strict=True):
-        counts[request.route] += len(tries)
-    few = sorted(name for name, count in counts.items() if name and count < LEAST)
-    sentences = [f"routes with fewer than {LEAST} calls in the log: {', '.join(few)}"] if few else []
-    if not record.has_attempts:
-        sentences.append("the log has no attempts: the times of requests stand for those of calls, retries included")
-    sentences.append("lifetimes of cached answers, because a log does not say when answers change")
-    return sentences
 
 
 def _of_route(route: RouteFacts, evidence: Evidence) -> Iterator[Advice]:
     """Yield what is suggested for a route."""
     good = evidence.good
-    if len(good) < LEAST or route.is_stream:
+    if good < LEAST or route.is_stream:
         return
     attempt = route.attempt
-    limit = _time_limit(evidence, good, route.limit)
+    limit = _time_limit(evidence, route.limit)
     if limit is not None:
         value, why = limit
         if attempt > FAR * value or attempt < value:
@@ -158,20 +89,20 @@ def _of_route(route: RouteFacts, evidence: Evidence) -> Iterator[Advice]:
             old = "" if isinf(route.attempt) else seconds(route.attempt)
             yield Advice("routes", route.name, ("timeout", "attempt"), old, seconds(value), why)
     yield from _whole(route, attempt)
-    if route.hedge is not None and len(good) * (1 - HEDGED) >= TAIL:
-        after = _rounded(percentile(good, HEDGED))
+    if route.hedge is not None and good * (1 - HEDGED) >= TAIL:
+        after = _rounded(evidence.percentile(HEDGED))
         if not after / FAR <= route.hedge.after <= after * FAR:
-            why = f"{percent(HEDGED)} of {len(good)} good answers came within {seconds(percentile(good, HEDGED))}"
+            why = f"{percent(HEDGED)} of {good} good answers came within {seconds(evidence.percentile(HEDGED))}"
             yield Advice("routes", route.name, ("hedge", "after"), seconds(route.hedge.after), seconds(after), why)
     if route.breaker is not None and route.spec.node.child("circuit_breaker") is not None:
         yield from _breaker("routes", route.name, route.breaker, evidence, 1)
 
 
-def _time_limit(evidence: Evidence, good: Sequence[float], limit: float) -> tuple[float, str] | None:
+def _time_limit(evidence: Evidence, limit: float) -> tuple[float, str] | None:
     """Return the timeout of an attempt in seconds, with its evidence; None if there is too little."""
-    cut_off, count = evidence.cut_off, len(good)
+    cut_off, count = evidence.cut_off, evidence.good
     if cut_off > FALSE_TIMEOUTS * (count + cut_off) and not isinf(limit):
-        reached = percentile(list(good), 1 - FALSE_TIMEOUTS)
+        reached = evidence.percentile(1 - FALSE_TIMEOUTS)
         if reached > limit / 2:
             value = _rounded(2 * limit)
             words = percent(cut_off / (count + cut_off))
@@ -180,9 +111,9 @@ def _time_limit(evidence: Evidence, good: Sequence[float], limit: float) -> tupl
     share = FALSE_TIMEOUTS if count * FALSE_TIMEOUTS >= TAIL else 0.01
     if count * share < TAIL:
         return None
-    reached = percentile(list(good), 1 - share)
+    reached = evidence.percentile(1 - share)
     value = max(SHORTEST, _rounded(reached if share == FALSE_TIMEOUTS else 2 * reached))
-    beyond = sum(each > value for each in good) / count
+    beyond = evidence.beyond(value) / count
     words = f"{percent(1 - share)} of {count} good answers came within {seconds(reached)}"
     return value, f"{words}; this would cut off {percent(beyond)}"
 
@@ -200,7 +131,7 @@ def _whole(route: RouteFacts, attempt: float) -> Iterator[Advice]:
 
 def _of_upstream(upstream: UpstreamFacts, evidence: Evidence) -> Iterator[Advice]:
     """Yield what is suggested for an upstream."""
-    if len(evidence.tries) < LEAST:
+    if evidence.calls < LEAST:
         return
     spec = upstream.spec
     if spec.circuit_breaker is not None:
@@ -208,17 +139,16 @@ def _of_upstream(upstream: UpstreamFacts, evidence: Evidence) -> Iterator[Advice
         yield from _breaker("upstreams", upstream.name, spec.circuit_breaker, evidence, share)
     limit = spec.concurrency
     if limit is not None and limit.adaptive is None and limit.max is not None:
-        most = evidence.most_in_flight()
+        most, words = evidence.most_in_flight()
         value = ceil(HEADROOM * most)
         if most and not value / HEADROOM <= limit.max <= value * FAR:
-            why = f"at most {most} calls were in flight in good times; the limit leaves {HEADROOM:g} times that"
+            why = f"at most {most} {words}; the limit leaves {HEADROOM:g} times that"
             yield Advice("upstreams", upstream.name, ("concurrency", "max"), str(limit.max), str(value), why)
     if any(route.retry is not None for route in upstream.routes):
-        shares = [sum(each.is_again for each in window) / len(window) for window in evidence.good_windows()]
-        used = max(shares, default=0.0)
+        used = max((each.again / each.calls for each in evidence.good_windows()), default=0.0)
         ratio = max(0.05, ceil(HEADROOM * used * 20) / 20)
         if spec.retry_budget.ratio > FAR * ratio:
-            why = f"retries were at most {percent(used)} of the calls in {seconds(WINDOW)} of good times"
+            why = f"retries were at most {percent(used)} of the calls in {seconds(evidence.window)} of good times"
             old = percent(spec.retry_budget.ratio)
             yield Advice("upstreams", upstream.name, ("retry_budget", "ratio"), old, percent(ratio), why)
 
@@ -229,11 +159,11 @@ def _breaker(
     """Yield the failure rate of a breaker that sees one call of `share`: the least that does not open on noise."""
     rate, window, least = (getattr(spec, key) for key in ("failure_rate", "window", "min_calls"))
     windows = evidence.good_windows()
-    calls = sum(map(len, windows))
+    calls = sum(each.calls for each in windows)
     if rate == "off" or not isinstance(window, float) or not calls:
         return
-    errors = sum(map(_failed, windows)) / calls
-    seen = max(least, round(calls / len(windows) / WINDOW * window / share))
+    errors = sum(each.failed for each in windows) / calls
+    seen = max(least, round(calls / len(windows) / evidence.window * window / share))
     for step in STEPS:
         if binomial_tail(seen, errors, failures_that_trip(seen, step)) / window <= FALSE_OPENINGS:
             break
@@ -241,14 +171,6 @@ def _breaker(
         words = f"{percent(errors)} of {calls} calls failed in good times"
         why = f"{words}; with {seen} calls a window it opens by chance less than once in 30 days"
         yield Advice(kind, name, ("circuit_breaker", "failure_rate"), percent(rate), percent(step), why)
-
-
-def _failed(tries: Iterable[Try]) -> int:
-    return sum(bool(each.reason) or each.status >= BAD_STATUS for each in tries)
-
-
-def _errors(tries: Sequence[Try]) -> float:
-    return _failed(tries) / len(tries)
 
 
 def _rounded(value: float) -> float:

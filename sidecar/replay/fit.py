@@ -15,6 +15,8 @@ Rules:
 5. Attempts of a window are drawn in random order, each once before any again.  Drawing with replacement would double
    the variance of the failures in a window, and breakers would open on it.
 6. Refused connections are drawn when a connection is made; all other outcomes with the request.
+7. Where the record shows that latency depends on the calls in flight (`load.py`), an answer is as much slower or faster
+   as the calls in flight are more or fewer than those beside the recorded attempt.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections import defaultdict
 from typing import Final, NamedTuple
 
 from sidecar.core.exchange import NEVER
+from sidecar.replay.load import LoadCurve, load_curve
 from sidecar.replay.record import Record, Try
 
 WINDOW: Final = 1.0
@@ -94,6 +97,8 @@ class Fitted:
             key: sorted(a.seconds for a in tries if a.status) for key, (_, tries) in self._pools.items() if not key[2]
         }
         """Durations of answers in ascending order."""
+        self.curves = _curves(record)
+        """Latency by calls in flight of the endpoints where it depends on them."""
         self._sets: dict[tuple[str, str, bool, int], Draws] = {}
         self._refusals: dict[tuple[str, int], float] = {}
         self.endpoints = sorted({key[1] for key in self._pools if key[1]})
@@ -113,10 +118,13 @@ class Fitted:
             self._refusals[place] = share
         return "connect_failure" if share and rng.random() < share else ""
 
-    def draw(self, route: str, endpoint: str, at: float, rng: random.Random, *, is_again: bool, is_new: bool) -> Answer:
+    def draw(
+        self, route: str, endpoint: str, at: float, rng: random.Random, *, is_again: bool, is_new: bool, in_flight: int
+    ) -> Answer:
         """Return the behaviour towards an attempt at an instant, in seconds from the first request.
 
-        `is_new`: True for the first request of a connection, which was not refused.
+        `is_new`: True for the first request of a connection, which was not refused.  `in_flight`: other attempts at the
+        endpoint that have no answer yet.
         """
         draws = self._set(route, endpoint, at, is_again=is_again)
         found = draws.tries
@@ -125,10 +133,15 @@ class Fitted:
         a = draws.take(rng)
         if is_new and a.reason in REFUSED:
             others = [each for each in found if each.reason not in REFUSED]
-            a = rng.choice(others) if others else Try(endpoint, at, a.seconds, 503)
+            a = rng.choice(others) if others else Try(endpoint, at, a.seconds, 503, in_flight=a.in_flight)
         if a.is_censored:
-            return self._longer(found, (route, endpoint), a.seconds, rng)
-        return Answer(a.seconds, a.status, a.reason)
+            answer = self._longer(found, (route, endpoint), a.seconds, rng)
+        else:
+            answer = Answer(a.seconds, a.status, a.reason)
+        curve = self.curves.get(endpoint)
+        if curve is None or not answer.status or answer.seconds == NEVER:
+            return answer
+        return answer._replace(seconds=answer.seconds * curve.factor(a.in_flight, in_flight))
 
     def _longer(self, found: list[Try], key: tuple[str, str], seconds: float, rng: random.Random) -> Answer:
         """Return an answer that takes longer than one of the attempts `found`, which was cut off after `seconds`."""
@@ -180,3 +193,14 @@ class Fitted:
             if len(found) >= ENOUGH or len(found) == len(tries) or wide >= reach:
                 return found
             wide = min(reach, max(1, wide * 2))
+
+
+def _curves(record: Record) -> dict[str, LoadCurve]:
+    """Return the curve of each endpoint whose latency depends on its calls in flight."""
+    tries: defaultdict[str, list[tuple[str, Try]]] = defaultdict(list)
+    for request, found in zip(record.requests, record.tries, strict=True):
+        for a in found:
+            if a.endpoint:
+                tries[a.endpoint].append((request.route, a))
+    curves = {endpoint: load_curve(found) for endpoint, found in tries.items()}
+    return {endpoint: curve for endpoint, curve in curves.items() if curve is not None}

@@ -5,8 +5,12 @@ from __future__ import annotations
 from sidecar.replay.record import Record
 
 
-def limits(record: Record, beyond: int) -> list[str]:
-    """Return the sentences; `beyond` is the number of draws for which the log has no duration."""
+def limits(record: Record, beyond: int, loaded: int = 0) -> list[str]:
+    """Return the sentences.
+
+    `beyond` is the number of draws for which the log has no duration, and `loaded` that of endpoints whose latency
+    depends on their calls in flight.
+    """
     requests, tries = record.requests, record.tries
     found = []
     censored = [a.seconds for each in tries for a in each if a.is_censored]
@@ -40,7 +44,10 @@ def limits(record: Record, beyond: int) -> list[str]:
         *found,
         "bodies, queries and header fields are not in a log: keys of caches lack the query, so hit ratios are upper "
         "bounds; answers have no Cache-Control, so only a `ttl` of the policy makes them cacheable",
-        "load does not change the behaviour of the upstreams: relief and overload by a new policy are not predicted",
+        f"load changes the latency of {_count(loaded, 'endpoint', 'endpoints')}, as the log shows, but never whether a "
+        "call fails"
+        if loaded
+        else "the log shows no latency that depends on load: relief and overload by a new policy are not predicted",
         "clients do not react: they neither retry more nor less, and do not leave earlier",
         "authentication, authorisation, CORS, mirroring and health checks are left out",
     ]

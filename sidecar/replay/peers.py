@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections import Counter
 from typing import Final, Protocol, cast
 
 from sidecar.core.env import Env
@@ -32,8 +33,10 @@ class Behaviour(Protocol):
     def refuses(self, endpoint: str, at: float, rng: random.Random) -> str:
         """Return the reason for which a new connection fails; empty for one that is made."""
 
-    def draw(self, route: str, endpoint: str, at: float, rng: random.Random, *, is_again: bool, is_new: bool) -> Answer:
-        """Return the behaviour towards one attempt."""
+    def draw(
+        self, route: str, endpoint: str, at: float, rng: random.Random, *, is_again: bool, is_new: bool, in_flight: int
+    ) -> Answer:
+        """Return the behaviour towards one attempt, beside so many others in flight at the endpoint."""
 
 
 class Peers:
@@ -41,6 +44,7 @@ class Peers:
 
     - `routes`: recorded route of each request in flight, by its number.
     - `attempts`: number of attempts so far of each request in flight.
+    - `in_flight`: number of attempts at each endpoint that have no answer yet.
     """
 
     def __init__(self, env: Env, behaviour: Behaviour, urls: dict[Address, str], seed: int) -> None:
@@ -51,6 +55,7 @@ class Peers:
         self.start = env.now()
         self.routes: dict[int, str] = {}
         self.attempts: dict[int, int] = {}
+        self.in_flight: Counter[str] = Counter()
         self._urls = urls
         self._refusals: dict[str, int] = {}
 
@@ -79,7 +84,8 @@ class Peers:
             self.attempts[number] = made + 1
         at = self.env.now() - self.start
         route = self.routes.get(number, "")
-        return self.behaviour.draw(route, endpoint, at, self.rng, is_again=made > 0, is_new=is_new)
+        others = self.in_flight[endpoint]
+        return self.behaviour.draw(route, endpoint, at, self.rng, is_again=made > 0, is_new=is_new, in_flight=others)
 
     def end(self, number: int) -> None:
         """Forget a request that has ended."""
@@ -96,12 +102,14 @@ class PeerConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._is_new = True
+        self._is_busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        self._end()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -113,6 +121,8 @@ class PeerConnection(asyncio.Protocol):
         if answer.reason in REFUSED and not self._is_new:
             self._peers.refuse_next(self._endpoint)
         self._is_new = False
+        self._is_busy = True
+        self._peers.in_flight[self._endpoint] += 1
         if answer.seconds == NEVER:
             return
         if answer.seconds > 0 and answer.reason not in REFUSED:
@@ -122,6 +132,7 @@ class PeerConnection(asyncio.Protocol):
 
     def _send(self, answer: Answer, is_head: bool) -> None:
         """Send the answer, or fail."""
+        self._end()
         transport = self._transport
         if transport is None:
             return
@@ -135,3 +146,9 @@ class PeerConnection(asyncio.Protocol):
             transport.write(b"HTTP/1.1 %d -\r\n%b\r\n" % (answer.status, b"content-length: 2\r\n" if is_head else b""))
         else:
             transport.write(b"HTTP/1.1 %d -\r\ncontent-length: 2\r\n\r\nok" % answer.status)
+
+    def _end(self) -> None:
+        """Count an attempt no more that has its answer, or that the sidecar has given up."""
+        if self._is_busy:
+            self._is_busy = False
+            self._peers.in_flight[self._endpoint] -= 1

@@ -1,4 +1,7 @@
-"""Recommendation: values that a log suggests, edits of the files, and the effect by replay, as text and JSON."""
+"""Recommendation: values that a log or the figures of a sidecar suggest, and edits of the files, as text and JSON.
+
+The effect of each value comes from a replay, which only a log allows.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from difflib import unified_diff
 from typing import Any, Final, NamedTuple
 
-from sidecar.config.edit import put
 from sidecar.config.files import Source
 from sidecar.config.load import load
 from sidecar.config.node import Mark
 from sidecar.config.report import visible
 from sidecar.config.spec import PolicySpec
-from sidecar.replay.advice import Advice, advise, unknown
+from sidecar.inspect.edit import put
+from sidecar.replay.advice import Advice, advise
+from sidecar.replay.evidence import Origin
 from sidecar.replay.fit import Fitted
 from sidecar.replay.limits import limits
 from sidecar.replay.record import Record
@@ -41,14 +45,15 @@ class Suggestion(NamedTuple):
 
 
 class Recommended(NamedTuple):
-    """Result for one log.
+    """Result for one log, or for the figures of a sidecar.
 
-    - `before`, `after`: numbers of replays with the policies as they are, and with all values that could be edited.
+    - `before`, `after`: numbers of replays with the policies as they are, and with all values that could be edited;
+      None if nothing was replayed.
     - `changed`: files with these values.
-    - `unknown`: sentences about what the log cannot tell.
+    - `unknown`: sentences about what the origin cannot tell.
     """
 
-    record: Record
+    origin: Origin
     suggestions: list[Suggestion]
     before: Numbers | None
     after: Numbers | None
@@ -66,15 +71,17 @@ class Recommended(NamedTuple):
 
 
 def recommend(
-    sources: Sequence[Source], spec: PolicySpec, record: Record, environ: Mapping[str, str], seeds: Sequence[int]
+    sources: Sequence[Source], spec: PolicySpec, origin: Origin, environ: Mapping[str, str], seeds: Sequence[int] = ()
 ) -> Recommended:
-    """Return what a log suggests; without seeds nothing is replayed.
+    """Return what the evidence of an origin suggests; without a log or without seeds nothing is replayed.
 
     Raises `CompileError`, and `Unmatched` if no request has a route.
     """
+    record = origin.record
+    seeds = seeds if record is not None else ()
     found, changed, final = [], list(sources), spec
     before = _replayed(spec, record, seeds)
-    for advice in advise(spec, record):
+    for advice in advise(origin):
         edited, by_hand = _edited(changed, spec, advice)
         effect = None
         if not by_hand:
@@ -83,23 +90,25 @@ def recommend(
                 by_hand = f"the file would have a problem: {loaded.problems[0].message}"
             else:
                 changed, final = edited, loaded.spec
-                alone, _ = _edited(sources, spec, advice)
-                one = load(alone, environ).spec
+                alone, _ = _edited(sources, spec, advice) if seeds else ([], "")
+                one = load(alone, environ).spec if seeds else None
                 effect = None if one is None else _replayed(one, record, seeds[:1])
         node = _owner(spec, advice).nearest(*advice.path)
         found.append(Suggestion(advice, node.place, effect, by_hand))
     after = _replayed(final, record, seeds) if found else before
-    told = unknown(record) + limits(record, 0)
-    return Recommended(record, found, before, after, list(sources), changed, told)
+    told = origin.unknown() + ([] if record is None else limits(record, 0, len(Fitted(record).curves)))
+    return Recommended(origin, found, before, after, list(sources), changed, told)
 
 
-def _replayed(spec: PolicySpec, record: Record, seeds: Sequence[int]) -> Numbers | None:
+def _replayed(spec: PolicySpec, record: Record | None, seeds: Sequence[int]) -> Numbers | None:
     """Return the mean numbers of replays; None without seeds."""
+    if record is None or not seeds:
+        return None
     runs = []
     for seed in seeds:
         fitted = Fitted(record)
         runs.append(run_world(spec, record.requests, fitted, seed, fitted.endpoints))
-    return mean(runs) if runs else None
+    return mean(runs)
 
 
 def _owner(spec: PolicySpec, advice: Advice) -> Any:
@@ -139,8 +148,7 @@ def _numbers(before: Numbers, after: Numbers) -> str:
 
 def text(result: Recommended) -> str:
     """Return the result as text."""
-    record = result.record
-    lines = [f"{len(record.requests)} requests in {record.seconds:.0f} s", ""]
+    lines = [f"{result.origin.requests} requests in {result.origin.seconds:.0f} s", ""]
     for each in result.suggestions:
         advice = each.advice
         lines.append(f"{each.place.file}:{each.place.line}: {advice.place}: {advice.old or 'not set'} -> {advice.new}")
@@ -150,10 +158,10 @@ def text(result: Recommended) -> str:
         elif each.effect is not None and result.before is not None:
             lines.append(f"    replay: {_numbers(result.before, each.effect)}")
     if not result.suggestions:
-        lines.append("the policies agree with the log")
+        lines.append(f"the policies agree with the {result.origin.name}")
     elif result.before is not None and result.after is not None:
         lines += ["", f"all together: {_numbers(result.before, result.after)}"]
-    lines += ["", "What the log cannot tell:", *(f"- {each}" for each in result.unknown)]
+    lines += ["", f"What the {result.origin.name} cannot tell:", *(f"- {each}" for each in result.unknown)]
     return "".join(f"{visible(line)}\n" for line in lines)
 
 
@@ -165,8 +173,9 @@ def document(result: Recommended) -> dict[str, Any]:
 
     return {
         "ok": True,
-        "requests": len(result.record.requests),
-        "seconds": result.record.seconds,
+        "origin": result.origin.name,
+        "requests": result.origin.requests,
+        "seconds": result.origin.seconds,
         "suggestions": [
             {
                 "path": each.advice.place,

@@ -6,7 +6,8 @@ read, of which the first `MOST_NAMED` are named.
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from sys import intern
 from typing import Final, NamedTuple
@@ -37,6 +38,7 @@ class Try(NamedTuple):
     - `status`: status of the answer; 0 for a failure.
     - `reason`: code of the failure; empty for an answer.
     - `is_again`: True for every attempt but the first.
+    - `in_flight`: other attempts at the endpoint that were in flight at its start; 0 if the log has no endpoints.
     """
 
     endpoint: str
@@ -45,6 +47,7 @@ class Try(NamedTuple):
     status: int
     reason: str = ""
     is_again: bool = False
+    in_flight: int = 0
 
     @property
     def is_censored(self) -> bool:
@@ -147,9 +150,27 @@ def read(
     if kept:
         start = record.start = kept[0].request.at
         record.requests = [each.request._replace(at=each.request.at - start) for each in kept]
-        record.tries = [[a._replace(at=max(0.0, a.at - start)) for a in each.tries] for each in kept]
+        record.tries = _with_calls_in_flight([[a._replace(at=max(0.0, a.at - start)) for a in k.tries] for k in kept])
         record.has_attempts = any(a.endpoint for tries in record.tries for a in tries)
     return record
+
+
+def _with_calls_in_flight(tries: list[list[Try]]) -> list[list[Try]]:
+    """Return the attempts of each request with the calls that were in flight at their endpoint."""
+    starts: defaultdict[str, list[float]] = defaultdict(list)
+    ends: defaultdict[str, list[float]] = defaultdict(list)
+    for found in tries:
+        for a in found:
+            if a.endpoint:
+                starts[a.endpoint].append(a.at)
+                ends[a.endpoint].append(a.at + a.seconds)
+    for times in (*starts.values(), *ends.values()):
+        times.sort()
+
+    def others(a: Try) -> int:
+        return bisect_left(starts[a.endpoint], a.at) - bisect_right(ends[a.endpoint], a.at) if a.endpoint else 0
+
+    return [[a._replace(in_flight=max(0, others(a))) for a in found] for found in tries]
 
 
 def _compact(line: Line, texts: dict[str, str]) -> Line:

@@ -5,27 +5,35 @@ Rules:
 1. Arm 0 is the stable one, the others are candidates.  A request without a candidate goes to the stable arm.
 2. A key is hashed to a point between 0 and 1, with the route's name, so that not the same users meet every candidate.
    Candidates have the first points, so a key that meets one does so as long as shares only grow.
-3. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
+3. If nothing but chance decides on the only candidate, the number of requests until its next one is drawn, so that most
+   requests need no draw.  It has a geometric distribution, as if each request were drawn.
+4. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
    start anew, as they do with each start of the process.
+4. Each worker has evidence on its own requests.  The first that takes a candidate back tells all others.
 """
 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 from functools import partial
+from hashlib import blake2b
 from json import loads
+from math import log, log1p
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.rollout.evidence import Arm, Evidence
+from sidecar.rollout.evidence import ALPHA, Arm, Evidence
 from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 
 STABLE: Final = 0
 """Index of the stable arm."""
 POINTS: Final = 2.0**32
+ENDLESS: Final = 2**60
+"""Requests before the next one of a candidate without a share."""
 MAX_MEASURED: Final = 50
 """Most arms of one route, those that reloads have removed included, whose share is a metric."""
 MAX_TOKEN: Final = 8192
@@ -46,6 +54,11 @@ class Settings(NamedTuple):
     return_when: ReturnSpec | None
     policies: Any = None
     """Policies of the candidates; evidence on others says nothing about these."""
+    group: str = ""
+    """Name that is hashed with each key, so that a key meets the candidates of all routes of a group; empty for that of
+    the route."""
+    routes: int = 1
+    """Number of routes of the group, which share the probability of a false return."""
 
 
 class Returned(NamedTuple):
@@ -60,8 +73,9 @@ class Arms:
     """Arms of one route.  The state store has it under `("rollout", route)`."""
 
     __slots__ = (
-        "_condition", "_draw", "_env", "_evidence", "_is_drawn", "_key", "_measured", "_meter", "_now", "_returned",
-        "_returns", "_route", "_salt", "_settings", "_since", "is_ramping", "shares",
+        "_condition", "_digest", "_draw", "_env", "_evidence", "_is_drawn", "_key", "_measured", "_meter", "_now",
+        "_returned", "_returns", "_route", "_salt", "_settings", "_since", "_tell", "_told", "is_ramping", "passing",
+        "shares",
     )  # fmt: skip
 
     def __init__(self, route: str, settings: Settings, env: Env) -> None:
@@ -69,17 +83,23 @@ class Arms:
         self._env = env
         self._now = env.now
         self._draw = env.rng.random
-        self._salt = crc32(route.encode())
         meter = env.meter
         self._returns = meter.counter(metrics.ROLLOUT_RETURNS, route=route)
         self._meter = meter
         self._measured: set[str] = set()
+        self._told: dict[str, Any] = {}
+        """Latest return of each candidate that another worker has told."""
+        self._tell: Callable[[str, Any], None] | None = None
+        """Tells other workers a return; None without any."""
         self._begin(settings)
+        if env.workers is not None:
+            self._tell = env.workers.subscribe(f"rollout:{route}", self.adopt)
 
     def _begin(self, settings: Settings) -> None:
         from sidecar.expression import condition, facts  # only if a rollout is configured
 
         self._settings = settings
+        self._salt = crc32((settings.group or self._route).encode())
         for name in settings.names:
             if name not in self._measured and len(self._measured) < MAX_MEASURED:
                 self._measured.add(name)
@@ -90,21 +110,42 @@ class Arms:
         self.is_ramping = settings.ramp is not None
         self._returned: dict[int, Returned] = {}
         rule = settings.return_when
-        self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now) for _ in settings.shares]
+        alpha = ALPHA / settings.routes
+        self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now, alpha) for _ in settings.shares]
         self._key = None if settings.sticky is None else key_reader(settings.sticky)
         self._condition = None if settings.when is None else condition.Condition(settings.when, facts.MATCH)
         self._is_drawn = len(self.shares) == 1 and not (settings.ramp or settings.sticky or settings.when)
         """True if nothing but chance decides on the only candidate."""
+        self.passing = self._draw_passing() if self._is_drawn else 0
+        """Requests that go to the stable arm before one is chosen again; `choose` counts them."""
+        self._digest = "" if self._env.workers is None else blake2b(repr(settings).encode(), digest_size=16).hexdigest()
+        """Digest of the settings, which is the same in all workers; empty if there is one process."""
+        for name, told in self._told.items():
+            self.adopt(name, told)
 
     def retune(self, settings: Settings) -> None:
         """Apply new settings: shares and evidence start anew."""
         self._begin(settings)
 
+    def adopt(self, name: str, told: dict[str, Any]) -> None:
+        """Take a candidate back, as another worker has done under the same settings."""
+        self._told[name] = told
+        if told["settings"] == self._digest and name in self._settings.names:
+            self._take_back(self._settings.names.index(name), Returned(told["reason"], float(told["at"])))
+
+    def retire(self) -> None:
+        """Hear no more of other workers."""
+        if self._env.workers is not None:
+            self._env.workers.leave(f"rollout:{self._route}", self.adopt)
+
     def choose(self, x: Exchange) -> int:
         """Return the index of the arm of a request."""
+        if self.passing:
+            self.passing -= 1
+            return STABLE
         if self._is_drawn:
-            draw = self._draw  # a method call is slow where the attribute holds a function
-            return STABLE if draw() >= self.shares[0] else 1
+            self.passing = self._draw_passing()
+            return 1
         if self._condition is not None and not self._condition.holds(x):
             return STABLE
         if self.is_ramping:
@@ -116,6 +157,13 @@ class Arms:
                 return number
             point -= share
         return STABLE
+
+    def _draw_passing(self) -> int:
+        """Return the number of requests before the next one of the only candidate."""
+        share, draw = self.shares[0], self._draw  # a method call is slow where the attribute holds a function
+        if share <= 0:
+            return ENDLESS
+        return 0 if share >= 1 else int(log(1.0 - draw()) / log1p(-share))
 
     def _grow(self, now: float) -> None:
         """Set the share of a candidate on its ramp."""
@@ -141,13 +189,16 @@ class Arms:
         return [each.stable for each in self._evidence] if arm == STABLE else [self._evidence[arm - 1].candidate]
 
     def _return(self, arm: int, reason: str) -> None:
-        """Take the share of a candidate away."""
+        """Take the share of a candidate away, and tell all workers."""
         if arm in self._returned:
             return
         evidence = self._evidence[arm - 1]
-        self._returned[arm] = Returned(reason, self._env.wall())
-        share, self.shares[arm - 1] = self.shares[arm - 1], 0.0
-        self.is_ramping = False
+        returned = Returned(reason, self._env.wall())
+        share = self.shares[arm - 1]
+        self._take_back(arm, returned)
+        if self._tell is not None:
+            tell = self._tell  # a method call is slow where the attribute holds a function
+            tell(self._settings.names[arm], {"settings": self._digest, "reason": reason, "at": returned.at})
         self._returns.value += 1
         self._env.emit(
             events.ROLLOUT_RETURNED,
@@ -158,6 +209,15 @@ class Arms:
             **{f"{name}_{what}": count for name in ("stable", "candidate")
                for what, count in getattr(evidence, name).describe().items()},
         )  # fmt: skip
+
+    def _take_back(self, arm: int, returned: Returned) -> None:
+        """Take the share of a candidate away."""
+        if arm > STABLE:
+            self._returned[arm] = returned
+            self.shares[arm - 1] = 0.0
+            self.is_ramping = False
+            if self._is_drawn:
+                self.passing = self._draw_passing()
 
     def share(self, arm: int) -> float:
         """Return the present share of an arm."""

@@ -68,8 +68,8 @@ class Evidence:
 
     __slots__ = ("_errors", "_latency", "_spec", "_times", "candidate", "percentile", "stable")
 
-    def __init__(self, spec: ReturnSpec, now: float) -> None:
-        alpha = ALPHA / max(1, (spec.errors is not None) + (spec.p99 is not None))
+    def __init__(self, spec: ReturnSpec, now: float, alpha: float = ALPHA) -> None:
+        alpha /= max(1, (spec.errors is not None) + (spec.p99 is not None))
         self._spec = spec
         self._errors = None if spec.errors is None else PairedTest(spec.errors.worse_by_points / 100, alpha, now)
         self._latency = None if spec.p99 is None else PairedTest(0.0, alpha, now)

@@ -128,8 +128,9 @@ class SplitSpec(RolloutSpec):
 
 
 class CandidateSpec(RolloutSpec):
-    """Share of a route's requests that meet other policies.  Policies stand beside these keys; they are merged over the
-    route's own, key by key."""
+    """Share of requests that meet other policies.  Under a route, the policies stand beside these keys, and are merged
+    over the route's own, key by key.  At the top of a file they are those of the directory `candidate`, for all
+    routes."""
 
     mode: Literal["enforce", "observe"] = "enforce"
     """`observe` gives the candidate no requests of its own: beside the policies of the route, those of the candidate

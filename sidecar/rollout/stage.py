@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, Outcome
+from sidecar.core.stage import OutcomeObserver
 from sidecar.rollout.arms import Arms
 from sidecar.rollout.evidence import Arm
 
 
-class ArmStage:
+class ArmStage(OutcomeObserver):
     """Observer of one arm whose latencies are not compared."""
 
     __slots__ = ("_arm", "_arms")
@@ -31,7 +32,7 @@ class ArmStage:
             self._arms.note(self._arm, True, 0.0, failure.code == BREAKER_OPEN.code)
 
 
-class ArmCounter:
+class ArmCounter(OutcomeObserver):
     """Observer of one arm of a rollout without `return_when`: it counts only."""
 
     __slots__ = ("_count", "_others")

@@ -42,4 +42,10 @@ class ArmRouter(PreflightRouter[R]):
         if found is None:
             return None
         candidates = self._candidates.get(found)
-        return found if candidates is None else candidates.targets[candidates.arms.choose(x)]
+        if candidates is None:
+            return found
+        arms = candidates.arms
+        if arms.passing:  # inlined `Arms.choose`
+            arms.passing -= 1
+            return candidates.targets[0]
+        return candidates.targets[arms.choose(x)]

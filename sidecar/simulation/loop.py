@@ -30,6 +30,8 @@ class VirtualSelector(selectors.SelectSelector):
         super().__init__()
         self.time = START
         self._patience = patience
+        self.has_patience = patience > 0
+        """True if worker threads may wake the loop."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         # Real file descriptors are polled only if worker threads may wake the loop: polling is a system call.
@@ -59,6 +61,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def wall(self) -> float:
         """Return the Unix time, in seconds."""
         return EPOCH + self._clock.time - START
+
+    def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Run a function: in a worker thread if the loop waits for such, else at once."""
+        if self._clock.has_patience:
+            return super().run_in_executor(executor, function, *args)
+        future = self.create_future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the worker threads, without a timeout: threads take real time, in which no virtual time passes."""
+        await super().shutdown_default_executor()
 
     # These four support only the arguments that the sidecar and the parts of a scenario use.
 

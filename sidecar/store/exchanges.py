@@ -10,18 +10,20 @@ Rules:
 4. A fault closes all connections: after a failover the name leads to another server.
 5. A call that does not end at its time is cancelled again and again.  There is no other call until it has ended, so
    calls of a store that hangs do not pile up.
+
+Rate limits (`shared_limits`) and quotas (`shared_quotas`) say what is asked, and what an answer means.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TimerHandle
-
-A = TypeVar("A")
+from sidecar.leases.rate import NEVER
+from sidecar.store.spec import StoreSpec
 
 PACE: Final = 0.002
 """Seconds between two calls, at least."""
@@ -33,14 +35,36 @@ FIRST_PROBE: Final = 0.1
 """Seconds from a fault to the first probe; the time doubles with each probe that fails."""
 SLOWEST_PROBE: Final = 5.0
 """Seconds between two probes of a store that stays away."""
-NEVER: Final = float("inf")
 
 
-class Exchanges(Generic[A]):
-    """Exchanges with one store; a subclass says what is asked, and what an answer means."""
+class Counts(Protocol):
+    """Counts of a store: in Redis, in a file, in the supervisor, or of a test."""
 
-    def __init__(self, name: str, env: Env) -> None:
-        """`name` is that of the store in metrics and events."""
+    async def disconnect(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class StoreLimit(Protocol):
+    """Limit of a store, as this process uses it."""
+
+    lessee: Any
+    """Leases of the limit: a `RateLessee` or a `QuotaLessee`."""
+
+
+L = TypeVar("L", bound=StoreLimit)
+C = TypeVar("C", bound=Counts)
+
+
+class Exchanges(Generic[L, C]):
+    """Exchanges with one store, which has limits of one kind."""
+
+    def __init__(self, name: str, spec: StoreSpec, env: Env, make: Callable[[StoreSpec], C], timeout: float) -> None:
+        """`name` is that of the store in metrics and events, and `make` returns its counts.
+
+        `timeout` is the longest time of a call in seconds, for a store that is no Redis.
+        """
+        self.limits: dict[str, L] = {}
+        """Limits of this process by name."""
         self.is_up = True
         """False while the breaker is open."""
         self.members = 1
@@ -54,14 +78,18 @@ class Exchanges(Generic[A]):
         """Calls that were answered."""
         self._name = name
         self._env = env
+        self._spec = spec
+        self._make = make
+        self._counts = make(spec)
+        self._timeout_alone = timeout
         self._id = f"{env.rng.getrandbits(64):016x}"
         """Name of this process in the store."""
         self._sent_at = -NEVER
         """Instant of the last call."""
         self._task: Any = None
         """Call that runs; None without one."""
-        self._sent: list[A] = []
-        """Asks of that call."""
+        self._sent: list[tuple[L, Any]] = []
+        """Limits and asks of that call."""
         self._is_given_up = False
         """True once nobody waits for that call any more."""
         self._waiting: list[Any] = []
@@ -76,42 +104,25 @@ class Exchanges(Generic[A]):
 
     # ----- what a subclass adds
 
-    @property
-    def _timeout(self) -> float:
-        """Longest time of a call in seconds."""
-        raise NotImplementedError
-
-    @property
-    def _due(self) -> float:
-        """Next instant at which something is to be asked; infinite without one."""
-        raise NotImplementedError
-
-    @property
-    def _is_asking(self) -> bool:
-        """True if asks wait to be collected."""
-        raise NotImplementedError
-
-    def _collect(self, now: float) -> list[A]:
-        """Return the asks to be sent, `MAX_ASKS` at most."""
-        raise NotImplementedError
-
-    async def _send(self, sent: list[A], now: float) -> Any:
+    async def _send(self, sent: list[tuple[L, Any]], now: float) -> Any:
         """Send asks, and return the answer; without any it is a probe."""
         raise NotImplementedError
 
-    def _read(self, found: Any, sent: list[A], began: float, now: float) -> None:
+    def _read(self, found: Any, sent: list[tuple[L, Any]], began: float, now: float) -> None:
         """Take the result of a call.  Raises any error if it cannot be read."""
         raise NotImplementedError
 
-    def _give_up(self, sent: list[A]) -> None:
-        """Give up asks that were not answered."""
-        raise NotImplementedError
-
-    def _disconnect(self) -> Coroutine[Any, Any, None]:
-        """Return the call that closes all connections."""
-        raise NotImplementedError
-
     # ----- exchanges
+
+    @property
+    def _timeout(self) -> float:
+        """Longest time of a call in seconds."""
+        return self._timeout_alone if self._spec.redis is None else self._spec.redis.timeout
+
+    def retune(self, spec: StoreSpec) -> None:
+        """Apply changed settings: another Redis gets new connections, and another file is opened."""
+        before, self._spec, self._counts = self._counts, spec, self._make(spec)
+        self._env.spawn(before.close())
 
     def schedule(self) -> None:
         """Send the asks that are due soon: after those of the same turn of the loop, and not before `PACE`."""
@@ -150,9 +161,11 @@ class Exchanges(Generic[A]):
         if self._task is not None:
             return
         now = self._env.now()
-        sent: list[A] = []
+        sent: list[tuple[L, Any]] = []
         if self.is_up:
-            sent = self._collect(now)
+            for limit in self.limits.values():
+                if len(sent) < MAX_ASKS:
+                    sent += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(sent))]
             if not sent and not self._waiting:
                 self._rearm()
                 return
@@ -179,6 +192,7 @@ class Exchanges(Generic[A]):
         error = _error_of(task)
         if self._is_given_up:
             self._is_given_up = False
+            self._rearm()  # a timer that was due between the end of the task and this call has found it running
             return
         if error is None:
             try:
@@ -198,11 +212,10 @@ class Exchanges(Generic[A]):
 
     def _fail(self, error: BaseException) -> None:
         """Count a fault, open the breaker and close all connections."""
-        self._give_up(self._sent)
-        self._sent = []
+        self._give_up_asks()
         self._errors.value += 1
         self.last_error = f"{type(error).__name__}: {error}"
-        self._env.spawn(self._disconnect())
+        self._env.spawn(self._counts.disconnect())
         if self.is_up:
             self.is_up = False
             self._pause = FIRST_PROBE
@@ -211,6 +224,12 @@ class Exchanges(Generic[A]):
             self._env.emit(events.STORE_DOWN, store=self._name, error=self.last_error)
         else:
             self._pause = min(SLOWEST_PROBE, 2 * self._pause)
+
+    def _give_up_asks(self) -> None:
+        """Give up the asks of the call that was not answered."""
+        for limit, ask in self._sent:
+            limit.lessee.fail(ask)
+        self._sent = []
 
     def _recover(self) -> None:
         if not self.is_up:
@@ -228,10 +247,10 @@ class Exchanges(Generic[A]):
         if not self.is_up:
             self._arm(self._pause)
             return
-        if self._waiting or self._is_asking:
+        if self._waiting or any(limit.lessee.is_asking for limit in self.limits.values()):
             self.schedule()
             return
-        due = self._due
+        due = min((limit.lessee.due for limit in self.limits.values()), default=NEVER)
         if due < NEVER:
             now = self._env.now()
             self._arm(max(PACE, due - now, self._sent_at + PACE - now))
@@ -266,7 +285,7 @@ class Exchanges(Generic[A]):
         if self._task is not None:
             self._is_given_up = True
             self._task.cancel()
-            self._give_up(self._sent)
+            self._give_up_asks()
         self.is_up = False
         self._release()
 

@@ -105,7 +105,7 @@ class QuotaFile:
             self._database = None
         self._is_stale = False
         if self._database is None:
-            database = sqlite3.connect(self._path, BUSY_FOR, isolation_level=None, check_same_thread=False)
+            database = sqlite3.connect(self._path, timeout=BUSY_FOR, isolation_level=None, check_same_thread=False)
             try:
                 (version,) = database.execute("pragma user_version").fetchone()
                 if version > VERSION:

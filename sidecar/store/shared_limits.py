@@ -10,12 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from sidecar.core.env import Env
 from sidecar.leases.rate import NEVER, Ask, Grant, RateLessee, RateLessor
-from sidecar.store.exchanges import MAX_ASKS, Exchanges
+from sidecar.store.exchanges import Counts, Exchanges
 from sidecar.store.script import LEASES
 from sidecar.store.spec import StoreSpec
 
@@ -26,12 +26,10 @@ IN_PROCESS_TIMEOUT: Final = 0.05
 """Seconds that a store without Redis may take for an answer."""
 
 
-class Script(Protocol):
+class Script(Counts, Protocol):
     """Script that grants leases: in Redis, or of a test."""
 
     async def run(self, keys: list[str], arguments: list[str]) -> list[Any]: ...
-    async def disconnect(self) -> None: ...
-    async def close(self) -> None: ...
 
 
 class SharedLimit:
@@ -73,7 +71,7 @@ class SharedLimit:
             del self.store.limits[self.name]
 
 
-class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
+class SharedLimits(Exchanges[SharedLimit, Script]):
     """Rate limits of one store, and the exchanges with it."""
 
     def __init__(
@@ -88,13 +86,7 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
 
         `timeout` is the longest wait for an answer, in seconds, without Redis.  Raises `ImportError` without redis-py.
         """
-        super().__init__(name, env)
-        self.limits: dict[str, SharedLimit] = {}
-        """Limits by name."""
-        self._spec = spec
-        self._timeout_alone = timeout
-        self._make = make or self._in_redis
-        self._script = self._make(spec)
+        super().__init__(name, spec, env, make or self._in_redis, timeout)
         self._epoch = ""
         """Epoch of the store, as the last answer had it."""
         self._answered_at = -NEVER
@@ -109,33 +101,12 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
 
         return RedisScript(spec.redis, LEASES, self._env.names)
 
-    @property
-    def _timeout(self) -> float:
-        return self._timeout_alone if self._spec.redis is None else self._spec.redis.timeout
-
-    @property
-    def _due(self) -> float:
-        return min((limit.lessee.due for limit in self.limits.values()), default=NEVER)
-
-    @property
-    def _is_asking(self) -> bool:
-        return any(limit.lessee.is_asking for limit in self.limits.values())
-
     def retune(self, spec: StoreSpec) -> None:
-        """Apply changed settings: another Redis gets new connections."""
-        before, self._spec, self._script = self._script, spec, self._make(spec)
+        super().retune(spec)
         self._epoch, self._answered_at = "", -NEVER
-        self._env.spawn(before.close())
-
-    def _collect(self, now: float) -> list[tuple[SharedLimit, Ask]]:
-        sent: list[tuple[SharedLimit, Ask]] = []
-        for limit in self.limits.values():
-            if len(sent) < MAX_ASKS:
-                sent += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(sent))]
-        return sent
 
     async def _send(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> Any:
-        return await self._script.run(*self._write(sent, now))
+        return await self._counts.run(*self._write(sent, now))
 
     def _write(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> tuple[list[str], list[str]]:
         """Return keys and arguments of the script."""
@@ -161,13 +132,6 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
             tokens, start, wait = answers[3 * index : 3 * index + 3]
             limit.lessee.receive(ask, Grant(tokens, start / MICRO, wait / MICRO, stamp), now)
 
-    def _give_up(self, sent: list[tuple[SharedLimit, Ask]]) -> None:
-        for limit, ask in sent:
-            limit.lessee.fail(ask)
-
-    def _disconnect(self) -> Coroutine[Any, Any, None]:
-        return self._script.disconnect()
-
     def describe(self) -> dict[str, Any]:
         """Return the state as JSON-ready values."""
         return {**super().describe(), "limits": len(self.limits)}
@@ -176,4 +140,4 @@ class SharedLimits(Exchanges[tuple[SharedLimit, Ask]]):
         """Stop; connections are closed in the background."""
         self._stop()
         self.limits.clear()
-        self._env.spawn(self._script.close())
+        self._env.spawn(self._counts.close())

@@ -10,13 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from sidecar.core.env import Env
 from sidecar.leases.quota import QuotaAsk, QuotaGrant, QuotaLessee, QuotaTable
-from sidecar.leases.rate import NEVER
-from sidecar.store.exchanges import MAX_ASKS, Exchanges
+from sidecar.store.exchanges import Counts, Exchanges
 from sidecar.store.spec import StoreSpec
 
 FILE_TIMEOUT: Final = 0.5
@@ -39,14 +38,11 @@ class Order(NamedTuple):
     ask: QuotaAsk
 
 
-class Ledger(Protocol):
+class Ledger(Counts, Protocol):
     """Counts of quotas: in Redis, in a file, or of a test."""
 
     async def exchange(self, me: str, orders: Sequence[Order]) -> tuple[int, list[QuotaGrant]]:
         """Return the number of processes that use the counts, and the answer to each order."""
-
-    async def disconnect(self) -> None: ...
-    async def close(self) -> None: ...
 
 
 class InProcessLedger:
@@ -82,7 +78,7 @@ class SharedQuota:
         self.lessee.on_ask = store.schedule
         self.ends = 0.0
         """Unix time of the end of the current window."""
-        store.quotas[name] = self
+        store.limits[name] = self
 
     def roll(self, start: float, ends: float) -> None:
         """Begin a window, unless it is the current one."""
@@ -97,22 +93,17 @@ class SharedQuota:
 
     def retire(self) -> None:
         """Remove the quota from its store, which gets the units back that are not used."""
-        if self.store.quotas.get(self.name) is self:
-            del self.store.quotas[self.name]
+        if self.store.limits.get(self.name) is self:
+            del self.store.limits[self.name]
             self.store.give_back_soon(self)
 
 
-class SharedQuotas(Exchanges[tuple[SharedQuota, QuotaAsk]]):
+class SharedQuotas(Exchanges[SharedQuota, Ledger]):
     """Quotas of one store, and the exchanges with it."""
 
     def __init__(self, name: str, spec: StoreSpec, env: Env, make: Callable[[StoreSpec], Ledger] | None = None) -> None:
         """`make` returns the counts of a store.  Raises `ImportError` without the library that they need."""
-        super().__init__(f"{name}:quotas", env)
-        self.quotas: dict[str, SharedQuota] = {}
-        """Quotas by name."""
-        self._spec = spec
-        self._make = make or self._open
-        self._ledger = self._make(spec)
+        super().__init__(f"{name}:quotas", spec, env, make or self._open, FILE_TIMEOUT)
 
     def _open(self, spec: StoreSpec) -> Ledger:
         if spec.redis is not None:
@@ -125,32 +116,8 @@ class SharedQuotas(Exchanges[tuple[SharedQuota, QuotaAsk]]):
             return QuotaFile(spec.file, self._env.wall)
         return InProcessLedger()
 
-    @property
-    def _timeout(self) -> float:
-        return FILE_TIMEOUT if self._spec.redis is None else self._spec.redis.timeout
-
-    @property
-    def _due(self) -> float:
-        return min((quota.lessee.due for quota in self.quotas.values()), default=NEVER)
-
-    @property
-    def _is_asking(self) -> bool:
-        return any(quota.lessee.is_asking for quota in self.quotas.values())
-
-    def retune(self, spec: StoreSpec) -> None:
-        """Apply changed settings: another Redis gets new connections, and another file is opened."""
-        before, self._spec, self._ledger = self._ledger, spec, self._make(spec)
-        self._env.spawn(before.close())
-
-    def _collect(self, now: float) -> list[tuple[SharedQuota, QuotaAsk]]:
-        sent: list[tuple[SharedQuota, QuotaAsk]] = []
-        for quota in self.quotas.values():
-            if len(sent) < MAX_ASKS:
-                sent += [(quota, ask) for ask in quota.lessee.collect(now, MAX_ASKS - len(sent))]
-        return sent
-
     async def _send(self, sent: list[tuple[SharedQuota, QuotaAsk]], now: float) -> Any:
-        return await self._ledger.exchange(self._id, _orders(sent))
+        return await self._counts.exchange(self._id, _orders(sent))
 
     def _read(self, found: Any, sent: list[tuple[SharedQuota, QuotaAsk]], began: float, now: float) -> None:
         members, grants = found
@@ -158,24 +125,17 @@ class SharedQuotas(Exchanges[tuple[SharedQuota, QuotaAsk]]):
         for (quota, ask), grant in zip(sent, grants, strict=True):
             quota.lessee.receive(ask, grant, now)
         if not self.is_up:
-            for quota in self.quotas.values():
+            for quota in self.limits.values():
                 quota.lessee.owe()
-
-    def _give_up(self, sent: list[tuple[SharedQuota, QuotaAsk]]) -> None:
-        for quota, ask in sent:
-            quota.lessee.fail(ask)
-
-    def _disconnect(self) -> Coroutine[Any, Any, None]:
-        return self._ledger.disconnect()
 
     def give_back_soon(self, quota: SharedQuota) -> None:
         """Give the units of a quota back in the background."""
         if not self._is_closed:
-            self._env.spawn(self._give_back([quota], self._ledger))
+            self._env.spawn(self._give_back([quota], self._counts))
 
     async def give_back(self) -> None:
         """Give all units back, and close the store; the process ends.  Waits no longer than two calls may take."""
-        quotas, ledger = list(self.quotas.values()), self._ledger
+        quotas, ledger = list(self.limits.values()), self._counts
         if not self._is_closed:
             self._stop()
             await self._give_back(quotas, ledger)
@@ -190,7 +150,7 @@ class SharedQuotas(Exchanges[tuple[SharedQuota, QuotaAsk]]):
 
     def describe(self) -> dict[str, Any]:
         """Return the state as JSON-ready values."""
-        return {**super().describe(), "quotas": len(self.quotas)}
+        return {**super().describe(), "quotas": len(self.limits)}
 
     def retire(self) -> None:
         """Stop.  Units are given back and connections closed in the background."""

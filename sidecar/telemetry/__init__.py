@@ -7,6 +7,7 @@
     variables        reader of these variables
     refusals         latest refusals in groups, for `/state` and the live page
     plain            values as JSON, bounded in size and without secrets
+    files            files that keep state over a restart
     metrics/         instruments, and the Prometheus page
     logs/            the access log, and diagnostics of the sidecar
     tracing/         trace context on the wire, sampling, spans

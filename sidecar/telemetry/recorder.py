@@ -92,12 +92,13 @@ class Recorder:
             x = part.x
             if x is None or x.route is None:
                 continue
-            found = part.outcome
-            verdict = 0 if found is None else found.verdict
-            why = reason if found is None else found.reason
+            found, verdict, why = part.outcome, 0, reason
+            if found is not None:
+                verdict, failure = found.verdict, found.failure
+                why = "" if failure is None else failure.code
+                if failure is not None and failure.origin == "gateway":
+                    self._refusals.note(x.route.name, why, found.refusal)
             x.route.metrics.record(x.method, verdict, why, part.ended - part.started)
-            if found is not None and found.failure is not None and found.failure.origin == "gateway":
-                self._refusals.note(x.route.name, found.failure.code, found.refusal)
             for a in x.attempts:
                 if not a.ended:
                     self._end_attempt(a, whole, why)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sidecar.core.metrics import REFUSALS, Counter, Meter
+from sidecar.core.metrics import REFUSALS, WOULD_REFUSE, Counter, Meter
 from sidecar.core.outcome import Refusal
+from sidecar.telemetry.metrics.registry import Registry
 
 MAX_GROUPS: Final = 64
 """Most groups of refusals."""
@@ -66,3 +67,18 @@ class Refusals:
 
     def __repr__(self) -> str:
         return f"<Refusals {len(self._groups)} of {self._keep} groups>"
+
+
+def observed(registry: Registry) -> list[dict[str, Any]]:
+    """Return what policies under `mode: observe` would have refused, by their route or upstream, most first.
+
+    An observed candidate is the route `ROUTE@candidate`.
+    """
+    found: list[dict[str, Any]] = []
+    for labels, counter in registry.instruments(WOULD_REFUSE):
+        facts = dict(labels)
+        if count := getattr(counter, "value", 0):
+            found.append(
+                {"owner": facts.get("route") or facts.get("upstream", ""), "policy": facts["policy"], "count": count}
+            )
+    return sorted(found, key=lambda each: -each["count"])[:MAX_GROUPS]

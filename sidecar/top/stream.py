@@ -1,10 +1,11 @@
-"""Blocking reader of `GET /live` of an admin listener, and a model of the received state."""
+"""Blocking reader of an admin listener, above all of `GET /live`, and a model of the received state."""
 
 from __future__ import annotations
 
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 SILENT_SECONDS: Final = 10.0
@@ -94,12 +95,7 @@ class Sum:
 
 def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the events of the stream until it ends.  Raises `StreamError`."""
-    connection = http.client.HTTPConnection(host, port, timeout=SILENT_SECONDS)
-    try:
-        connection.request("GET", "/live", headers={"Authorization": f"Bearer {token}"} if token else {})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise StreamError(_advice(response.status, response.read(65536)))
+    with _response(host, port, token, "/live") as response:
         event = ""
         while line := response.readline():
             name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -107,6 +103,27 @@ def follow(host: str, port: int, token: str | None) -> Iterator[tuple[str, dict[
                 event = value
             elif name == "data":
                 yield event, json.loads(value)
+
+
+def get(host: str, port: int, token: str | None, path: str, most: int) -> bytes:
+    """Return the body of one answer of an admin listener, `most` bytes at most.  Raises `StreamError`."""
+    with _response(host, port, token, path) as response:
+        body = response.read(most + 1)
+    if len(body) > most:
+        raise StreamError(f"{host}:{port}{path} has more than {most} bytes; is it the admin listener of a sidecar?")
+    return body
+
+
+@contextmanager
+def _response(host: str, port: int, token: str | None, path: str) -> Iterator[http.client.HTTPResponse]:
+    """Return a context with an answer 200 of an admin listener.  Raises `StreamError`."""
+    connection = http.client.HTTPConnection(host, port, timeout=SILENT_SECONDS)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise StreamError(_advice(response.status, response.read(65536)))
+        yield response
     except TimeoutError:
         raise StreamError(f"{host}:{port} has sent no data for {SILENT_SECONDS:g} s") from None
     except (OSError, http.client.HTTPException) as error:

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
+from itertools import compress
+from operator import is_not
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.core import metrics
@@ -158,6 +160,11 @@ class Target(NamedTuple):
     """False if the source says that the endpoint cannot serve; it then gets requests in panic only."""
     zone: str = ""
     """Zone; empty if it is not known."""
+
+
+def _is_special(target: Target) -> bool:
+    """True if a target is not ready, or not in the first tier."""
+    return target.tier != 0 or not target.is_ready
 
 
 class Endpoint:
@@ -332,8 +339,8 @@ class EndpointSet:
     """
 
     __slots__ = (
-        "_by_url", "_env", "_listeners", "_server_name", "_shares", "_targets", "is_weighted", "members", "preferred",
-        "spills", "tiers", "trial_begun", "upstream",
+        "_by_url", "_env", "_listeners", "_server_name", "_shares", "_special", "_targets", "is_weighted", "members",
+        "preferred", "spills", "tiers", "trial_begun", "upstream",
     )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
@@ -355,6 +362,8 @@ class EndpointSet:
         self._by_url: dict[str, Endpoint] = {}
         self._targets: dict[str, Target] = {}
         """Target of each endpoint, by URL."""
+        self._special = 0
+        """Number of targets that are not ready, or not in the first tier."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
         for state in STATES:
@@ -383,30 +392,32 @@ class EndpointSet:
         Return the URLs that were added, and those that were removed.
         """
         known, before = self._by_url, self._targets
-        changed = [target for target in targets if before.get(target.url) is not target]  # unchanged ones are the same
+        fresh = {target.url: target for target in targets}
+        changed = list(compress(targets, map(is_not, targets, map(before.get, fresh))))  # unchanged ones are the same
         added = [target.url for target in changed if target.url not in known]
         if added:
             known = known.copy()
             for url in added:
                 known[url] = self._make(url, is_first=not self._by_url)
-        fresh = {target.url: known[target.url] for target in targets}
         now = self._env.now()
+        usual = self.members[0].weight if self.members else 0  # of all, unless weights differ
         for target in changed:
-            endpoint = fresh[target.url]
+            endpoint, former = known[target.url], before.get(target.url)
             if target.is_ready is not endpoint.is_ready or target.zone != endpoint.zone:
                 endpoint.describe_as(target, now)
             endpoint.is_draining = target.tier == DRAINING
-            before[target.url] = target
+            endpoint.weight = max(1, target.weight)
+            self._special += _is_special(target) - (former is not None and _is_special(former))
         removed: list[Endpoint] = []
         if len(fresh) < len(known):
-            removed = [endpoint for url, endpoint in known.items() if url not in fresh]
-            for endpoint in removed:
-                del before[endpoint.url]
-        self._by_url = fresh
-        self.members = tuple(fresh.values())
-        if changed or removed:
-            self._weigh()
+            removed = [known[url] for url in known.keys() - fresh.keys()]
+            self._special -= sum([_is_special(before[endpoint.url]) for endpoint in removed])
+        self.members = tuple(map(known.__getitem__, fresh))
+        self._by_url = dict(zip(fresh, self.members, strict=True))
+        self._targets = fresh
         self._divide(targets)
+        if self._shares or self.is_weighted or any(known[target.url].weight != usual for target in changed):
+            self._weigh()
         self.spills = spills and len(self.tiers) > 1
         if removed:
             gone = tuple(removed)
@@ -424,6 +435,10 @@ class EndpointSet:
 
     def _divide(self, targets: Sequence[Target]) -> None:
         """Divide the members into tiers."""
+        if not self._special:
+            self.tiers = (self.members,) if self.members else ()
+            self.preferred = self.members
+            return
         ready = [target for target in targets if target.is_ready]
         tiers = sorted({target.tier for target in ready})
         if len(ready) == len(targets) and len(tiers) <= 1:

@@ -342,11 +342,10 @@ class UpstreamSpec(Model):
         if locality is None:
             return
         if found is not None:
-            if found.file is None and (found.kubernetes is None or locality.zone is not None):
-                remedy = "write kubernetes: {zone_aware: true}" if found.kubernetes is not None else "remove the block"
-                raise ValueError(f"has locality, but discovery by {found.kind} names no zones for it; {remedy}")
+            if found.file is None and found.kubernetes is None:
+                raise ValueError(f"has locality, but discovery by {found.kind} names no zones for it; remove the block")
             if found.kubernetes is not None and found.kubernetes.zone_aware:
-                raise ValueError("has shares of zones beside zone_aware: true; keep one of them")
+                raise ValueError("has locality beside zone_aware: true; keep one of them")
             return
         zones = {self.zones.get(url, "") for url in self.urls}
         if not any(zones):

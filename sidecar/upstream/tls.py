@@ -51,8 +51,9 @@ class ServerTlsSpec(Model):
     client_ca: str | None = None
     """File with certificate authorities (PEM).  If set, clients must present a certificate that one of them signed."""
     crl: str | None = None
-    """File with the revocation lists of `client_ca` (PEM), one for each authority that has signed certificates of
-    clients; a certificate without a list is refused.  A changed file is read again."""
+    """File with the revocation lists of `client_ca` (PEM), one for each authority in the chains of clients, so that a
+    revoked intermediate is refused too.  A certificate without a list, or with one that has expired, is refused.  A
+    changed file is read again."""
 
     @model_validator(mode="after")
     def _has_authorities(self) -> ServerTlsSpec:
@@ -94,7 +95,7 @@ def server_context(spec: ServerTlsSpec) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_REQUIRED
     if spec.crl is not None:
         _trust(context, "crl", spec.crl, "X509 CRL", "revocation lists")
-        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
     return context
 
 

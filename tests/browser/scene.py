@@ -18,7 +18,7 @@ from sidecar.core.outcome import Refusal
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Secrets
-from sidecar.telemetry.refusals import Refusals
+from sidecar.telemetry.refusals import Refusals, observed
 
 RUNNING: Final = Path(__file__).parents[2] / "policies" / "recommended.yaml"
 """Policies that the listener calls its own."""
@@ -119,6 +119,7 @@ class Scene:
                 "reloads": lambda: self.reloads,
                 "routes": lambda: self.routes,
                 "refusals": self.refusals.describe,
+                "observed": lambda: observed(self.registry),
             },
         )
         self.admin = AdminListener(self.view)
@@ -180,6 +181,18 @@ def calm(scene: Scene) -> Scene:
         ("endpoints", "orders"): Thing(upstream="orders", endpoints=[endpoint("http://127.0.0.1:9000", in_flight=7)]),
         ("concurrency", "route", "order"): Thing(
             active=12, limit=100, queue=50, waiting={"critical": 0, "default": 0, "sheddable": 0}
+        ),
+        ("rate_limit", "route", "order", "tenant", "in fleet"): Thing(
+            limit="100 per second, with a burst of 50",
+            shared_by="fleet",
+            store="fleet",
+            store_up=False,
+            keys=812,
+            max_keys=10_000,
+            refused=2310,
+        ),
+        ("quota", "route", "order", "day", "in this process"): Thing(
+            quota="10000 per day, from 06:00 in Europe/Berlin", shared_by="process", keys=3, max_keys=10_000, refused=0
         ),
         ("retry_budget", "payments"): Thing(
             tokens=52.4, first_attempts=140, retries=3, ratio=0.2, floor=30.0, window=10.0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from sidecar.admin import what_if
-from sidecar.core.metrics import FALLBACKS
-from sidecar.telemetry.metrics.durations import RouteMetrics
+from sidecar.admin import subcommand
+from sidecar.core.metrics import FALLBACKS, WOULD_REFUSE
+from sidecar.telemetry.metrics.durations import AttemptMetrics, RouteMetrics
 from tests.browser.conftest import HERE, Window
 from tests.browser.scene import RUNNING, WALL, Scene, Thing, breaker, broken, endpoint
 
@@ -27,7 +28,7 @@ def script(name: str) -> str:
     `contrast` returns the texts below WCAG 2 AA (4.5), `nameless` the elements without a name for screen readers,
     `hour` plays so many ticks without waiting between them.
     """
-    return HERE.joinpath(f"{name}.js").read_text()
+    return Path(HERE, f"{name}.js").read_text()
 
 
 async def text(page: Page, selector: str) -> str:
@@ -77,6 +78,9 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
     assert first == "upstream:payments", "open ones come first"
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
     assert "2,310" in await text(page, "#refusals")
+    rates = await text(page, "#rates")
+    for words in ("route:order:tenant", "in store fleet, which is away", "812 of 10,000", "in each process"):
+        assert words in rates, words
     assert "did you mean max_attempts?" in await text(page, "#reloads")
     await page.locator(".breaker summary").first.click()
     await expect(page.locator(".breaker").first.locator("ol li")).to_have_count(7)
@@ -101,21 +105,42 @@ async def test_it_follows(scene: Scene, window: Window) -> None:
 async def test_policies_are_tried_before_they_are_in_force(
     scene: Scene, window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(what_if, "SECONDS", 600.0)
-    monkeypatch.setattr(what_if, "LOWEST", 0)
+    monkeypatch.setattr(subcommand, "SECONDS", 600.0)
+    monkeypatch.setattr(subcommand, "LOWEST", 0)
     page = await window.open(scene.url)
     note = page.locator("#what-if-note")
     await page.fill("#what-if-text", RUNNING.read_text().replace("request: 1s", "request: 4s"))
     await page.fill("#what-if-url", "/orders/7")
+    await page.check("#what-if-cascades")
     await page.click("#what-if-try")
     await expect(note).to_have_text(re.compile("change.* to what runs"), timeout=60_000)
     assert "worst latency" in await text(page, "#what-if-lines")
     assert "orders" in await text(page, "#what-if-route")
+    assert "cascade retry_storm" in await text(page, "#what-if-lines")
     await page.fill("#what-if-text", "version: 1\nroutes: [{nam: x}]")
     await page.click("#what-if-try")
     await expect(note).to_have_text(re.compile("error"), timeout=60_000)
     assert "line 2: routes" in await text(page, "#what-if-lines")
     assert await page.locator("#what-if-route").is_hidden()
+
+
+async def test_what_the_data_says_stands_beside_the_policies(
+    scene: Scene, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subcommand, "SECONDS", 600.0)
+    monkeypatch.setattr(subcommand, "LOWEST", 0)
+    attempts, history = AttemptMetrics(scene.registry), scene.admin.keeper.history
+    assert history is not None
+    for number in range(600):
+        attempts.record("payments", "http://payments-1:8080", b"GET", 200, "", 0.02 + number / 1e5)
+    await history.end_period(WALL, 60.0, lambda: asyncio.sleep(0))
+    page = await window.open(scene.url)
+    await page.click("#advice-ask")
+    await expect(page.locator("#advice-note")).to_contain_text("values from", timeout=60_000)
+    row = page.locator("#advice tbody tr", has_text="routes.payments.timeout.attempt")
+    await expect(row).to_contain_text("99% of 600 good answers came within")
+    assert "a replay needs the requests one by one" in await text(page, "#advice-unknown")
+    await expect(page.locator("#budgets")).to_contain_text("the data says 5%")
 
 
 async def test_breakers_by_hand(scene: Scene, window: Window) -> None:
@@ -338,4 +363,36 @@ async def test_both_arms_of_a_rollout_stand_beside_each_other(scene: Scene, wind
     if PICTURES:
         await page.screenshot(path=f"{PICTURES}/rollouts.png", full_page=True)
     assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []
+
+
+async def test_what_observed_policies_would_have_refused(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    await expect(page.locator("#routes tbody tr").first).to_be_visible()
+    assert not await page.is_visible("#observed"), "nothing is observed"
+    scene.registry.counter(WOULD_REFUSE, policy="timeout", route="order@candidate").value += 7
+    scene.registry.counter(WOULD_REFUSE, policy="retry_budget", upstream="payments").value += 1200
+    scene.registry.counter(WOULD_REFUSE, policy="cors", route="offer")
+    rows = page.locator("#observed tbody tr")
+    await expect(rows).to_have_count(2)
+    assert [re.sub(r"\s+", " ", row).strip() for row in await rows.all_inner_texts()] == [
+        "payments retry_budget 1,200",
+        "order@candidate timeout 7",
+    ]
+    assert await page.evaluate(script("nameless")) == []
+    assert window.noise == []
+
+
+async def test_an_aggregated_answer_shows_its_parts(scene: Scene, window: Window) -> None:
+    page = await window.open(scene.url)
+    parts = {"user": "page:user", "orders": "order"}
+    scene.routes["page"] = {"upstream": "", "parts": parts, "chain": []}
+    scene.routes["page:user"] = {"upstream": "users", "chain": []}
+    scene.requests("page", [0.2] * 30)
+    scene.requests("page:user", [0.1] * 30)
+    whole = page.locator("#routes tr", has=page.get_by_role("button", name="page", exact=True))
+    await expect(whole).to_contain_text("user + orders")
+    part = page.locator("#routes tr", has=page.get_by_role("button", name="page:user", exact=True))
+    await expect(part).to_contain_text("users")
+    await expect(part).to_contain_text(re.compile("9[0-9] ms|10[0-9] ms"))
     assert window.noise == []

@@ -14,7 +14,7 @@ import pytest
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import Outcome
 from sidecar.downstream.connection import DownstreamConnection
-from sidecar.downstream.tls_acceptor import TlsConnection
+from sidecar.downstream.tls_acceptor import TlsAcceptor
 from tests.e2e.test_early_answers import loops
 from tests.support.authority import Authority
 from tests.unit.downstream.front import GET, Front, streamed
@@ -95,16 +95,13 @@ async def leave_tls(authority: Authority) -> int:
     service = Slow()
     front = Front(service)
     loop = asyncio.get_running_loop()
-    handshake: Any = object()
-    server = await loop.create_server(
-        lambda: TlsConnection(handshake, front.listener),
-        "127.0.0.1",
-        0,
-        ssl=authority.server(authority.sign("localhost")),
-    )
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    server = TlsAcceptor(front.listener, listening, authority.server(authority.sign("localhost")))
+    await server.start_serving()
 
     def client() -> None:
-        with socket.create_connection(server.sockets[0].getsockname()) as plain:
+        with socket.create_connection(listening.getsockname(), ENOUGH) as plain:
             secure = authority.client().wrap_socket(plain, server_hostname="localhost")
             secure.sendall(GET.replace(b"/ ", b"/long "))
             asyncio.run_coroutine_threadsafe(service.called.wait(), loop).result(ENOUGH)

@@ -39,7 +39,7 @@ async def test_a_quota_outlives_its_process_however_it_ends(tmp_path: Path) -> N
     async with Sidecar(policy(file, 8), tmp_path) as sidecar:
         assert await statuses(sidecar, 4) == [502, 502, 429, 429]
         facts = (await sidecar.state())["state"]["quota"]["route:r:month:in disk"]
-        assert (facts["refused"], facts["store_up"]) == (2, True)
+        assert (facts["refused"], facts["store_up"], facts["shared_by"]) == (2, True, "fleet")
     whole = file.read_bytes()
     file.write_bytes(b"damaged" * 1000)
     async with Sidecar(policy(file, 8), tmp_path) as sidecar:

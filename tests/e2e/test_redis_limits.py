@@ -11,16 +11,11 @@ from typing import Any
 import pytest
 
 from sidecar.core import events
-from sidecar.engine.pipeline import Pipeline
 from sidecar.leases.rate import Ask, RateLessor
-from sidecar.stages.rate_limit import stage as rate_limit
-from sidecar.stages.rate_limit.spec import Spec
 from sidecar.store.script import LEASES
-from sidecar.store.shared_limits import SharedLimits
-from sidecar.store.spec import RedisSpec, StoreSpec
-from tests.support.clock import FakeEnv, remembering
-from tests.support.redis import SERVER, Redis
-from tests.support.service import ScriptedService, Store, context, exchange
+from sidecar.store.spec import RedisSpec
+from tests.support.redis import SERVER, Limited, Redis
+from tests.support.service import exchange
 
 pytest.importorskip("redis")
 from sidecar.store.redis import RedisScript
@@ -35,35 +30,9 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     server.kill()
 
 
-def spec_of(url: str, timeout: str = "10s") -> StoreSpec:
-    return StoreSpec.model_validate({"redis": {"url": url, "timeout": timeout}})
-
-
-class Process:
-    """Limit of 10 requests at once and 1 a minute, in one process."""
-
-    def __init__(self, url: str, *, timeout: str = "10s", **limit: Any) -> None:
-        self.env: FakeEnv = remembering(asyncio.get_running_loop())
-        self.store = SharedLimits("fleet", spec_of(url, timeout), self.env)
-        spec = Spec.model_validate([{"name": "tenant", "rate": "1/m", "burst": 9, "store": "fleet", **limit}])
-        stage = rate_limit.build(spec, context(self.env, store=Store(), resources={("store", "fleet"): self.store}))
-        assert stage is not None
-        self.call = Pipeline([stage], ScriptedService(200))
-
-    async def admitted(self, number: int) -> int:
-        found = await asyncio.gather(*(self.call(exchange()) for _ in range(number)))
-        return sum(each.status == 200 for each in found)
-
-    async def until(self, is_up: bool) -> None:
-        for _ in range(1000):
-            if self.store.is_up == is_up:
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError(f"the store is still {'down' if is_up else 'up'}: {self.store.last_error}")
-
-    async def close(self) -> None:
-        self.store.retire()
-        await self.store._script.close()
+def process_of(redis: Redis, url: str = "", **limit: Any) -> Limited:
+    """Return a limit of 10 requests at once and 1 a minute, in one process."""
+    return Limited(url or redis.url, "rate_limit", **limit)
 
 
 async def test_the_script_grants_what_its_model_grants(redis: Redis) -> None:
@@ -97,9 +66,9 @@ async def test_the_script_grants_what_its_model_grants(redis: Redis) -> None:
 
 
 async def test_processes_share_a_limit_and_a_new_one_finds_it_used(redis: Redis) -> None:
-    first, second = Process(redis.url), Process(redis.url)
+    first, second = process_of(redis), process_of(redis)
     assert await first.admitted(6) + await second.admitted(8) == 10
-    third = Process(redis.url)
+    third = process_of(redis)
     assert await third.admitted(3) == 0
     for each in (first, second, third):
         await each.close()
@@ -108,10 +77,10 @@ async def test_processes_share_a_limit_and_a_new_one_finds_it_used(redis: Redis)
 async def test_a_limit_holds_while_redis_is_gone_and_an_emptied_redis_grants_no_burst(
     redis: Redis,
 ) -> None:
-    process = Process(redis.url)
+    process = process_of(redis)
     assert await process.admitted(4) == 4
     redis.kill()
-    await process.store._script.disconnect()
+    await process.store._counts.disconnect()
     assert await process.admitted(20) <= 6
     await process.until(is_up=False)
     assert await process.admitted(20) == 0
@@ -123,9 +92,9 @@ async def test_a_limit_holds_while_redis_is_gone_and_an_emptied_redis_grants_no_
 
 
 async def test_a_stalled_redis_holds_no_request_beyond_its_timeout(redis: Redis) -> None:
-    process = Process(redis.url, timeout="200ms", on_store_failure="allow", key="header.x-tenant")
+    process = process_of(redis, on_store_failure="allow", key="header.x-tenant")
     assert await process.admitted(1) == 1
-    with redis.stalled():
+    with redis.stalled(), process.impatient():
         found = await asyncio.gather(*(process.call(exchange(headers={"x-tenant": str(n)})) for n in range(20)))
         assert [each.status for each in found] == [200] * 20
         assert not process.store.is_up
@@ -137,7 +106,7 @@ async def test_a_stalled_redis_holds_no_request_beyond_its_timeout(redis: Redis)
 async def test_a_full_redis_grants_leases(tmp_path: Path) -> None:
     redis = Redis(tmp_path, "--maxmemory", "1mb")
     try:
-        process = Process(redis.url)
+        process = process_of(redis)
         assert await process.admitted(12) == 10
         assert process.store.is_up
         await process.close()
@@ -150,11 +119,11 @@ async def test_a_user_of_an_access_list_needs_only_these_commands(tmp_path: Path
     rights += ["+pexpire", "+zcard", "+get", "+set", "+select", "+client", "+hello", "+auth"]
     redis = Redis(tmp_path, "--user", "limits", "on", ">a secret", *rights, "--user", "default", "off")
     try:
-        process = Process(redis.url.replace("redis://", "redis://limits:a%20secret@"))
+        process = process_of(redis, redis.url.replace("redis://", "redis://limits:a%20secret@"))
         assert await process.admitted(12) == 10
         assert process.store.last_error == ""
         await process.close()
-        wrong = Process(redis.url.replace("redis://", "redis://limits:wrong@"), on_store_failure="deny")
+        wrong = process_of(redis, redis.url.replace("redis://", "redis://limits:wrong@"), on_store_failure="deny")
         assert await wrong.admitted(1) == 0
         assert "invalid username-password" in wrong.store.last_error
         await wrong.close()

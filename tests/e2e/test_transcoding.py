@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,8 @@ from google.protobuf import message_factory
 
 from chaos.parts import websocket as ws
 from chaos.parts.websocket import Frame
+from sidecar.grpc.framing import frame
+from tests.support.issuer import ISSUER, jwk, key, sign
 from tests.support.process import NOTHING, Sidecar, policies, route
 from tests.support.protos import pool_of
 from tests.unit.stages.translate.chat import DATA as CHAT
@@ -95,15 +98,21 @@ async def sidecar(shop: tuple[Shop, str], tmp_path_factory: pytest.TempPathFacto
     block = {"grpc": {"descriptors": str(folder / "shop.binpb"), "services": ["shop.Orders"]}}
     (folder / "chat.binpb").write_bytes(CHAT)
     chat = {"descriptors": str(folder / "chat.binpb"), "services": ["chat.Chat"], "streams": "websocket"}
+    jwt = {"issuer": ISSUER, "audiences": ["orders"], "keys": {"inline": [jwk(key())]}}
+    forward = {"caller": "x-caller", "claims": {"tenant": "x-tenant"}}
+    guard = {"authenticate": {"any_of": ["corporate"], "forward": forward}}
     policy = policies(
-        listeners={"inbound": {"address": "127.0.0.1:0"}},
-        upstreams={"orders": {"endpoints": [shop[1]], "protocol": "http2"}},
+        listeners={"inbound": {"address": "127.0.0.1:0", "grpc_web": True}},
+        identities={"corporate": {"jwt": jwt}},
+        upstreams={name: {"endpoints": [shop[1]], "protocol": "http2"} for name in ("orders", "guarded")},
         routes=[
             route(
                 "orders", match={"path_prefix": "/v1"}, translate=block, timeout={"request": "5s"},
                 retry={"max_attempts": 2, "on": ["unavailable"], "backoff": {"base": "1ms"}},
             ),
             route("chat", match={"path_prefix": "/chat"}, upstream="orders", translate={"grpc": chat}),
+            route("guarded", match={"path_prefix": "/v1", "headers": {"x-guarded": "1"}}, translate=block, **guard),
+            route("web", match={"grpc": {"service": "shop.Orders"}}, upstream="guarded", **guard),
         ],
     )  # fmt: skip
     async with Sidecar(NOTHING, folder) as running, running.under(policy):
@@ -179,3 +188,22 @@ async def test_an_error_of_a_websocket_is_its_last_message(sidecar: Sidecar) -> 
         assert error == {"error": {"code": 5, "message": "no such line", "details": []}}
         close = await ws.read_frame(client.reader)
         assert close == Frame(ws.CLOSE, (4005).to_bytes(2, "big") + b"NOT_FOUND: no such line")
+
+
+async def test_no_client_of_rest_or_grpc_web_names_its_caller_itself(sidecar: Sidecar, shop: tuple[Shop, str]) -> None:
+    spoofed = {"x-caller": "root", "x_caller": "root", "x-tenant": "root", "x.tenant": "root", "x-guarded": "1"}
+    known = {"authorization": f"Bearer {sign(key(), {'exp': time.time() + 600}).decode()}"}
+    call = frame(message_factory.GetMessageClass(POOL.FindMessageTypeByName("shop.Key"))(id="7").SerializeToString())
+    web = {"content-type": "application/grpc-web+proto"}
+    for _ in range(2):  # the second time the token is known
+        seen = len(shop[0].metadata)
+        answer = await sidecar.fetch("GET", "/v1/orders/7", **spoofed, **known)
+        assert (answer.status, json.loads(answer.body)["id"]) == (200, "7")
+        answer = await sidecar.fetch("POST", "/shop.Orders/Get", call, **web, **spoofed, **known)
+        assert (answer.status, b"grpc-status: 0" in answer.body) == (200, True)
+        told = shop[0].metadata[seen:]
+        assert [(each["x-caller"], each["x-tenant"]) for each in told] == [("alice", "acme")] * 2
+        assert not any("root" in each.values() for each in told)
+    assert (await sidecar.fetch("GET", "/v1/orders/7", **spoofed)).status == 401
+    answer = await sidecar.fetch("POST", "/shop.Orders/Get", call, **web, **spoofed)
+    assert b"grpc-status: 16" in answer.body

@@ -1,4 +1,4 @@
-"""Redis servers of a test, each in a process of its own, and a name that leads from one to another."""
+"""Redis servers of a test, each in a process of its own, a name that leads from one to another, and limits in them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.quota import stage as quota
+from sidecar.stages.quota.spec import Spec as Quotas
+from sidecar.stages.rate_limit import stage as rate_limit
+from sidecar.stages.rate_limit.spec import Spec as Limits
+from sidecar.store.shared_limits import SharedLimits
+from sidecar.store.shared_quotas import SharedQuotas
+from sidecar.store.spec import StoreSpec
+from tests.support.clock import FakeEnv, remembering
+from tests.support.service import ScriptedService, Store, context, exchange
 
 SERVER = shutil.which("redis-server")
 """Path of the server; None if it is not installed."""
@@ -95,3 +107,63 @@ async def replicated(replica: Redis) -> None:
                 return
         await asyncio.sleep(0.02)
     raise RuntimeError("the replica did not connect to its primary")
+
+
+class Limited:
+    """Quota of 10 requests, or rate limit of 10 at once and 1 a minute, as one process of a fleet has it.
+
+    The clock of the process stands still: on a busy machine an answer may come after its lease has ended.  Timers run.
+    """
+
+    def __init__(self, url: str, kind: str, *, names: Any = None, **settings: Any) -> None:
+        self.env: FakeEnv = remembering(asyncio.get_running_loop(), seed=None, names=names)
+        began = self.env.now()
+        self.env.now = lambda: began
+        self._url = url
+        stage: Any
+        if kind == "quota":
+            self.store: Any = SharedQuotas("fleet", self._spec("10s"), self.env)
+            block = Quotas.model_validate([{"name": "day", "max": 10, "per": "day", "store": "fleet", **settings}])
+            stage = quota.build(
+                block, context(self.env, store=Store(), resources={("quota_store", "fleet"): self.store})
+            )
+        else:
+            self.store = SharedLimits("fleet", self._spec("10s"), self.env)
+            limit = {"name": "tenant", "rate": "1/m", "burst": 9, "store": "fleet", **settings}
+            limits = Limits.model_validate([limit])
+            stage = rate_limit.build(
+                limits, context(self.env, store=Store(), resources={("store", "fleet"): self.store})
+            )
+        self.call = Pipeline([stage], ScriptedService(200))
+
+    def _spec(self, timeout: str) -> StoreSpec:
+        return StoreSpec.model_validate({"redis": {"url": self._url, "timeout": timeout}})
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Wait for answers no longer than 0.2 s meanwhile."""
+        patient, self.store._spec = self.store._spec, self._spec("200ms")
+        try:
+            yield
+        finally:
+            self.store._spec = patient
+
+    async def admitted(self, number: int) -> int:
+        """Return how many of so many requests pass that come at once."""
+        found = await asyncio.gather(*(self.call(exchange()) for _ in range(number)))
+        return sum(each.status == 200 for each in found)
+
+    async def until(self, is_up: bool) -> None:
+        """Wait until the store is known to be up, or to be away."""
+        for _ in range(3000):
+            if self.store.is_up == is_up:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"the store is still {'down' if is_up else 'up'}: {self.store.last_error}")
+
+    async def close(self) -> None:
+        if isinstance(self.store, SharedQuotas):
+            await self.store.give_back()
+        else:
+            self.store.retire()
+            await self.store._counts.close()

@@ -53,7 +53,7 @@ WRONG = [
     ("sidecar demo shp", "sidecar demo: WHICH: `shp` is not a choice; did you mean `shop`?"),
     ("sidecar completion ksh", "sidecar completion: SHELL: `ksh` is not a choice; did you mean `zsh`?"),
     ("sidecar top nowhere", "sidecar top: ADDRESS: `nowhere` is not an address; write it such as"),
-    ("sidecar top unix:/a", "sidecar top: ADDRESS: `unix:/a` is a Unix socket, which cannot be watched; give"),
+    ("sidecar top unix:/a", "sidecar top: ADDRESS: `unix:/a` is a Unix socket, which this command cannot read; give"),
     ("chaos simulat", "chaos: simulat: is not a command; did you mean `simulate`?"),
     ("chaos run --arm envoi", "chaos run: --arm: `envoi` is not a choice; did you mean `envoy`?"),
     (

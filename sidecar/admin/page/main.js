@@ -2,6 +2,7 @@
 // minutes of traffic, and the latest value of each part.
 
 import { $, keyed, make, setAttribute, setText } from "./dom.js";
+import * as advice from "./advice.js";
 import { ask, toast } from "./ask.js";
 import { History } from "./history.js";
 import * as panels from "./panels.js";
@@ -72,7 +73,9 @@ function render() {
   panels.breakers(model, force);
   panels.endpoints(model);
   panels.refusals(model);
+  panels.observed(model);
   panels.limits(model);
+  panels.rates(model);
   panels.budgets(model);
   panels.worth(model);
   panels.caches(model, purge);
@@ -126,6 +129,7 @@ async function reload() {
 
 $("#scope").addEventListener("change", (event) => pick(event.target.value === model.route ? "" : event.target.value));
 $("#reload").addEventListener("click", reload);
+advice.start();
 whatif.start();
 theme.follow(() => plots?.recolour());
 plots = new Plots();

@@ -1,5 +1,6 @@
 // One function for each panel, which shows parts of the stream as rows.  Rows with problems come first.
 
+import { beside, ownerOf } from "./advice.js";
 import { $, badge, bar, fill, keyed, make, setAttribute, setText, svg } from "./dom.js";
 import { ago, bytes, clock, duration, number, percent, plural, rate, shortPlace } from "./words.js";
 
@@ -183,6 +184,7 @@ function figures(b, now) {
   if (b.share != null) said.push(`lets through ${percent(b.share)}`);
   if (b.probes) said.push(`probes: ${b.probes.results} done, ${b.probes.under_way} under way, ${b.probes.failed} failed`);
   if (b.state === "closed" && b.calls) said.push(`${plural(b.calls, "call")} in the window, ${percent(b.failure_rate)} failed, ${percent(b.slow_rate)} slow`);
+  if (beside(`${ownerOf(b.name)}.circuit_breaker.failure_rate`)) said.push(`opens at a failure rate that differs${beside(`${ownerOf(b.name)}.circuit_breaker.failure_rate`)}`);
   if (b.failures_in_a_row) said.push(`${plural(b.failures_in_a_row, "failure")} in a row`);
   if (b.refused) said.push(`${b.observed ? "would have refused" : "refused"} ${number(b.refused)}`);
   if (b.history?.length) said.push(`since ${clock(b.since)} (${ago(b.since, now)})`);
@@ -236,6 +238,16 @@ export function refusals(model) {
   ], rows, (r) => `${r.route} ${r.reason} ${r.where}`, "Nothing has been refused.");
 }
 
+export function observed(model) {
+  const rows = model.parts.observed ?? [];
+  $("#observed").hidden = !rows.length;
+  fill($("#observed"), [
+    { title: "Route or upstream", value: (r) => r.owner, kind: "name" },
+    { title: "Policy", value: (r) => r.policy, kind: "mono" },
+    { title: "Would have refused", value: (r) => number(r.count), kind: "n" },
+  ], rows, (r) => `${r.owner} ${r.policy}`, "");
+}
+
 export function limits(model) {
   const rows = list(model.parts["state.concurrency"]);
   $("#limits").hidden = !rows.length;
@@ -244,8 +256,23 @@ export function limits(model) {
   fill($("#limits"), [
     { title: "Limit of", value: (r) => r.name, kind: "name" },
     { title: "", value: (r, td) => bar(td, r.active / (r.limit || 1), tone(r), `${r.active} of ${r.limit}`), kind: "fit wide-only" },
-    { title: "In flight", value: (r) => `${number(r.active)} of ${number(r.limit)}${r.adaptive ? ", adaptive" : ""}`, kind: "n", tone },
+    { title: "In flight", value: (r) => `${number(r.active)} of ${number(r.limit)}${r.adaptive ? ", adaptive" : ""}${beside(`${ownerOf(r.name)}.concurrency.max`)}`, kind: "n", tone },
     { title: "Queue", value: (r) => `${number(waiting(r))} of ${number(r.queue)}`, kind: "n", tone: (r) => (waiting(r) ? "warn" : null) },
+  ], rows, (r) => r.name, "No limits.");
+}
+
+const SHARED_BY = { process: "in each process", workers: "in all workers", fleet: "in store" };
+
+export function rates(model) {
+  const rows = [...list(model.parts["state.rate_limit"]), ...list(model.parts["state.quota"])];
+  $("#rates").hidden = !rows.length;
+  const away = (r) => r.store_up === false;
+  fill($("#rates"), [
+    { title: "Limit of", value: (r) => r.name.replace(/:in [^:]*$/, ""), kind: "name" },
+    { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },
+    { title: "Counted", value: (r) => `${SHARED_BY[r.shared_by]}${r.shared_by === "fleet" ? ` ${r.store}` : ""}${away(r) ? ", which is away" : ""}`, tone: (r) => (away(r) ? "warn" : null) },
+    { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (r.keys >= r.max_keys ? "warn" : null) },
+    { title: "Refused", value: (r) => number(r.refused), kind: "n" },
   ], rows, (r) => r.name, "No limits.");
 }
 
@@ -258,7 +285,7 @@ export function budgets(model) {
     { title: "Upstream", value: (b) => b.name, kind: "name" },
     { title: "", value: (b, td) => bar(td, b.tokens / full(b), tone(b), `${number(b.tokens, 1)} tokens left`), kind: "fit wide-only" },
     { title: "Left", value: (b) => number(b.tokens, 1), kind: "n", tone },
-    { title: "Retries / requests", value: (b) => `${number(b.retries)} / ${number(b.first_attempts)} in ${duration(b.window)}`, kind: "n" },
+    { title: "Retries / requests", value: (b) => `${number(b.retries)} / ${number(b.first_attempts)} in ${duration(b.window)}${beside(`upstreams.${b.name}.retry_budget.ratio`)}`, kind: "n" },
   ], rows, (b) => b.name, "No retries are configured.");
 }
 

@@ -16,8 +16,13 @@ export function setToken(value) {
 const fields = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
 /* Sends a POST, with a value as JSON if there is one, and returns the JSON of the answer.  Throws an Error with the text of the problem and its `status`. */
-export async function post(path, value) {
-  const response = await fetch(path, { method: "POST", headers: fields(), body: value === undefined ? undefined : JSON.stringify(value) });
+export const post = (path, value) => call(path, { method: "POST", body: value === undefined ? undefined : JSON.stringify(value) });
+
+/* Returns the JSON of a document.  Throws as `post` does. */
+export const get = (path) => call(path, { cache: "no-store" });
+
+async function call(path, options) {
+  const response = await fetch(path, { ...options, headers: fields() });
   const document = await response.json();
   if (!response.ok) {
     const error = new Error([document.detail, ...(document.problems ?? [])].join("\n"));

@@ -89,6 +89,11 @@ def _check_block(route: RouteSpec, routes: Mapping[str, RouteSpec], report: Repo
     if with_body := WITH_BODY & set(route.match.methods or ()):
         message = f"passes no body of a request to its parts, but the route takes {', '.join(sorted(with_body))}"
         report.warn(_node(route), f"{message}; leave these methods out, or write the body of a part as json")
+    mirror: Any = route.blocks.get("mirror")
+    if mirror is not None and mirror.compare is not None and mirror.compare.noise:
+        message = "asks the upstream of the route again, and a route made of parts has none; leave it out"
+        report.error_in(route.node.nearest("mirror", "compare", "noise"), message)
+        is_sound = False
     for place, message in find_problems(block):
         report.error_in(_node(route, *place), message)
         is_sound = False

@@ -34,6 +34,13 @@ def check_identities(spec: PolicySpec, report: Report) -> None:
     for route in spec.all_routes:
         if route.by_caller and blocks[route.name] is None:
             report.warn(route.node.nearest("criticality", "by_caller"), "has no effect without authenticate; add it")
+        for name in route.by_caller:
+            if "*" in name:
+                message = f"names the caller `{name}`, and `*` stands for nothing else here; use otherwise for the rest"
+                report.warn(route.node.nearest("criticality", "by_caller", name), message)
+        any_of: Sequence[str] = getattr(blocks[route.name], "any_of", ())
+        for name in dict.fromkeys(each for each in any_of if any_of.count(each) > 1):
+            report.warn(route.node.nearest(AUTHENTICATE, "any_of"), f"names the identity `{name}` twice; take one out")
         _certificates(spec, route, blocks[route.name], report)
         token = getattr(getattr(blocks[route.name], "forward", None), "token", None)
         if token is not None and token.key is not None:

@@ -13,7 +13,8 @@ The supervisor, from its start to its exit:
 A worker:
 
     worker          process that serves requests
-    link            the worker's side of all that workers share
+    link            link to the supervisor and to the other workers
+    shared          the worker's side of limits, values and probes that workers share
     borrowed        permits and tokens that a worker holds
 
 Between them:

@@ -1,7 +1,7 @@
 """Link of a worker to its supervisor and to the other workers.
 
-It implements `Env.workers` and the `Crowd` of the server: leases (`leases.py`), told values (`topics.py`), and
-connections that are handed over (`inbox.py`, `board.py`).
+It implements `Env.workers` (`shared.py`) and the `Crowd` of the server: connections that are handed over (`inbox.py`,
+`board.py`).
 
 Rules:
 
@@ -22,14 +22,13 @@ from typing import Any, Final
 from sidecar.config.files import Source
 from sidecar.config.listen_address import ListenAddress
 from sidecar.control.reload import PolicySource
-from sidecar.core.env import PermitLease, TimerHandle, TokenLease
+from sidecar.core.env import TimerHandle
 from sidecar.downstream.descriptors import HasFileno
 from sidecar.downstream.sockets import Sockets, socket_key
 from sidecar.process.workers import inbox
 from sidecar.process.workers.board import BEAT, HANDED, OPEN, TAKEN, Board
-from sidecar.process.workers.borrowed import WorkerPermits, WorkerTokens
 from sidecar.process.workers.channel import Channel
-from sidecar.process.workers.topics import Apply, Subscriptions
+from sidecar.process.workers.shared import SharedState
 
 VARIABLE: Final = "SIDECAR_WORKER"
 """Environment variable that tells a worker its number and its descriptors, as JSON."""
@@ -39,43 +38,25 @@ SLACK: Final = 8
 """A worker keeps a connection if it has at most one `SLACK`th more of them than the worker with the fewest."""
 PATIENCE: Final = 0.5
 """Seconds without a turn of its loop after which a worker gets no connections from others."""
-ASK_AGAIN: Final = 0.05
-"""Seconds between two requests for the same probe."""
 SOCKETS_SECONDS: Final = 10.0
 """Longest wait for the listening sockets of an address."""
 MAX_TAKEN: Final = 64
 """Most connections that are taken in one turn of the loop."""
 
 
-class WorkerLink:
+class WorkerLink(SharedState):
     """Link of this worker."""
 
     def __init__(self, text: str, now: Callable[[], float]) -> None:
         """Take the value of `VARIABLE`, and the clock, which is the same in all processes."""
         facts = json.loads(text)
-        self.number: int = facts["number"]
-        """Number of this worker, from 0."""
-        self.count: int = facts["count"]
-        """Number of workers."""
-        self._now = now
+        super().__init__(facts["number"], facts["count"], now, self._send)
         self._board = Board(facts["board"], self.count)
         self._inbox = socket.socket(fileno=facts["inbox"])
         self._inboxes = [socket.socket(fileno=handle) for handle in facts["inboxes"]]
         self._channel = Channel(self._receive, self._lose)
         self._socket = socket.socket(fileno=facts["channel"])
         self._start: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._topics = Subscriptions(lambda topic, key, value: self.send("tell", topic, key, value))
-        self._leases: dict[str, WorkerPermits | WorkerTokens] = {}
-        self._number = 0
-        """Number of the last exchange about rates."""
-        self._exchanges: dict[int, asyncio.Future[Any]] = {}
-        """Exchanges about rates that have no answer, by number."""
-        self._probes: dict[str, float] = {}
-        """Instants until which this worker may probe, by topic."""
-        self._asked: dict[str, float] = {}
-        """Instants at which it has asked for that."""
-        self._first = False
-        self._when_first: dict[str, Callable[[], None]] = {}
         self._listening: dict[str, list[socket.socket]] = {}
         """Listening sockets that the supervisor has sent, by key."""
         self._expected: dict[str, int] = {}
@@ -107,8 +88,7 @@ class WorkerLink:
         """Return the source of the policy files that the supervisor has read at `path`."""
         return PolicySource(path, read=lambda _: self.sources, look=lambda _: None, pace=pace)
 
-    def send(self, *message: Any) -> None:
-        """Send a message to the supervisor."""
+    def _send(self, *message: Any) -> None:
         self._channel.send(*message)
 
     def close(self) -> None:
@@ -122,25 +102,10 @@ class WorkerLink:
     # ----- messages of the supervisor
 
     def _receive(self, message: list[Any]) -> None:
+        if self.receive(message):
+            return
         kind, *rest = message
-        if kind == "value":
-            topic, key, value, is_own = rest
-            self._topics.receive(topic, key, value, is_own)
-        elif kind == "lease":
-            name, what, count = rest
-            if (lease := self._leases.get(name)) is not None:
-                lease.lease.receive(what, count)
-            elif what != "none":  # the limit no longer exists
-                self.send("lease", name, "give", count if what == "grant" else 0)
-        elif kind == "grants":
-            number, now, grants = rest
-            if (waiting := self._exchanges.get(number)) is not None and not waiting.done():
-                waiting.set_result((now, grants))
-        elif kind == "probe":
-            self._probes[rest[0]] = rest[1]
-        elif kind == "first":
-            self._set_first(rest[0])
-        elif kind == "start":
+        if kind == "start":
             self.sources = [Source(name, text.encode("latin-1")) for name, text in rest[0]["sources"]]
             for topic, key, value in rest[0]["values"]:
                 self._topics.receive(topic, key, value, False)
@@ -178,91 +143,6 @@ class WorkerLink:
         self.send("prepared", digest)
         return await self._vote
 
-    # ----- what all workers share
-
-    def subscribe(self, topic: str, apply: Apply) -> Callable[[str, Any], None]:
-        """Implement `Workers.subscribe`."""
-        tell = self._topics.subscribe(topic, apply)
-
-        def tell_and_end_probe(key: str, value: Any) -> None:
-            if not value.get("probing"):
-                self._probes.pop(topic, None)
-            tell(key, value)
-
-        return tell_and_end_probe
-
-    def leave(self, topic: str, apply: Apply) -> None:
-        """Implement `Workers.leave`."""
-        self._topics.leave(topic, apply)
-        self._probes.pop(topic, None)
-        self._asked.pop(topic, None)
-        self._when_first.pop(topic, None)
-
-    def may_probe(self, topic: str, seconds: float) -> bool:
-        """Implement `Workers.may_probe`."""
-        now = self._now()
-        if now < self._probes.get(topic, 0.0):
-            return True
-        if now >= self._asked.get(topic, 0.0) + ASK_AGAIN:
-            self._asked[topic] = now
-            self.send("probe", topic, seconds)
-        return False
-
-    def lease_permits(
-        self, name: str, total: int, active: Callable[[], int], waiting: Callable[[], int], changed: Callable[[], None]
-    ) -> PermitLease:
-        """Implement `Workers.lease_permits`."""
-        permits = self._leases[name] = WorkerPermits(self, name, active, waiting, changed)
-        permits.resize(total)
-        return permits
-
-    def lease_tokens(self, name: str) -> TokenLease:
-        """Implement `Workers.lease_tokens`."""
-        tokens = self._leases[name] = WorkerTokens(self, name)
-        return tokens
-
-    def end_lease(self, name: str, lease: WorkerPermits | WorkerTokens) -> None:
-        """Give a lease back for good."""
-        lease.lease.end()
-        if self._leases.get(name) is lease:
-            del self._leases[name]
-            self.send("unlease", name)
-
-    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
-        """Implement `Workers.declare_rate`."""
-        self.send("rate", name, rate, capacity, lease, max_keys)
-
-    def end_rate(self, name: str) -> None:
-        """Implement `Workers.end_rate`."""
-        self.send("unlease", name)
-
-    async def lease_rates(self, asks: list[list[Any]]) -> tuple[float, list[tuple[float, float, float]]]:
-        """Implement `Workers.lease_rates`."""
-        self._number += 1
-        number = self._number
-        waiting: asyncio.Future[tuple[float, list[tuple[float, float, float]]]]
-        waiting = self._exchanges[number] = asyncio.get_running_loop().create_future()
-        self.send("rates", number, asks)
-        try:
-            return await waiting
-        finally:
-            del self._exchanges[number]
-
-    @property
-    def is_first(self) -> bool:
-        """Implement `Workers.is_first`."""
-        return self._first
-
-    def when_first(self, topic: str, start: Callable[[], None]) -> None:
-        """Implement `Workers.when_first`."""
-        self._when_first[topic] = start
-
-    def _set_first(self, is_first: bool) -> None:
-        self._first = is_first
-        if is_first:
-            for start in list(self._when_first.values()):
-                start()
-
     # ----- connections
 
     @property
@@ -293,8 +173,7 @@ class WorkerLink:
     def _tick(self) -> None:
         if self._is_accepting:
             self._board.set(self.number, BEAT, int(self._now() * 1e9))
-        for lease in list(self._leases.values()):
-            lease.look()
+        self.look()
         self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
     def hand_over(self, listener: str, sock: HasFileno) -> bool:

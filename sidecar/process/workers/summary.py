@@ -21,6 +21,7 @@ from sidecar.telemetry.metrics.registry import Labels, Registry
 ALIKE: Final = {
     metrics.BREAKER_STATE, metrics.BREAKER_OBSERVED, metrics.BUDGET_OBSERVED, metrics.ENDPOINT_UP,
     metrics.IDENTITY_KEYS, metrics.IDENTITY_KEYS_AGE, metrics.PROCESS_UPTIME,
+    metrics.ROLLOUT_SHARE,
 }  # fmt: skip
 """Gauges that are not summed."""
 NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
@@ -34,7 +35,7 @@ SUMMED: Final = frozenset((
     "streams", "taken", "tasks", "tokens", "waiting",
 ))  # fmt: skip
 """Names of counts in the state."""
-NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"))
+NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"), ("owner", "policy"))
 """Members by which objects in lists are the same in each worker."""
 SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")
 """States of breakers and endpoints, the worst last."""

@@ -15,18 +15,27 @@ from sidecar.transform.selection import joined, members_of
 
 JSON: Final = b"content-type: application/json\r\n"
 SET_COOKIE: Final = b"set-cookie"
+MOST_TIMED: Final = 100
+"""Most requests in Server-Timing; clients refuse a head that is too long."""
 
 
 class Answer:
     """Compiled form of an answer."""
 
-    __slots__ = ("_keys", "_member", "_passed", "_status", "_template", "_timing", "is_merged")
+    __slots__ = ("_keys", "_labels", "_member", "_names", "_passed", "_status", "_template", "_timing", "is_merged")
 
     def __init__(self, spec: Spec, constants: Mapping[str, str]) -> None:
         self.is_merged = spec.answer == "merged"
         """True if the answer has the members of all parts."""
         self._template = JsonTemplate(spec.answer.json_, constants) if isinstance(spec.answer, AnswerSpec) else None
-        self._keys = [(name, json.dumps(name).encode() + b":") for name in spec.parts]
+        self._names = list(spec.parts)
+        self._keys = [
+            (name, b"%b%b:" % (b"," if number else b"{", json.dumps(name).encode()))
+            for number, name in enumerate(spec.parts)
+        ]
+        """Text before the value of each part."""
+        self._labels = {name: b", %b;dur=" % name.encode() for name in spec.parts}
+        """Beginning of the member of `Server-Timing` for each part."""
         self._member = b"" if spec.partial.member is None else json.dumps(spec.partial.member).encode()
         """Key of the member that names missing parts; empty without one."""
         self._status = spec.partial.status
@@ -49,7 +58,7 @@ class Answer:
         if self._passed:
             lines += self._fields(outcomes)
         if self._timing:
-            lines += server_timing(parts)
+            lines += self._server_timing(parts)
         found = Outcome(self._status if missing else 200, None, self._body(scope, missing), lines=lines)
         if self._passed:
             found.sensitive = found.sensitive.union(*[outcome.sensitive for outcome in outcomes])
@@ -61,18 +70,36 @@ class Answer:
             body = self._template.render(scope)
         elif self.is_merged:
             found: dict[str, bytes] = {}
-            for name, _ in self._keys:
+            for name in self._names:
                 if (members := members_of(values[name].document)) is not None:
                     found.update(members)
             if self._member:
                 found.pop(json.loads(self._member), None)
             body = joined(found)
         else:
-            body = b"{" + b",".join([key + values[name].text for name, key in self._keys]) + b"}"
+            pieces: list[bytes] = []
+            for name, key in self._keys:
+                pieces.append(key)
+                pieces.append(values[name].text)
+            pieces.append(b"}")
+            body = b"".join(pieces)
         if self._member:
             comma = b"" if body == b"{}" else b","
             body = b"%b%b%b:%b}" % (body[:-1], comma, self._member, json.dumps(list(missing)).encode())
         return body or NULL
+
+    def _server_timing(self, parts: list[Part]) -> bytes:
+        """Return the line Server-Timing: the milliseconds of the first requests, and the reason of each failure."""
+        text = b""
+        for part in parts if len(parts) <= MOST_TIMED else parts[:MOST_TIMED]:
+            label = self._labels.get(part.name)
+            if label is None:  # of an item of a list
+                label = b", %b;dur=" % part.name.encode()
+            tenths = int((part.ended - part.started) * 10_000 + 0.5)  # integers are written much faster than floats
+            text += b"%b%d.%d" % (label, tenths // 10, tenths % 10)
+            if part.reason:
+                text += b';desc="%b"' % part.reason.encode()
+        return b"server-timing:%b\r\n" % text[1:] if text else b""
 
     def _fields(self, outcomes: list[Outcome]) -> bytes:
         """Return the lines of the parts' fields that pass to the client."""
@@ -84,14 +111,3 @@ class Answer:
                 if values and name != SET_COOKIE:
                     break
         return lines
-
-
-def server_timing(parts: list[Part]) -> bytes:
-    """Return the line Server-Timing: the milliseconds of each part, and the reason of its failure."""
-    text = ""
-    for part in parts:
-        tenths = int((part.ended - part.started) * 10_000 + 0.5)  # integers are written much faster than floats
-        text += f"{', ' if text else 'server-timing: '}{part.name};dur={tenths // 10}.{tenths % 10}"
-        if part.reason:
-            text += f';desc="{part.reason}"'
-    return f"{text}\r\n".encode() if text else b""

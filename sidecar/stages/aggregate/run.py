@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Final
 
 from sidecar.cache.rfc.lines import without
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
-from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Exchange, Part
-from sidecar.core.outcome import ANSWER_TOO_LARGE, PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Caller, Exchange, Part
+from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PART_FAILED, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
 from sidecar.stages.aggregate.answer import Answer
-from sidecar.stages.aggregate.heads import NO_HEAD, Head
+from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head, remembered
 from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.targets import PartPlan, key_of
@@ -46,6 +47,8 @@ FORGET: Final = 0.8
 """Factor of the usual duration each time a part is not started for it, so that it is tried again some time."""
 MOST_NAMES: Final = 20
 """Most names that are taken from a part's partial answer."""
+EMPTY: Final = Answered(NO_HEAD, Value(b"[]"))
+"""Answer of a part whose list is empty."""
 BLANK: Final = 0x20
 """Highest octet of white space around a JSON text."""
 NO_VALUE: Final = "no_value"
@@ -69,33 +72,50 @@ def inner_names(part: str, value: bytes) -> tuple[str, ...]:
     return tuple(f"{part}.{word.decode()}" for word in _WORDS.findall(value)[:MOST_NAMES]) or (part,)
 
 
-class Result:
-    """Result of a part, or of one of its requests."""
+class Failed:
+    """Failure of a part, or of one of its requests."""
 
-    __slots__ = ("detail", "head", "outcome", "reason", "value")
+    __slots__ = ("detail", "outcome", "reason")
 
-    def __init__(
-        self, value: Value | None, reason: str, detail: str, outcome: Outcome | None, head: Head = NO_HEAD
-    ) -> None:
-        self.value = value
-        """Answer; None for a failure."""
+    def __init__(self, reason: str, detail: str, outcome: Outcome | None) -> None:
         self.reason = reason
-        """Reason of the failure; empty for a success."""
+        """Reason, as in `Part.reason`."""
         self.detail = detail
-        """Description of the failure; empty for a success."""
+        """Description."""
         self.outcome = outcome
         """Outcome of the request; None if none was made."""
-        self.head = head
-        """Head of the answer; `NO_HEAD` for a failure."""
+
+
+class Item:
+    """Place of a request in the list of a part."""
+
+    __slots__ = ("list", "number")
+
+    def __init__(self, of: ListRun, number: int) -> None:
+        self.list = of
+        self.number = number
+        """Index among the requests of the list."""
+
+
+class Follower:
+    """Request that is the same as one in flight, and waits for its result."""
+
+    __slots__ = ("item", "plan", "record")
+
+    def __init__(self, plan: PartPlan, record: Part, item: Item | None) -> None:
+        self.plan = plan
+        self.record = record
+        self.item = item
+        """Place in a list; None without a list."""
 
 
 class Gathering:
     """Parts of one request, from the start of the first to the whole answer."""
 
     __slots__ = (
-        "_answer", "_env", "_now", "_plans", "_promise", "_unfinished", "_waiting", "_where", "absent", "allowance",
-        "asked", "asks", "is_merged", "is_over", "lines", "missing", "outcome", "outcomes", "parts", "scope",
-        "speaks", "values", "x",
+        "_answer", "_env", "_outcomes", "_plans", "_promise", "_speaks", "_unfinished", "_waiting", "_where", "absent",
+        "allowance", "asked", "asks", "is_over", "lines", "missing", "now", "outcome", "parts", "scope",
+        "values", "x",
     )  # fmt: skip
 
     def __init__(
@@ -113,43 +133,38 @@ class Gathering:
         """Reasons of the failed parts without a substitute of their own, by name."""
         self.missing: dict[str, tuple[str, ...]] = {}
         """Names of what is missing, by the part: its own, or those that its partial answer has named."""
-        self.outcomes: dict[str, Outcome] = {}
-        """Outcomes of the parts with an answer of their own, by name."""
         self.asks: list[Ask] = []
-        """All requests; empty once the whole has ended."""
+        """Requests that were sent; empty once the whole has ended."""
         self.asked: dict[tuple[object, ...], Ask] = {}
         """Requests that may be made once for several, by their identity; empty once the whole has ended."""
         self.parts: list[Part] = []
         """Records of all requests."""
+        x.parts = self.parts
         self.scope = Scope(x, self.values)
         """Values that texts may refer to."""
         self.lines = lines
         """Fields of all parts."""
         self.allowance = Allowance(max_size)
         """Bytes that are left for all bodies."""
-        self.is_merged = answer.is_merged
-        """True if each answer must be an object."""
-        self.speaks = False
+        self.now: Callable[[], float] = env.now
+        """Function that returns the instant."""
+        self._speaks = False
         """True once an answer has said something about storing."""
+        self._outcomes: list[Outcome | None] = [None] * len(plans)
+        """Outcomes of the parts with an answer of their own, in the order of the file; None for the others."""
         self._plans = plans
         self._answer = answer
         self._env = env
-        self._now = env.now
         self._where = where
         self._waiting = [len(plan.needs) for plan in plans]
         """Number of parts that each part still waits for."""
         self._unfinished = len(plans)
         self._promise: Promise[Outcome] | None = None
         """Promise of the outcome; None if nobody waits."""
-        x.parts = self.parts
-
-    def now(self) -> float:
-        """Return the instant."""
-        return self._now()
 
     def start(self) -> None:
         """Start the parts that need no other."""
-        now = self._now()
+        now = self.now()
         for plan in self._plans:
             if not plan.needs and not self.is_over:
                 self._begin(plan, now)
@@ -163,11 +178,20 @@ class Gathering:
     def cancel(self) -> None:
         """Cancel all parts, since the client has left."""
         self._promise = None
+        self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        """Cancel the requests in flight, and start no more parts."""
+        now = self.now()
+        for record in self.parts:
+            if not record.ended:
+                record.ended = now
+                record.result = "cancelled"
         for ask in self._close():
-            ask.cancel()
+            ask.give_up()
 
     def _close(self) -> list[Ask]:
-        """Start no more parts, and return all requests."""
+        """Start no more parts, and return the requests that were sent."""
         self.is_over = True
         asks, self.asks = self.asks, []  # breaks reference cycles, which only the garbage collector would free
         self.asked.clear()
@@ -179,13 +203,63 @@ class Gathering:
             if need in self.absent:
                 self._skip(plan, NEEDS, f"it needs the part {need}, which failed ({self.absent[need]})", now)
                 return
-        deadline = self._deadline(plan, now)
-        if deadline <= now:
+        deadline = self.x.deadline
+        left = deadline - now
+        if left < plan.usual * HOPELESS or left < SHORTEST_ANSWER:
+            plan.usual *= FORGET
             self._skip(plan, NO_TIME, "no time was left for it", now)
-        elif plan.each is None:
-            Ask(self, plan, plan.name, now, deadline, None).start(self.scope)
+            return
+        if plan.dependents and left != NEVER:
+            tail = plan.tail * RESERVE
+            if tail > 0.0:
+                own = plan.usual or tail
+                left = max(left - tail, left * own / (own + tail))
+                deadline = now + left
+        timeout = plan.timeout
+        if timeout is not None and timeout < left:
+            deadline = now + timeout
+        if plan.each is None:
+            self.ask(plan, plan.name, now, deadline, self.scope, None)
         else:
             self._begin_list(plan, plan.each, now, deadline)
+
+    def ask(self, plan: PartPlan, name: str, now: float, deadline: float, scope: Scope, item: Item | None) -> None:
+        """Make a request of a part, or wait for the same request of another one.
+
+        `item` is its place in the list for whose items it is made; None without a list.
+        """
+        record = Part(name, None, "failed", now)
+        self.parts.append(record)
+        if item is not None:
+            item.list.records.append(record)
+        if now >= deadline:
+            failure = Failed(NO_TIME, "no time was left for it", None)
+            self.end_request(plan, record, item, failure, None, "skipped", now)
+            return
+        try:
+            x = plan.make(self.x, scope, self.lines, now, deadline)
+        except ValueMissing as error:
+            failure = Failed(NO_VALUE, str(error), None)
+            self.end_request(plan, record, item, failure, None, "skipped", now)
+            return
+        key = None
+        if plan.may_repeat:
+            key = key_of(x)
+            leader = self.asked.get(key)
+            if leader is not None:
+                if leader.result is not None:
+                    self.end_request(plan, record, item, leader.result, leader.value, "duplicate", now)
+                elif leader.followers is None:
+                    leader.followers = [Follower(plan, record, item)]
+                else:
+                    leader.followers.append(Follower(plan, record, item))
+                return
+        record.x = x
+        ask = Ask(self, plan, record, x, item)
+        self.asks.append(ask)
+        if key is not None:
+            self.asked[key] = ask
+        ask.start()
 
     def _begin_list(self, plan: PartPlan, each: EachSpec, now: float, deadline: float) -> None:
         """Start a part that is asked for each item of a list."""
@@ -198,7 +272,7 @@ class Gathering:
         elif len(items) > each.max:
             self._skip(plan, TOO_MANY, f"{{{list_of.text}}} has {len(items)} items, but each.max is {each.max}", now)
         elif not items:
-            self.end(plan, Result(Value(b"[]"), "", "", None), now, None)
+            self.end(plan, EMPTY, None, 0.0, now)
         else:
             ListRun(self, plan, each, items, now, deadline).begin()
 
@@ -208,57 +282,65 @@ class Gathering:
         record.ended = now
         record.reason = reason
         self.parts.append(record)
-        self.end(plan, Result(None, reason, detail, None), now, None)
+        self.end(plan, Failed(reason, detail, None), None, 0.0, now)
 
-    def _deadline(self, plan: PartPlan, now: float) -> float:
-        """Return the deadline of a part that starts now; `now` or less if it cannot end in time."""
-        left = self.x.deadline - now
-        allowed = left
-        if left != NEVER:
-            if left < plan.usual * HOPELESS or left < SHORTEST_ANSWER:
-                plan.usual *= FORGET
-                return now
-            tail = plan.tail * RESERVE if plan.dependents else 0.0
-            if tail > 0.0:
-                own = plan.usual or tail
-                allowed = max(left - tail, left * own / (own + tail))
-        timeout = plan.timeout
-        if timeout is not None and timeout < allowed:
-            allowed = timeout
-        return now + allowed
-
-    def report_bug(self, plan: PartPlan, error: Exception) -> None:
+    def report_bug(self, plan: PartPlan, error: BaseException) -> None:
         """Log a bug of a stage on the way of a part."""
         self._env.emit(events.BUG, where=f"the part {plan.name}", error=error)
 
+    def break_off(self, plan: PartPlan, error: Exception) -> None:
+        """Fail as a whole because of a bug that the end of a part has met."""
+        self.report_bug(plan, error)
+        self._cancel_all()
+        self._resolve(failed(INTERNAL))
+
     # ----- ends of parts
 
-    def end(self, plan: PartPlan, result: Result, now: float, ask: Ask | None) -> None:
+    def end_request(
+        self, plan: PartPlan, record: Part, item: Item | None, result: Answered | Failed, outcome: Outcome | None,
+        word: str, now: float,
+    ) -> None:  # fmt: skip
+        """Take the result of a request; `word` is the one of a failure, or of a request that was not made."""
+        record.ended = now
+        if isinstance(result, Failed):
+            record.reason = result.reason
+            record.result = word
+        else:
+            record.result = "ok" if word == "failed" else word
+        if item is None:
+            self.end(plan, result, outcome, now - record.started, now, record)
+        else:
+            item.list.take(item.number, result, outcome, now)
+
+    def end(
+        self, plan: PartPlan, result: Answered | Failed, outcome: Outcome | None, seconds: float, now: float,
+        record: Part | None = None, of: ListRun | None = None,
+    ) -> None:  # fmt: skip
         """Take the result of a part, and start those that needed only it.
 
-        `ask` is its request, the last one of several; None if none was made.
+        `outcome` is that of its request, or of the first one of a list; None if none was made.  `seconds` is the time
+        that it took.  `record` is that of its request, and `of` its list; None without one.
         """
         if self.is_over:
             return
-        value = result.value
-        if value is None:
-            if plan.is_required:
-                self._fail(plan, result)
-                return
-            value = self._replace(plan, result, [] if ask is None else ask.siblings())
-        else:
+        if isinstance(result, Answered):
+            value, head = result.value, result.head
             usual = plan.usual
-            seconds = 0.0 if ask is None else now - ask.begun
-            plan.usual = usual + (seconds - usual) * (MEMORY if usual else 1.0)
-            outcome = result.outcome
-            if outcome is not None:
-                self.outcomes[plan.name] = outcome
-                head = result.head
-                if head.speaks:
-                    self.speaks = True
-                if head.partial is not None and plan.name not in self.missing:
-                    self.missing[plan.name] = inner_names(plan.name, head.partial)
-            plan.count_success()
+            plan.usual = usual + (seconds - usual) * MEMORY if usual else seconds
+            if head.speaks:
+                self._speaks = True
+            if head.partial is not None and plan.name not in self.missing:
+                self.missing[plan.name] = inner_names(plan.name, head.partial)
+            self._outcomes[plan.number] = outcome
+            counter = plan.succeeded
+            if counter is None:
+                counter = plan.succeeded = plan.counter(metrics.AGGREGATE_PARTS, "ok")
+            counter.value += 1
+        elif plan.is_required:
+            self._fail(plan, result)
+            return
+        else:
+            value = self._replace(plan, result, of.records if of is not None else [] if record is None else [record])
         self.values[plan.name] = value
         self._unfinished -= 1
         for each in plan.dependents:
@@ -268,66 +350,64 @@ class Gathering:
         if self._unfinished == 0 and not self.is_over:
             self._conclude()
 
-    def _replace(self, plan: PartPlan, result: Result, asks: list[Ask]) -> Value:
-        """Return the first substitute that is there for a part that has failed, else null; `asks` are its requests."""
+    def _replace(self, plan: PartPlan, failure: Failed, records: list[Part]) -> Value:
+        """Return the first substitute that is there for a part that has failed, else null."""
         self.missing[plan.name] = (plan.name,)
         value: Value | None = None
         word = "failed"
         for substitute in plan.substitutes:
             if substitute is not None:
                 value, word = substitute, "substituted"
-            elif asks and plan.each is None:
-                value, word = self._stale(asks[0]), "stale"
+            elif records and plan.each is None:
+                value, word = self._stale(plan, records[0].x), "stale"
             if value is not None:
                 break
         else:
             word = "failed"
-            self.absent[plan.name] = result.reason
+            self.absent[plan.name] = failure.reason
             value = Value(NULL, True)
-        for ask in asks:
-            if ask.record.result == "failed":
-                ask.record.result = word
+        for record in records:
+            if record.result == "failed":
+                record.result = word
         plan.counter(metrics.AGGREGATE_PARTS, word).value += 1
         return value
 
-    def _stale(self, ask: Ask) -> Value | None:
+    def _stale(self, plan: PartPlan, x: Exchange | None) -> Value | None:
         """Return the stale response of the cache that a request has met; None if there is none."""
-        x = ask.x
         if x is None or x.stale is None:
             return None
         outcome = x.stale()
         if outcome.stream is not None:
             return None
-        limit = min(ask.plan.max_body, max(0, self.allowance.left))
-        found = evaluate(outcome, ask.plan, limit, self.is_merged).value
-        if found is not None:
-            self.allowance.left -= len(found.text)
-        return found
+        self.allowance.left -= len(outcome.body)
+        found = evaluate(outcome, plan, self.allowance)
+        if isinstance(found, Failed):
+            self.allowance.left += len(outcome.body)
+            return None
+        return found.value
 
     def _conclude(self) -> None:
         """Make the whole answer."""
         missing: list[str] = []
-        outcomes: list[Outcome] = []
-        for plan in self._plans:
-            if self.missing:
+        if self.missing:
+            for plan in self._plans:
                 missing += self.missing.get(plan.name, ())
-            outcome = self.outcomes.get(plan.name)
-            if outcome is not None:
-                outcomes.append(outcome)
-        wall = self._env.wall() if self.speaks else 0.0
-        made = self._answer.make(self.scope, outcomes, missing, self.parts, wall, self.speaks)
+        outcomes = [outcome for outcome in self._outcomes if outcome is not None]
+        wall = self._env.wall() if self._speaks else 0.0
+        made = self._answer.make(self.scope, outcomes, missing, self.parts, wall, self._speaks)
         if not missing:
+            caller = self.x.caller
             for part in self.parts:
-                if is_of_another(part.x, self.x):
+                inner = part.x
+                if inner is not None and inner.caller is not caller and is_of_another(inner.caller, caller):
                     made.lines = NO_STORE + without(made.lines, frozenset((b"cache-control",)))
                     break
         self._resolve(made)
 
-    def _fail(self, plan: PartPlan, result: Result) -> None:
+    def _fail(self, plan: PartPlan, result: Failed) -> None:
         """Fail as a whole, since a required part has failed."""
         plan.counter(metrics.AGGREGATE_PARTS, "failed").value += 1
-        for ask in self._close():
-            ask.cancel()
+        self._cancel_all()
         outcome = result.outcome
         detail = f"The required part {plan.name} failed: {result.detail}"
         refusal = Refusal("aggregate", self._where, detail)
@@ -362,14 +442,12 @@ class Gathering:
         return f"<Gathering {self._unfinished} of {len(self._plans)} parts left>"
 
 
-def is_of_another(part: Exchange | None, x: Exchange) -> bool:
+def is_of_another(caller: Caller | None, outer: Caller | None) -> bool:
     """True if the route of a part has found another caller by its own `authenticate` than the outer route.
 
     A cache keeps callers apart only by those that its own route knows.
     """
-    if part is None or part.caller is None or part.caller is x.caller:
-        return False
-    return x.caller is None or part.caller.digest() != x.caller.digest()
+    return caller is not None and (outer is None or caller.digest() != outer.digest())
 
 
 def fields_of(outcome: Outcome, names: tuple[bytes, ...]) -> bytes:
@@ -390,209 +468,172 @@ def refused(status: int, detail: str, part: str, lines: bytes) -> Outcome:
 class ListRun:
     """Part in flight that is asked for each item of a list, or for several at once."""
 
-    __slots__ = ("_done", "_each", "_items", "asks", "deadline", "gathering", "plan", "started")
+    __slots__ = (
+        "_deadline", "_each", "_first", "_gathering", "_is_asking", "_items", "_left", "_outcome", "_plan", "_results",
+        "_started", "records",
+    )  # fmt: skip
 
     def __init__(
         self, gathering: Gathering, plan: PartPlan, each: EachSpec, items: list[bytes], now: float, deadline: float
     ) -> None:
-        self.gathering = gathering
-        self.plan = plan
-        self.started = now
-        """Instant of its start."""
-        self.deadline = deadline
-        """Instant by which it must end."""
-        self.asks: list[Ask] = []
-        """Requests that were started, in the order of their items."""
+        """`deadline` is the instant by which the part must end."""
+        self.records: list[Part] = []
+        """Records of the requests that were started, in the order of their items."""
+        self._gathering = gathering
+        self._plan = plan
+        self._started = now
+        self._deadline = deadline
         self._each = each
         size, values = each.batch or 1, [Value(item) for item in items]
         self._items = [values[at : at + size] for at in range(0, len(values), size)]
         """Items of each request."""
-        self._done = 0
-        """Number of requests that have ended."""
+        self._left = self._first = len(self._items)
+        self._results: list[Answered | Failed | None] = [None] * self._left
+        """Results of the requests; None until their end."""
+        self._outcome: Outcome | None = None
+        """Outcome of the first request that has succeeded, in the order of the items; None before it."""
+        self._is_asking = False
+        """True while requests are being started."""
 
     def begin(self) -> None:
         """Start the first requests."""
-        for _ in range(min(self._each.at_once, len(self._items))):
-            if len(self.asks) < len(self._items) and not self.gathering.is_over:
-                self._ask_next(self.started)
+        self._ask(self._started)
+
+    def _ask(self, now: float) -> None:
+        """Start requests until `at_once` are in flight.
+
+        Those that end at once, such as hits of a cache, are not nested: their number is not bounded by the stack.
+        """
+        if self._is_asking:
+            return
+        self._is_asking = True
+        most, total = self._each.at_once, len(self._items)
+        while self._left and not self._gathering.is_over:
+            started = len(self.records)
+            if started == total or started - (total - self._left) >= most:
+                break
+            self._ask_next(now)
+        self._is_asking = False
 
     def _ask_next(self, now: float) -> None:
         """Start the request for the next items."""
-        gathering, number = self.gathering, len(self.asks)
-        ask = Ask(gathering, self.plan, f"{self.plan.name}[{number}]", now, self.deadline, self)
-        self.asks.append(ask)
-        ask.start(Scope(gathering.x, gathering.values, self._items[number], self._each.separator))
+        gathering, plan, number = self._gathering, self._plan, len(self.records)
+        scope = Scope(gathering.x, gathering.values, self._items[number], self._each.separator)
+        gathering.ask(plan, f"{plan.name}[{number}]", now, self._deadline, scope, Item(self, number))
 
-    def take(self, ask: Ask, result: Result, now: float) -> None:
+    def take(self, number: int, result: Answered | Failed, outcome: Outcome | None, now: float) -> None:
         """Take the result of one request."""
-        if self.gathering.is_over:
+        gathering = self._gathering
+        if gathering.is_over:
             return
-        self._done += 1
-        is_refused = result.value is None and self.plan.is_required
-        if is_refused or self._done == len(self._items):
-            self.gathering.end(self.plan, result if is_refused else self._joined(), now, ask)
-            self.asks = []  # breaks a reference cycle, which only the garbage collector would free
-        elif len(self.asks) < len(self._items):
-            self._ask_next(now)
-
-    def _joined(self) -> Result:
-        """Return the result of all requests: a list, in which an item that failed is null."""
-        plan = self.plan
-        results = [ask.result for ask in self.asks if ask.result is not None]
-        first = next((each for each in results if each.value is not None), None)
-        if first is None:
-            return results[0]
-        texts: list[bytes] = []
-        for result, items in zip(results, self._items, strict=True):
-            value = result.value
-            if value is None:
-                texts += [NULL] * len(items)
-                self.gathering.missing[plan.name] = (plan.name,)
-            elif self._each.batch is None:
-                texts.append(value.text)
-            else:
-                found = items_of(value.document)
-                texts += [value.text] if found is None else found
-        return Result(Value(b"[" + b",".join(texts) + b"]"), "", "", first.outcome, first.head)
-
-
-class Ask:
-    """One request of a part."""
-
-    __slots__ = (
-        "_followers", "_gathering", "_inner", "_list", "begun", "deadline", "plan", "record", "result", "x",
-    )  # fmt: skip
-
-    def __init__(
-        self, gathering: Gathering, plan: PartPlan, name: str, now: float, deadline: float, of: ListRun | None
-    ) -> None:
-        """Make a request of a part; `of` is the list for one of whose items it is made, None without a list."""
-        self.plan = plan
-        self.deadline = deadline
-        """Instant by which it must end."""
-        self.begun = now if of is None else of.started
-        """Instant at which its part has started."""
-        self.x: Exchange | None = None
-        """Request; None before it is made, and if another part's request is used."""
-        self.record = Part(name, None, "failed", now)
-        """Record."""
-        self.result: Result | None = None
-        """Result; None until the end."""
-        self._gathering = gathering
-        self._list = of
-        self._inner: InnerExchange | None = None
-        """Request in flight; None before and after."""
-        self._followers: list[Ask] | None = None
-        """Requests that are the same, and wait for its result; None without any."""
-
-    def siblings(self) -> list[Ask]:
-        """Return all requests of its part."""
-        return [self] if self._list is None else self._list.asks
-
-    def start(self, scope: Scope) -> None:
-        """Make the request, or wait for the same request of another part."""
-        gathering, plan, record = self._gathering, self.plan, self.record
-        now = record.started
-        gathering.asks.append(self)
-        gathering.parts.append(record)
-        if now >= self.deadline:
-            self._end(Result(None, NO_TIME, "no time was left for it", None), "skipped", now)
-            return
-        try:
-            x = plan.make(gathering.x, scope, gathering.lines, now)
-        except ValueMissing as error:
-            self._end(Result(None, NO_VALUE, str(error), None), "skipped", now)
-            return
-        if plan.may_repeat:
-            leader = gathering.asked.setdefault(key_of(x), self)
-            if leader is not self:
-                if leader.result is not None:
-                    self._end(leader.result, "duplicate", now)
-                elif leader._followers is None:
-                    leader._followers = [self]
-                else:
-                    leader._followers.append(self)
+        self._results[number] = result
+        self._left -= 1
+        if isinstance(result, Failed):
+            if self._plan.is_required:
+                gathering.end(self._plan, result, None, 0.0, now, None, self)
                 return
-        if self.deadline < x.deadline:
-            x.deadline = self.deadline
-        x.caller_deadline = x.deadline
-        self.x = record.x = x
-        inner = self._inner = InnerExchange(x, plan.max_body, self._took, gathering.allowance)
-        inner.start(plan.pipeline_of(x))
-
-    def _took(self, inner: InnerExchange) -> None:
-        """Take the answer."""
-        self._inner = None
-        gathering, plan = self._gathering, self.plan
-        outcome = inner.outcome
-        assert outcome is not None
-        if inner.error is not None:
-            gathering.report_bug(plan, inner.error)
-        self.record.outcome = outcome
-        allowance, size = gathering.allowance, len(outcome.body)
-        left = size + allowance.left if allowance.left > 0 else size
-        result = evaluate(outcome, plan, plan.max_body if plan.max_body < left else left, gathering.is_merged)
-        if result.value is not None and len(result.value.text) > size:
-            allowance.left -= len(result.value.text) - size  # decoded, it is in memory as a whole
-        self._end(result, "failed", gathering.now())
-
-    def _end(self, result: Result, word: str, now: float) -> None:
-        """End with a result; `word` is the one of a failure, or of a request that was not made."""
-        record = self.record
-        record.ended = now
-        record.reason = result.reason
-        record.result = "ok" if not result.reason and word == "failed" else word
-        self.result = result
-        followers, self._followers = self._followers, None
-        if self._list is None:
-            self._gathering.end(self.plan, result, now, self)
+        elif number < self._first:
+            self._first, self._outcome = number, outcome
+        if self._left == 0:
+            self._end(now)
         else:
-            self._list.take(self, result, now)
-        if followers is not None:
-            for follower in followers:
-                follower._end(result, "duplicate", now)
+            self._ask(now)
 
-    def cancel(self) -> None:
-        """Cancel the request if it is in flight."""
-        inner, self._inner = self._inner, None
-        record = self.record
-        if not record.ended:
-            record.ended = self._gathering.now()
-            record.result = "cancelled"
-        self._followers = None
-        if self._list is not None:
-            self._list.asks = []  # breaks a reference cycle
-        if inner is not None:
-            inner.cancel()
+    def _end(self, now: float) -> None:
+        """End with a list of all results, in which an item that failed is null."""
+        gathering, plan = self._gathering, self._plan
+        texts: list[bytes] = []
+        first = self._results[self._first if self._outcome is not None else 0]
+        for result, items in zip(self._results, self._items, strict=True):
+            if not isinstance(result, Answered):
+                texts += [NULL] * len(items)
+                gathering.missing[plan.name] = (plan.name,)
+            elif self._each.batch is None:
+                texts.append(result.value.text)
+            else:
+                found = items_of(result.value.document)
+                texts += [result.value.text] if found is None else found
+        if isinstance(first, Answered):
+            answered = Answered(first.head, Value(b"[" + b",".join(texts) + b"]"))
+            gathering.end(plan, answered, self._outcome, now - self._started, now, None, self)
+        elif isinstance(first, Failed):
+            gathering.end(plan, first, None, 0.0, now, None, self)
 
 
-def evaluate(outcome: Outcome, plan: PartPlan, limit: int, is_merged: bool) -> Result:
-    """Return the result of a request by its outcome; `limit` holds for the decoded body too."""
+class Ask(InnerExchange):
+    """Request of a part in flight."""
+
+    __slots__ = ("_gathering", "_item", "_plan", "_record", "followers", "result")
+
+    def __init__(self, gathering: Gathering, plan: PartPlan, record: Part, x: Exchange, item: Item | None) -> None:
+        pipeline = plan.pipeline if plan.pick is None else plan.pipeline_of(x)
+        InnerExchange.__init__(self, pipeline, x, plan.max_body, None, gathering.allowance)
+        self.result: Answered | Failed | None = None
+        """Result; None until the end."""
+        self.followers: list[Follower] | None = None
+        """Requests that are the same, and wait for its result; None without any."""
+        self._gathering = gathering
+        self._plan = plan
+        self._record = record
+        self._item = item
+
+    def report(self) -> None:
+        """Take the answer.  A bug fails the whole: raised here, it would end a connection, and the client waited."""
+        gathering, plan, record, outcome = self._gathering, self._plan, self._record, self.value
+        assert outcome is not None
+        try:
+            if self.error is not None:
+                gathering.report_bug(plan, self.error)
+            record.outcome = outcome
+            result = self.result = evaluate(outcome, plan, gathering.allowance)
+            now = gathering.now()
+            gathering.end_request(plan, record, self._item, result, outcome, "failed", now)
+            followers, self.followers = self.followers, None
+            if followers is not None:
+                for each in followers:
+                    gathering.end_request(each.plan, each.record, each.item, result, outcome, "duplicate", now)
+        except Exception as error:
+            gathering.break_off(plan, error)
+
+
+def evaluate(outcome: Outcome, plan: PartPlan, allowance: Allowance) -> Answered | Failed:
+    """Return the result of a request by its outcome; `allowance` has counted its body, but not its decoded text."""
     failure = outcome.failure
     if failure is not None:
         detail = outcome.refusal.detail or outcome.cause or failure.title
-        return Result(None, failure.code, detail, outcome)
+        return Failed(failure.code, detail, outcome)
     status = outcome.status
     if not 200 <= status < 300:
-        return Result(None, str(status), f"the answer has the status {status}", outcome)
-    head, text = plan.head_of(outcome), outcome.body
+        return Failed(str(status), f"the answer has the status {status}", outcome)
+    latest, text = plan.latest, outcome.body
+    head = latest.head
+    if outcome.parsed is not None or outcome.raw != head.lines:
+        head = read_head(outcome)
+    elif text == latest.value.text and text and allowance.left >= 0:
+        # A document that was opened has another spelling where it is encoded again.
+        return latest if latest.value.opened is None else Answered(head, Value(text))
     if not text:
-        return Result(Value(NULL), "", "", outcome, head)
+        plan.latest = remembered(latest, Answered(head, Value(NULL)), False)
+        return Answered(head, Value(NULL))
+    limit = min(plan.max_body, len(text) + allowance.left)
     if head.coding or len(text) > limit:
         body = read_body(outcome, limit)
         if body.problem is not None:
             reason = ANSWER_TOO_LARGE.code if body.problem.kind == "too_large" else INVALID
-            return Result(None, reason, f"the body {body.problem.detail}", outcome)
+            return Failed(reason, f"the body {body.problem.detail}", outcome)
         assert body.document is not None
         assert body.document.text is not None
         text = body.document.text
+        allowance.left -= max(0, len(text) - len(outcome.body))  # decoded, it is in memory as a whole
     else:
         try:
             text = checked(text)
         except InvalidBody as error:
-            return Result(None, INVALID, f"the body {error}", outcome)
+            return Failed(INVALID, f"the body {error}", outcome)
     if text[0] <= BLANK or text[-1] <= BLANK:
         text = text.strip(SPACE)
-    if is_merged and text[:1] != b"{" and text != NULL:
-        return Result(None, INVALID, "the body is no object, and cannot be merged", outcome)
-    return Result(Value(text), "", "", outcome, head)
+    if plan.is_merged and text[:1] != b"{" and text != NULL:
+        return Failed(INVALID, "the body is no object, and cannot be merged", outcome)
+    answered = Answered(head, Value(text))
+    plan.latest = remembered(latest, answered, text is outcome.body)
+    return answered

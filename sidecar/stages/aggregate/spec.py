@@ -246,7 +246,7 @@ class Spec(Block):
     """Response fields of the parts that pass to the client; of a field that several parts have, that of the first
     part passes, and of Set-Cookie all."""
     server_timing: bool = True
-    """False to leave out `Server-Timing`, which has the duration and the result of each part."""
+    """False to leave out `Server-Timing`, which has the duration and the result of each of the first 100 requests."""
     max_size: Size = 4 * 2**20
     """Most bytes that the answers of all parts may have together."""
     max_calls: Annotated[int, Field(ge=1, le=10_000)] = 200

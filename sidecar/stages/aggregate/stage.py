@@ -37,6 +37,7 @@ class AggregateStage:
         for number, (name, part) in enumerate(spec.parts.items()):
             route: InnerRoute = ctx.resources("route", part.route or f"{ctx.route}:{name}")
             by_name[name] = PartPlan(number, name, part, route, constants, ctx.env.meter)
+            by_name[name].is_merged = self._answer.is_merged
         for name, part in spec.parts.items():
             by_name[name].needs = tuple(needs_of(part))
             for need in by_name[name].needs:

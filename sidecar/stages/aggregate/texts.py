@@ -36,6 +36,8 @@ _BRACES: Final = re.compile(r"\{[^{}]*\}")
 CAPTURED: Final = "path."
 """Beginning of the name of a capture."""
 NULL: Final = b"null"
+LONGEST_PATH: Final = uri.MAX_BYTES
+"""Most bytes of the path of a part."""
 LONGEST_TARGET: Final = 2 * uri.MAX_BYTES
 """Most bytes of path and query of a part."""
 LONGEST_FIELDS: Final = 16 * 1024
@@ -62,21 +64,22 @@ class ValueMissing(ValueError):  # noqa: N818 - of a request, not of the program
 class Value:
     """Answer of a part, or an item of a list, as JSON."""
 
-    __slots__ = ("_document", "is_substitute", "text")
+    __slots__ = ("is_substitute", "opened", "text")
 
     def __init__(self, text: bytes, is_substitute: bool = False) -> None:
         self.text = text
         """Text of the whole value, which was checked to be valid JSON."""
         self.is_substitute = is_substitute
         """True for a fixed substitute; it stands for every value of the part that it does not have."""
-        self._document: Document | None = None
+        self.opened: Document | None = None
+        """The value as a document; None before the first access to `document`."""
 
     @property
     def document(self) -> Document:
         """The value as a document; made at the first access."""
-        found = self._document
+        found = self.opened
         if found is None:
-            found = self._document = known(self.text)
+            found = self.opened = known(self.text)
         return found
 
     def at(self, steps: Steps) -> bytes | None:
@@ -170,43 +173,57 @@ class Capture:
         self.name = name
 
 
+Source = Read | Reference | Capture
+"""Value of a request within a text."""
+
+
 class Text:
     """Compiled text."""
 
-    __slots__ = ("_pieces", "fixed")
+    __slots__ = ("_first", "_values", "fixed")
 
     def __init__(self, text: str, constants: Mapping[str, str], *, is_target: bool = False) -> None:
         """`is_target`: True for a piece of a path or a query, whose plain text is percent-encoded."""
-        self._pieces: list[str | Read | Reference | Capture] = []
+        self._first = ""
+        """Plain text before the first value."""
+        self._values: list[tuple[Source, str]] = []
+        """Values, each with the plain text after it."""
         for piece in split(text):
             if isinstance(piece, Reference):
-                self._pieces.append(piece)
+                self._add(piece)
                 continue
             template = Template(literal(piece).decode() if is_target else piece, constants)
             for part, name in zip(template.parts, template.names, strict=True):
-                if name.startswith(CAPTURED):
-                    self._pieces.append(Capture(name.removeprefix(CAPTURED)))
-                elif part:
-                    self._pieces.append(part)
-        plain_pieces = [piece for piece in self._pieces if isinstance(piece, str)]
-        self.fixed = "".join(plain_pieces) if len(plain_pieces) == len(self._pieces) else None
+                self._add(Capture(name.removeprefix(CAPTURED)) if name.startswith(CAPTURED) else part)
+        self.fixed = self._first if not self._values else None
         """The text, if no request changes it; None if one may."""
 
-    def render(self, scope: Scope, escape: Escape = plain, *, is_strict: bool = False) -> str:
+    def _add(self, piece: str | Source) -> None:
+        """Add a piece of plain text, or a value."""
+        if not isinstance(piece, str):
+            self._values.append((piece, ""))
+        elif self._values:
+            source, after = self._values[-1]
+            self._values[-1] = source, after + piece
+        else:
+            self._first += piece
+
+    def render(self, scope: Scope, escape: Escape = plain, is_strict: bool = False) -> str:
         """Return the text with its values.  Raises `ValueMissing` for a missing value if `is_strict`."""
         if self.fixed is not None:
             return self.fixed
-        found: list[str] = []
-        for piece in self._pieces:
-            if isinstance(piece, str):
-                found.append(piece)
-            elif isinstance(piece, Reference):
-                found.append(_written(piece, scope, escape, is_strict))
+        text = self._first
+        for source, after in self._values:
+            if isinstance(source, Capture):
+                value = scope.x.captures.get(source.name, "")
+            elif isinstance(source, Reference):
+                text += _written(source, scope, escape, is_strict) + after
+                continue
             else:
-                value = scope.x.captures.get(piece.name, "") if isinstance(piece, Capture) else piece(scope.x, None)
-                # Every escape leaves letters and digits as they are.
-                found.append(value if value.isalnum() and value.isascii() else escape(value))
-        return "".join(found)
+                value = source(scope.x, None)
+            # Every escape leaves letters and digits as they are.
+            text += (value if value.isalnum() and value.isascii() else escape(value)) + after
+        return text
 
 
 def _written(reference: Reference, scope: Scope, escape: Escape, is_strict: bool) -> str:
@@ -261,14 +278,13 @@ class Target:
         path, query = self.fixed_path, self.fixed_query
         if path is None:
             try:
-                path = self._path.render(scope, segment, is_strict=True).encode()
+                path = self._path.render(scope, segment, True).encode()
             except RewriteError as error:
                 raise ValueMissing(f"the request {error}") from None
         if query is None and self._query is not None:
-            query = self._query.render(scope, written, is_strict=True).encode()
-        size = len(path)
-        if size > uri.MAX_BYTES or (query is not None and size + len(query) > LONGEST_TARGET):
-            raise ValueMissing(f"path and query are longer than {uri.MAX_BYTES} and {LONGEST_TARGET} bytes")
+            query = self._query.render(scope, written, True).encode()
+        if len(path) > LONGEST_PATH or (query is not None and len(path) + len(query) > LONGEST_TARGET):
+            raise ValueMissing(f"path and query are longer than {LONGEST_PATH} and {LONGEST_TARGET} bytes")
         return path, query
 
 

@@ -68,7 +68,7 @@ class Authenticator:
         self._found: list[Any] = [None]
         """Entry of the lines that `_find` has found last."""
         known = known_lines(self._found)
-        self._find: Callable[[bytes, int], bytes | None] = known.find
+        self._find: Callable[[bytes, bytes], bytes | None] = known.find
         self._keep: Callable[[bytes, bytes, object], None] = known.keep
         self._optional = spec.optional
         self._where = ctx.where
@@ -102,11 +102,8 @@ class Authenticator:
     def admit(self, x: Exchange) -> Outcome | Wait | None:
         lines = x.raw if x.parsed is None else x.lines
         if self._caches:
-            rest = len(x.request_id)
-            if rest:
-                rest += IN_LINE
             find = self._find  # a method call is slow where the attribute holds a function
-            forwarded: bytes | None = find(lines, rest)
+            forwarded: bytes | None = find(lines, x.request_id)
             if forwarded is not None:
                 known: Entry = self._found[0]
                 if (x.arrived or self._now()) < known.until and known.validity.is_current:
@@ -118,7 +115,7 @@ class Authenticator:
                     x.raw = forwarded
                     x.caller = known.caller
                     return None
-            if self._is_known(x, lines, rest):
+            if self._is_known(x, lines):
                 return None
         lower = b"\n" + lines.lower()
         if x.is_inner and x.caller is not None:
@@ -132,12 +129,9 @@ class Authenticator:
             return None
         return self._go_on(x, 0, found, None, lines, lower)
 
-    def _is_known(self, x: Exchange, lines: bytes, rest: int) -> bool:
+    def _is_known(self, x: Exchange, lines: bytes) -> bool:
         """True if the request has one token, in the usual spelling, that is cached as accepted; the request then has
-        its caller.  False leaves the request as it was.
-
-        `rest` is the length of the line X-Request-Id, 0 without it.
-        """
+        its caller.  False leaves the request as it was."""
         tail = token_tail(lines)
         if tail is None:
             return False
@@ -145,7 +139,7 @@ class Authenticator:
             candidate = cache.find(tail)
             if candidate is None or not holds(candidate, self._now()):
                 continue
-            forwarded = self._forward(candidate, lines, rest)
+            forwarded = self._forward(candidate, lines, len(x.request_id) + IN_LINE if x.request_id else 0)
             if forwarded is not None:
                 self._pass(x, candidate, forwarded)
                 return True
@@ -164,7 +158,10 @@ class Authenticator:
 
     def _forward(self, entry: Entry, lines: bytes, rest: int) -> bytes | None:
         """Return the field lines that go on for a cached token, and keep them but for X-Request-Id; None if the token
-        is another one, or if the lines need a closer look."""
+        is another one, or if the lines need a closer look.
+
+        `rest` is the length of the line X-Request-Id, 0 without it.
+        """
         size = len(lines) - rest
         if not lines.startswith(REQUEST_ID, size):
             size = len(lines)

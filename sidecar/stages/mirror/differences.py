@@ -1,22 +1,27 @@
 """Differences between two responses: the status, named fields, and values of JSON bodies, as names.
 
 The names are `status`, `header NAME`, `body`, and for values of JSON their pointers (RFC 6901) with `*` for the index
-in an array, so that their number is bounded by the shape of the documents and not by their length.
+in an array, so that their number is bounded by the shape of the documents and not by their length.  Bodies are decoded
+before they are compared.  What is no JSON, such as NaN, is compared octet by octet.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from sidecar.core.outcome import Outcome
+from sidecar.transform.coding import decode
+from sidecar.transform.validators import coding_of
 
 MOST: Final = 50
 """Most differences that are found between two responses."""
 DEEPEST: Final = 64
 """Depth from which on values are compared as a whole."""
+LONGEST: Final = 200
+"""Most characters of a name; the rest of a longer one is left out."""
 
 
 class Comparison:
@@ -35,12 +40,16 @@ class Comparison:
         found += [f"header {name}" for name, field in self._headers if old.header(field) != new.header(field)]
         if old.body != new.body and "" not in self._ignored and self._is_short(old) and self._is_short(new):
             try:
-                first, second = _read(old.body), _read(new.body)
-            except (ValueError, RecursionError):
-                found.append("body")
-            else:
-                self._walk(first, second, "", found, 0)
+                first, second = self._decoded(old), self._decoded(new)
+                if first != second:
+                    self._walk(_read(first), _read(second), "", found, 0)
+            except (ValueError, RecursionError):  # no JSON, too deep, or a content coding that is wrong or too large
+                _add(found, "body")
         return found[:MOST]
+
+    def _decoded(self, outcome: Outcome) -> bytes:
+        """Return a body without its content coding.  Raises `ValueError`."""
+        return decode(outcome.body, coding_of(outcome), self._max_body)
 
     def _is_short(self, outcome: Outcome) -> bool:
         return outcome.stream is None and len(outcome.body) <= self._max_body
@@ -64,10 +73,24 @@ class Comparison:
 
 
 def _add(found: list[str], name: str) -> None:
+    """Add a name that every log can have: not long, and without halves of surrogate pairs."""
+    name = name[:LONGEST].encode("utf-8", "backslashreplace").decode()
     if name not in found:
         found.append(name)
 
 
 def _read(body: bytes) -> Any:
-    """Return the value of a JSON body, with exact numbers."""
-    return json.loads(body, parse_float=Decimal)
+    """Return the value of a JSON body, with exact numbers.  Raises `ValueError`."""
+    return json.loads(body, parse_float=_number, parse_int=_number, parse_constant=_refuse)
+
+
+def _number(text: str) -> Decimal | tuple[str]:
+    """Return a number; its text in a tuple, which equals no other value, if it is beyond all bounds."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return (text,)
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")

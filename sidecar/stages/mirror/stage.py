@@ -58,11 +58,13 @@ class Mirror:
     def note(self, names: list[str]) -> list[str]:
         """Count the differences of one comparison; return those that are no noise and have not occurred before."""
         self.compared += 1
-        new = []
+        new: list[str] = []
         for name in names:
+            if name in self.noise:
+                continue
             if name not in self.found and len(self.found) >= MAX_NAMES:
                 name = OTHERS
-            if name not in self.found and name not in self.noise:
+            if name not in self.found:
                 new.append(name)
             self.found[name] = self.found.get(name, 0) + 1
         return new
@@ -102,8 +104,8 @@ class Copy:
         stage = self.stage
         stage.state.in_flight -= 1
         if role == "copied":
-            self.copied = inner.outcome
-            failure = None if inner.outcome is None else inner.outcome.failure
+            self.copied = inner.value
+            failure = None if inner.value is None else inner.value.failure
             if failure is ANSWER_TOO_LARGE:
                 stage.count("skipped")
             elif failure is not None:
@@ -113,7 +115,7 @@ class Copy:
             if inner.error is not None:
                 stage.report(inner)
         else:
-            self.again = inner.outcome
+            self.again = inner.value
         self.advance()
 
     def advance(self) -> None:
@@ -188,7 +190,7 @@ class MirrorStage:
         twin.caller_deadline = NEVER
         self.state.in_flight += 1
         discards = self.comparison is None
-        InnerExchange(twin, self._limit, partial(copy.end, role), discards=discards).start(target)
+        InnerExchange(target, twin, self._limit, partial(copy.end, role), discards=discards).start()
 
     def answer(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> Outcome:
         if ticket is not None:

@@ -10,6 +10,7 @@ Rules:
 5. A request whose key has no leased units waits for an answer of the store, three times at most.  While the store is
    away, `on_store_failure` holds.
 6. A window begins by the wall clock.  One that steps back by an hour at most leaves no window.
+7. The wall clock is read once a second.  In between, a request belongs to the window in which its head was complete.
 
 Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
 """
@@ -27,7 +28,7 @@ from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
-from sidecar.leases.quota import EXHAUSTED, SKEW, QuotaTable
+from sidecar.leases.quota import EXHAUSTED, SKEW, QuotaTable, Spent
 from sidecar.leases.rate import ADMITTED, NEVER, OVERFLOW, UNKNOWN
 from sidecar.limits.fields import LAST, SEPARATE, UNIT, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
@@ -72,7 +73,7 @@ class QuotaState:
     @property
     def keys(self) -> int:
         """Number of keys that are counted, or have a lease, in this process."""
-        return len(self.table.used) if self.shared is None else len(self.shared.lessee.leases)
+        return len(self.table.spent) if self.shared is None else len(self.shared.lessee.leases)
 
     def retune(self, spec: QuotaSpec) -> None:
         """Apply new settings.  The counts stay, unless the quota has another key or other windows."""
@@ -81,11 +82,11 @@ class QuotaState:
             self.windows = Windows(spec.per, spec.resets, spec.time_zone)
             self.start = self.end = 0.0
             self.table.start = -SKEW
-            self.table.used.clear()
+            self.table.clear()
             if self.shared is not None:
                 self.shared.lessee.roll(-NEVER)
         if (spec.key, spec.otherwise, spec.ipv6_prefix) != (before.key, before.otherwise, before.ipv6_prefix):
-            self.table.used.clear()
+            self.table.clear()
         self.table.most, self.table.max_keys = float(spec.max), spec.max_keys
         if self.shared is not None:
             self.shared.lessee.retune(float(spec.max), spec.max_keys)
@@ -116,9 +117,10 @@ class QuotaState:
             self._env.emit(events.QUOTA_FULL, limit=self._spec.name, keys=self._spec.max_keys, **self._labels)
 
     def describe(self) -> dict[str, Any]:
-        """Return quota, window, keys and counters, JSON-ready."""
+        """Return quota, scope, window, keys and counters, JSON-ready."""
         facts: dict[str, Any] = {
             "quota": self._spec.words,
+            "shared_by": "process" if self.shared is None else "fleet",
             "key": self._spec.key,
             "mode": self._spec.mode,
             "ends": self.end,
@@ -142,8 +144,8 @@ class RouteQuota:
     """Quota as one route applies it."""
 
     __slots__ = (
-        "cost", "first", "floor", "form", "lines", "lines_of", "observed", "read", "read_cost", "rest", "seconds",
-        "since", "spec", "state", "top", "until", "where",
+        "closes", "cost", "first", "floor", "form", "lines", "lines_of", "observed", "opens", "read", "read_cost",
+        "rest", "seconds", "since", "spec", "spent", "state", "top", "until", "where",
     )  # fmt: skip
 
     def __init__(self, spec: QuotaSpec, state: QuotaState, where: str, form: str, observed: Counter | None) -> None:
@@ -165,6 +167,10 @@ class RouteQuota:
         self.seconds = 0
         """Whole seconds to the end of the window, from `since` to before `until`."""
         self.since = self.until = 0.0
+        self.opens = self.closes = 0.0
+        """Instants (`env.now`) of these Unix times: the wall clock is not read for a request from in between."""
+        self.spent: Spent | None = None
+        """Count of the empty key, if all requests have it and are counted in this process; None before the first."""
         self.first = self.rest = b""
         """Parts of the field lines that were written last: before the last three digits of what is left, and behind."""
         self.floor = self.top = 0.0
@@ -205,10 +211,14 @@ class RouteQuota:
         left: float = state.table.left(key) if state.shared is None else state.shared.lessee.left(key)
         return left
 
-    def report(self, left: float, wall: float) -> bytes:
-        """Return the field lines for requests that are left."""
+    def look(self, now: float, wall: float) -> None:
+        """Note for which instants the window and the seconds to its end hold."""
         if not self.since <= wall < self.until:
             self._count_down(wall)
+        self.opens, self.closes = now - (wall - self.since), now + (self.until - wall)
+
+    def report(self, left: float) -> bytes:
+        """Return the field lines for requests that are left."""
         lines = self.lines
         text = lines.write(int(left + SLACK), self.seconds)
         self.first, self.rest, self.floor = lines.first, lines.rest, lines.floor - SLACK
@@ -258,30 +268,27 @@ class Quota:
         return self._form != SEPARATE
 
     def admit(self, x: Exchange) -> object:
-        read_clock, quota = self._wall, self._only  # a method call is slow where the attribute holds a function
-        if quota is not None:
-            state, read, wall = quota.state, quota.read, read_clock()
-            if state.start <= wall < state.end:
-                key = "" if read is None else read(x)
-                shared = state.shared
-                if shared is not None:
-                    lease = shared.lessee.leases.get(key)
-                    if lease is not None and lease.held - quota.cost >= lease.low and not lease.is_shared:
-                        lease.held -= quota.cost
-                        lease.taken += quota.cost
-                        lease.used_at = self._now()
-                        return quota.report(lease.left + lease.held, wall) if self._reports else None
-                else:
-                    table = state.table
-                    known = table.used
-                    used = known.get(key)
-                    if used is not None:
-                        left = table.most - used - quota.cost
-                        if left >= 0:
-                            known[key] = used + quota.cost
-                            if quota.floor <= left < quota.top and quota.since <= wall < quota.until:
-                                return quota.first + LAST[int(left - quota.floor)] + quota.rest
-                            return quota.report(left, wall) if self._reports else None
+        quota = self._only
+        if quota is not None and quota.opens <= x.arrived < quota.closes:
+            state, read = quota.state, quota.read
+            if state.shared is not None:
+                lease = state.shared.lessee.leases.get("" if read is None else read(x))
+                if lease is not None and lease.held - quota.cost >= lease.low and not lease.is_shared:
+                    lease.held -= quota.cost
+                    lease.taken += quota.cost
+                    lease.used_at = self._now()
+                    return quota.report(lease.left + lease.held) if self._reports else None
+            else:
+                table = state.table
+                spent = quota.spent if read is None else table.spent.get(read(x))
+                if spent is not None:
+                    used = spent.units + quota.cost
+                    left = table.most - used
+                    if left >= 0:
+                        spent.units = used
+                        if quota.floor <= left < quota.top:
+                            return quota.first + LAST[int(left - quota.floor)] + quota.rest
+                        return quota.report(left) if self._reports else None
         return self._decide(x, 0)
 
     def _decide(self, x: Exchange, round: int) -> object:
@@ -291,6 +298,7 @@ class Quota:
         for quota in self._quotas:
             state, shared = quota.state, quota.state.shared
             state.roll(wall)
+            quota.look(now, wall)
             key = "" if quota.read is None else quota.read(x)
             if shared is None:
                 key = state.table.locate(key)
@@ -316,7 +324,9 @@ class Quota:
                 state.observed.value += 1
             else:
                 passed.append(Passed(quota, key, cost))
-        return self._report(passed, wall) if self._reports else None
+                if quota.read is None and shared is None:
+                    quota.spent = state.table.spent.get(key)
+        return self._report(passed) if self._reports else None
 
     @staticmethod
     def _refund(passed: list[Passed]) -> None:
@@ -331,12 +341,12 @@ class Quota:
             result = await result.awaited
         return result
 
-    def _report(self, passed: list[Passed], wall: float) -> bytes | None:
+    def _report(self, passed: list[Passed]) -> bytes | None:
         """Return the field lines of the enforced quotas."""
         enforced = [each for each in passed if each.quota.observed is None]
         if self._form == SEPARATE and len(enforced) > 1:
             enforced = [min(enforced, key=lambda each: each.quota.left(each.key))]
-        return b"".join([each.quota.report(each.quota.left(each.key), wall) for each in enforced]) or None
+        return b"".join([each.quota.report(each.quota.left(each.key)) for each in enforced]) or None
 
     def _refuse(self, quota: RouteQuota, key: str, cost: float, wall: float) -> Outcome:
         """Return the refusal of a request, until the window ends."""
@@ -353,7 +363,7 @@ class Quota:
         delay = max(1.0, state.end - wall)
         outcome = failed(RATE_LIMITED, Refusal("quota", quota.where, detail, spec.max, value, delay))
         if self._reports:
-            outcome.headers = parse_fields(quota.report(quota.left(key), wall))
+            outcome.headers = parse_fields(quota.report(quota.left(key)))
         return outcome
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:

@@ -69,9 +69,10 @@ class FleetState:
         self.shared.retire()
 
     def describe(self) -> dict[str, Any]:
-        """Return limit, store, keys and counters, JSON-ready."""
+        """Return limit, scope, store, keys and counters, JSON-ready."""
         return {
             "limit": self._spec.words,
+            "shared_by": "workers" if self._spec.store is None else "fleet",
             "key": self._spec.key,
             "mode": self._spec.mode,
             "store": self._spec.store or SUPERVISOR,

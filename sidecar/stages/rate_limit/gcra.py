@@ -15,6 +15,7 @@ No I/O and no clock: the caller passes the instant.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import Final
 
 OVERFLOW: Final = "\0overflow"
@@ -25,15 +26,25 @@ TOLERANCE: Final = 1e-9
 """Seconds by which sums of intervals may exceed the depth, because of rounding."""
 
 
+class Bucket:
+    """Count of one key."""
+
+    __slots__ = ("tat",)
+
+    def __init__(self, tat: float) -> None:
+        self.tat = tat
+        """Theoretical arrival time; infinite for the empty key once the table has forgotten it."""
+
+
 class Gcra:
     """Limit of one rate and capacity for each of many keys."""
 
-    __slots__ = ("_order", "capacity", "depth", "interval", "max_delay", "max_keys", "tats")
+    __slots__ = ("_order", "buckets", "capacity", "depth", "interval", "max_delay", "max_keys")
 
     def __init__(self, rate: float, capacity: float, max_keys: int, max_delay: float = 0.0) -> None:
         """`rate` is in requests per second; `capacity` is the number of requests that may come at once."""
-        self.tats: dict[str, float] = {}
-        """Theoretical arrival times by key."""
+        self.buckets: dict[str, Bucket] = {}
+        """Counts by key."""
         self._order: deque[str] = deque()
         """Keys in the order in which they were added or last examined, without `OVERFLOW`."""
         self.retune(rate, capacity, max_keys, max_delay)
@@ -58,25 +69,27 @@ class Gcra:
 
     def clear(self) -> None:
         """Forget all counts."""
-        self.tats.clear()
+        if (bucket := self.buckets.get("")) is not None:
+            bucket.tat = inf  # a limit without a key holds it, and looks for a new one
+        self.buckets.clear()
         self._order.clear()
 
     def locate(self, key: str, now: float) -> str:
         """Return the key to count a request under: `key` itself, or `OVERFLOW` if the table has no place for it."""
-        if key in self.tats or len(self._order) < self.max_keys:
+        if key in self.buckets or len(self._order) < self.max_keys:
             return key
         self._evict(now)
         return key if len(self._order) < self.max_keys else OVERFLOW
 
     def arrival(self, key: str, now: float) -> float:
         """Return the TAT of a key, but no instant that has passed."""
-        tat = self.tats.get(key, now)
-        if tat < now:
+        bucket = self.buckets.get(key)
+        if bucket is None or bucket.tat < now:
             return now
         furthest = now + self.depth + self.max_delay
-        if tat > furthest:
-            tat = self.tats[key] = furthest  # stored, since a refusal stores nothing
-        return tat
+        if bucket.tat > furthest:
+            bucket.tat = furthest  # stored, since a refusal stores nothing
+        return bucket.tat
 
     def delay(self, tat: float, now: float) -> float:
         """Return the seconds until a request conforms that moves the TAT to `tat`; 0 or less if it conforms now."""
@@ -84,9 +97,13 @@ class Gcra:
 
     def charge(self, key: str, tat: float) -> None:
         """Set the TAT of a key that `locate` has returned."""
-        if key not in self.tats and key != OVERFLOW:
+        bucket = self.buckets.get(key)
+        if bucket is not None:
+            bucket.tat = tat
+            return
+        self.buckets[key] = Bucket(tat)
+        if key != OVERFLOW:
             self._order.append(key)
-        self.tats[key] = tat
 
     def remaining(self, ahead: float) -> int:
         """Return the number of requests that conform at once while the TAT is so many seconds ahead of the clock."""
@@ -95,10 +112,10 @@ class Gcra:
 
     def _evict(self, now: float) -> None:
         """Evict keys whose TAT has passed, among those that were not examined for the longest time."""
-        order, tats = self._order, self.tats
+        order, buckets = self._order, self.buckets
         for _ in range(min(LOOKS, len(order))):
             key = order.popleft()
-            if tats[key] <= now:
-                del tats[key]
+            if buckets[key].tat <= now:
+                del buckets[key]
             else:
                 order.append(key)

@@ -10,7 +10,7 @@ Rules:
 6. Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
 7. Several workers share the count of a limit (`fleet.py`).  One with `delay` is divided among them in even parts.
 
-The path of a request that is within its only limit is one look-up, one comparison and one assignment.
+The path of a request that is within its only limit is one comparison and one assignment, with a key after one look-up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.limits.fields import SEPARATE, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
-from sidecar.stages.rate_limit.gcra import OVERFLOW, Gcra
+from sidecar.stages.rate_limit.gcra import OVERFLOW, Bucket, Gcra
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 WARN_EVERY: Final = 60.0
@@ -77,9 +77,10 @@ class Limiter:
             self._env.emit(events.RATE_LIMIT_FULL, limit=self._spec.name, keys=self.gcra.keys, **self._labels)
 
     def describe(self) -> dict[str, Any]:
-        """Return limit, keys and counters, JSON-ready."""
+        """Return limit, scope, keys and counters, JSON-ready."""
         return {
             "limit": self._spec.words,
+            "shared_by": "process",
             "key": self._spec.key,
             "mode": self._spec.mode,
             "keys": self.gcra.keys,
@@ -96,14 +97,16 @@ class RouteLimit:
     """Limit as one route applies it."""
 
     __slots__ = (
-        "above", "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "observed", "read", "read_cost",
-        "spec", "text", "up_to", "where",
+        "above", "bucket", "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "observed", "read",
+        "read_cost", "spec", "text", "up_to", "where",
     )  # fmt: skip
 
     def __init__(self, spec: LimitSpec, limiter: Limiter, where: str, form: str, observed: Counter | None) -> None:
         self.spec = spec
         self.limiter = limiter
         self.gcra = limiter.gcra
+        self.bucket: Bucket | None = None
+        """Count of the empty key, if all requests have it; None before the first of them."""
         self.where = where
         """`file:line` of the limit."""
         self.observed = observed
@@ -163,19 +166,17 @@ class RateLimit:
         read_clock, limit = self._now, self._only  # a method call is slow where the attribute holds a function
         now = read_clock()
         if limit is not None:
-            gcra, read = limit.gcra, limit.read
-            tats = gcra.tats
-            key = "" if read is None else read(x)
-            tat = tats.get(key)
-            if tat is not None:
-                ahead = limit.debit
+            read = limit.read
+            bucket = limit.bucket if read is None else limit.gcra.buckets.get(read(x))
+            if bucket is not None:
+                tat, ahead = bucket.tat, limit.debit
                 if tat > now:
                     ahead += tat - now
                 if limit.above < ahead <= limit.up_to:  # within the depth too
-                    tats[key] = now + ahead
+                    bucket.tat = now + ahead
                     return limit.text
-                if ahead <= gcra.depth:
-                    tats[key] = now + ahead
+                if ahead <= limit.gcra.depth:
+                    bucket.tat = now + ahead
                     return limit.report(ahead) if self._reports else None
         return self._decide(x, now)
 
@@ -210,7 +211,10 @@ class RateLimit:
         if refusal is not None:
             return self._refuse(refusal, refused_for, now)
         for each in passed:
-            each.limit.gcra.charge(each.key, each.tat)
+            limit = each.limit
+            limit.gcra.charge(each.key, each.tat)
+            if limit.read is None:
+                limit.bucket = limit.gcra.buckets[each.key]
         ticket = self._report(passed, now) if self._reports else None
         return ticket if slowest is None else Wait(self._delay(x, slowest, longest, ticket))
 

@@ -49,7 +49,8 @@ class TimeoutStage:
         x.idle_timeout = self.idle
         if not self.is_usual:
             self.read_header(x)
-        now = self.now()
+        # A request without a body has arrived just now: this stage is the outermost one.
+        now = x.arrived if x.stream is None and not x.body else self.now()
         return None if now < x.deadline else self.refuse(x, now)
 
     def read_header(self, x: Exchange) -> None:

@@ -52,6 +52,7 @@ LEVELS: Final[dict[str, Level]] = {
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",
     events.ADMIN_FAILED: "error",
+    events.HISTORY_FAILED: "warning",
     events.BUG: "error",
 }
 """Level of each event; others are `info`.  An attribute `level` wins."""

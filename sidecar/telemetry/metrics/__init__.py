@@ -5,6 +5,8 @@
     process       memory, CPU time and open files of the process
     prometheus    the metrics page
     traffic       requests of the last minutes by second, for the live page and `sidecar top`
+    history       figures of the last hours by minute, from which values of policies are suggested
+    period        document of these figures
 
 Names, units and help texts are in `core/metrics.py`, the export over OTLP in `telemetry/export/`.
 """

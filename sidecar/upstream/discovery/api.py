@@ -7,6 +7,8 @@ Rules:
 3. A connection that is lost without a word is noticed by TCP keep-alive within half a minute, since a quiet watch may
    send nothing for longer.
 4. Redirects are not followed: they would carry the token elsewhere.
+5. Lines of a watch within `GATHER_SECONDS` are read together: a rollout changes many slices at once, and each reading
+   and each application of changes has costs of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecar.core.env import Env
 from sidecar.upstream.balancing.health import aiohttp_resolver
 from sidecar.upstream.discovery.slices import EXPIRED, ExpiredError, status_of
 from sidecar.upstream.discovery.spec import ApiSpec
@@ -38,6 +41,10 @@ MOST_BYTES: Final = 32 * 2**20
 """Most bytes of one page of a list."""
 MOST_LINE_BYTES: Final = 4 * 2**20
 """Most bytes of one line of a watch."""
+GATHER_SECONDS: Final = 0.2
+"""Seconds for which lines of a watch are gathered."""
+READING: Final = 0.1
+"""Share of that time in which the connection is read."""
 MOST_TOKEN_BYTES: Final = 64 * 2**10
 """Most bytes of a token."""
 KEEP_ALIVE: Final = (
@@ -87,9 +94,10 @@ class Api:
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, spec: ApiSpec, names: NameResolver | None) -> None:
+    def __init__(self, spec: ApiSpec, names: NameResolver | None, env: Env) -> None:
         self._spec = spec
         self._names = names
+        self._env = env
         self._url = ""
 
     async def __aenter__(self) -> Api:
@@ -159,10 +167,11 @@ class Api:
         except (aiohttp.ClientError, OSError) as error:  # a time-out is an `OSError` too
             raise ApiError(_describe(error)) from None
 
-    async def watch(self, path: str, seconds: int, **query: str) -> AsyncGenerator[bytes, None]:
-        """Yield an empty line once the watch is open, then its lines.  It ends with the connection.
+    async def watch(self, path: str, seconds: int, **query: str) -> AsyncGenerator[list[bytes], None]:
+        """Yield no lines once the watch is open, then its lines, as many as have come together.
 
-        `seconds` is the length that the server is asked for.  Raises `ApiError` and `ExpiredError`.
+        It ends with the connection.  `seconds` is the length that the server is asked for.  Raises `ApiError` and
+        `ExpiredError`.
         """
         import aiohttp
 
@@ -174,23 +183,36 @@ class Api:
                 headers=self._credentials(),
                 allow_redirects=False,
                 timeout=timeout,
+                read_bufsize=MOST_LINE_BYTES,
             ) as response:
                 if response.status != 200:
                     _check(response, await _read(response))
-                yield b""
-                rest = bytearray()
-                async for chunk in response.content.iter_any():
-                    rest += chunk
-                    if b"\n" in chunk:
-                        *lines, last = bytes(rest).split(b"\n")
-                        rest = bytearray(last)
-                        for line in lines:
-                            if line.strip():
-                                yield line
+                yield []
+                rest = b""
+                while chunk := await response.content.readany():
+                    *lines, rest = (rest + chunk + await self._gather(response)).split(b"\n")
+                    if found := [line for line in lines if line.strip()]:
+                        yield found
                     if len(rest) > MOST_LINE_BYTES:
                         raise ApiError(f"the API server sends an event of more than {MOST_LINE_BYTES} bytes")
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(_describe(error)) from None
+
+    async def _gather(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return what arrives within `GATHER_SECONDS`; most of that time it stays in the socket, unread."""
+        import aiohttp
+
+        connection = response.connection
+        if connection is None or connection.protocol is None:  # the watch has ended
+            return b""
+        connection.protocol.pause_reading()
+        await self._env.sleep(GATHER_SECONDS * (1 - READING))
+        connection.protocol.resume_reading()
+        await self._env.sleep(GATHER_SECONDS * READING)
+        try:
+            return response.content.read_nowait()
+        except (aiohttp.ClientError, OSError):  # what has come before is used, and the next read fails again
+            return b""
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

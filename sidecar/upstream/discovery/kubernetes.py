@@ -7,8 +7,7 @@ Rules:
    makes it list anew.  Bookmarks keep the version young while nothing changes.
 2. After a failure it waits with an exponential back-off and full jitter, so that sidecars do not return in step.  The
    endpoints stay.  A watch that lasted or brought a change resets the back-off.
-3. Changes within `GATHER_SECONDS` are applied together: a rollout changes many slices at once, and each application
-   visits all endpoints.
+3. Lines of a watch that were read together are applied together.
 4. The API server knows: a service without endpoints has none.  A name of a port that no slice has is a failure.
 5. An unknown zone is no failure.  All zones are equal then, and the state says why.
 """
@@ -19,7 +18,7 @@ import socket
 from contextlib import aclosing
 from typing import Any, Final
 
-from sidecar.core.env import Env, TimerHandle
+from sidecar.core.env import Env
 from sidecar.upstream.discovery.api import Api, ApiError, own_namespace
 from sidecar.upstream.discovery.discovery import Discovery
 from sidecar.upstream.discovery.slices import (
@@ -44,8 +43,6 @@ LASTING_SECONDS: Final = 10.0
 """Length of a watch after which the back-off begins anew."""
 WATCH_SECONDS: Final = 300
 """Shortest length that a watch is asked for, in seconds; the longest is twice as long."""
-GATHER_SECONDS: Final = 0.2
-"""Seconds for which changes are gathered."""
 PAGE: Final = 500
 """Slices in one page of a list."""
 MOST_PAGES: Final = 100
@@ -62,7 +59,8 @@ class KubernetesSource:
         self._env = env
         self._names = names
         self._slices = Slices(self._spec, spec.scheme)
-        self._zone = self._spec.zone or ""
+        self._zone = ""
+        """The sidecar's own zone; empty if it is not known, or not asked for."""
         self._zone_problem = ""
         """Reason for which the own zone is not known; empty if it is, or is not asked for."""
         self._problem = ""
@@ -71,36 +69,28 @@ class KubernetesSource:
         """Number of consecutive failures."""
         self._is_listed = False
         """True while the slices can be watched from their version on."""
-        self._timer: TimerHandle | None = None
-        """Timer that applies gathered changes; None without any."""
         self._lists = 0
         self._watches = 0
-        self._bookmarks = 0
 
     async def run(self, sink: Discovery) -> None:
         """List the slices and watch them, until cancelled."""
-        try:
-            while True:
-                pause = 0.0
-                try:
-                    async with Api(self._spec.api, self._names) as api:
-                        await self._follow(api, sink)
-                except ExpiredError:
+        while True:
+            pause = 0.0
+            try:
+                async with Api(self._spec.api, self._names, self._env) as api:
+                    await self._follow(api, sink)
+            except ExpiredError:
+                self._is_listed = False
+                self._failures += 1
+            except (ApiError, FormatError, WatchError) as error:
+                if isinstance(error, FormatError):
                     self._is_listed = False
-                    self._failures += 1
-                except (ApiError, FormatError, WatchError) as error:
-                    if isinstance(error, FormatError):
-                        self._is_listed = False
-                    self._failures += 1
-                    pause = getattr(error, "retry_after", 0.0)
-                    if self._failures > 1 or not self._is_listed:  # connections are lost now and then
-                        sink.fail(str(error))
-                if self._failures:
-                    await self._env.sleep(max(pause, self._pause()))
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+                self._failures += 1
+                pause = getattr(error, "retry_after", 0.0)
+                if self._failures > 1 or not self._is_listed:  # connections are lost now and then
+                    sink.fail(str(error))
+            if self._failures:
+                await self._env.sleep(max(pause, self._pause()))
 
     def _pause(self) -> float:
         """Return the seconds to wait after a failure."""
@@ -141,24 +131,25 @@ class KubernetesSource:
     async def _watch(self, api: Api, sink: Discovery, path: str, selector: str) -> None:
         """Apply the changes of one watch, until it ends."""
         seconds = int(WATCH_SECONDS * (1 + self._env.rng.random()))
-        lines = api.watch(
+        readings = api.watch(
             path, seconds, labelSelector=selector, allowWatchBookmarks="true", resourceVersion=self._slices.version
         )
         began, changes = self._env.now(), 0
-        async with aclosing(lines):
-            async for line in lines:
-                if not line:
+        async with aclosing(readings):
+            async for lines in readings:
+                if not lines:
                     self._watches += 1
                     self._confirm(sink)
-                elif self._slices.apply(line):
-                    changes += 1
-                    self._failures = 0
-                    if self._timer is None:
-                        self._timer = self._env.call_later(GATHER_SECONDS, self._apply, sink)
-                else:
-                    self._bookmarks += 1
-                    self._failures = 0
-                    self._confirm(sink)
+                    continue
+                before = self._slices.changes
+                try:
+                    self._slices.apply(lines)
+                finally:  # the lines before a faulty one count
+                    if self._slices.changes != before:
+                        self._apply(sink)
+                changes += self._slices.changes - before
+                self._failures = 0
+                self._confirm(sink)
         if self._env.now() - began >= LASTING_SECONDS:
             self._failures = 0
         elif not changes:
@@ -166,7 +157,6 @@ class KubernetesSource:
 
     def _apply(self, sink: Discovery) -> None:
         """Report the present endpoints."""
-        self._timer = None
         targets = self._slices.targets(self._zone)
         self._problem = "" if targets else self._slices.problem
         if self._problem:
@@ -201,5 +191,4 @@ class KubernetesSource:
             **zone,
             "lists": self._lists,
             "watches": self._watches,
-            "bookmarks": self._bookmarks,
         }

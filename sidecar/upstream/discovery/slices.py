@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -107,7 +108,7 @@ class WatchEvent(msgspec.Struct):
     """Line of a watch."""
 
     type: str
-    object: msgspec.Raw
+    object: EndpointSlice
 
 
 class Status(msgspec.Struct):
@@ -118,10 +119,11 @@ class Status(msgspec.Struct):
     message: str = ""
 
 
-class Bookmark(msgspec.Struct):
-    """Object of a BOOKMARK event, which has a resource version alone."""
+class ErrorEvent(msgspec.Struct):
+    """ERROR event of a watch."""
 
-    metadata: Metadata
+    type: str
+    object: Status
 
 
 class NodeMetadata(msgspec.Struct):
@@ -145,10 +147,9 @@ class PodOrNode(msgspec.Struct):
 
 _decode_list = msgspec.json.Decoder(SliceList).decode
 _decode_event = msgspec.json.Decoder(WatchEvent).decode
-_decode_slice = msgspec.json.Decoder(EndpointSlice).decode
+_decode_error = msgspec.json.Decoder(ErrorEvent).decode
 _decode_endpoint = msgspec.json.Decoder(SliceEndpoint).decode
 _decode_status = msgspec.json.Decoder(Status).decode
-_decode_bookmark = msgspec.json.Decoder(Bookmark).decode
 _decode_node = msgspec.json.Decoder(PodOrNode).decode
 
 
@@ -207,6 +208,10 @@ class Slices:
         """Ports of each slice that does not have the wanted one, by the slice's name."""
         self.version = ""
         """Resource version of the last change."""
+        self.changes = 0
+        """Number of slices that lines of watches have changed."""
+        self.bookmarks = 0
+        """Number of bookmarks."""
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -223,29 +228,30 @@ class Slices:
         self._parts, self._ports = fresh._parts, fresh._ports
         self.version = fresh.version
 
-    def apply(self, line: bytes) -> bool:
-        """Apply a line of a watch; return True if endpoints may have changed.
+    def apply(self, lines: Iterable[bytes]) -> None:
+        """Apply lines of a watch; of several changes of a slice only the last one counts.
 
-        Raises `ExpiredError`, `WatchError` and `FormatError`.
+        Raises `ExpiredError`, `WatchError` and `FormatError`; the lines before the faulty one are applied.
         """
-        event = _decoded(_decode_event, line)
-        if event.type == "ERROR":
-            status = _decoded(_decode_status, event.object)
-            if status.code == EXPIRED or status.reason in ("Expired", "Gone"):
-                raise ExpiredError
-            raise WatchError(f"{status.code} {status.reason}: {status.message}"[:300])
-        if event.type == "BOOKMARK":
-            self.version = _decoded(_decode_bookmark, event.object).metadata.resource_version or self.version
-            return False
-        if event.type not in ("ADDED", "MODIFIED", "DELETED"):
-            raise FormatError(f"a watch has an event of the unknown type {event.type[:40]!r}")
-        item = _decoded(_decode_slice, event.object)
-        if event.type == "DELETED":
-            self._drop(item.metadata.name)
-        else:
-            self._put(item)
-        self.version = item.metadata.resource_version or self.version
-        return True
+        last: dict[str, EndpointSlice | None] = {}
+        try:
+            for line in lines:
+                event = _event_of(line)
+                metadata = event.object.metadata
+                if event.type == "BOOKMARK":
+                    self.bookmarks += 1
+                elif event.type in ("ADDED", "MODIFIED", "DELETED"):
+                    last[metadata.name] = None if event.type == "DELETED" else event.object
+                else:
+                    raise FormatError(f"a watch has an event of the unknown type {event.type[:40]!r}")
+                self.version = metadata.resource_version or self.version
+        finally:
+            self.changes += len(last)
+            for name in [name for name, item in last.items() if item is None]:
+                self._drop(name)
+            for item in last.values():
+                if item is not None:
+                    self._put(item)
 
     def _drop(self, name: str) -> None:
         self._ports.pop(name, None)
@@ -269,12 +275,11 @@ class Slices:
             return
         before = self._parts.get(name)
         known = before.found if before is not None and before.port == port else {}
-        fresh: dict[bytes, Found] = {}
-        for raw in texts:
-            text = bytes(raw)
-            fresh[text] = known.get(text) or self._parse(_decoded(_decode_endpoint, text), port)
+        found: dict[bytes, Any] = {text: known.get(text) for text in map(bytes, texts)}
+        for text in found.keys() - known.keys():
+            found[text] = self._parse(_decoded(_decode_endpoint, text), port)
         self._ports.pop(name, None)
-        self._parts[name] = Part(family, port, fresh)
+        self._parts[name] = Part(family, port, found)
 
     def _find_port(self, ports: list[SlicePort]) -> int | None:
         """Return the number of the wanted port; None if the slice does not have it."""
@@ -310,22 +315,22 @@ class Slices:
 
     def targets(self, zone: str = "") -> list[Target]:
         """Return the endpoints of the service; `zone` is the sidecar's own, empty if zones do not matter."""
-        merged: dict[str, Found] = {}
         used = min([part.family for part in self._parts.values() if part.found], default=4)
-        for part in self._parts.values():
-            if part.family == used:
-                for each in part.found.values():
-                    known = merged.setdefault(each.url, each)
-                    if each.state < known.state:
-                        merged[each.url] = each
+        found = [*chain.from_iterable(part.found.values() for part in self._parts.values() if part.family == used)]
+        merged = {each.url: each for each in found}
+        if len(merged) < len(found):
+            for each in found:
+                if each.state < merged[each.url].state:
+                    merged[each.url] = each
+            found = list(merged.values())
         if not zone:
-            return [each.own for each in merged.values()]
-        ready = [each for each in merged.values() if each.state == READY]
+            return [each.own for each in found]
+        ready = [each for each in found if each.state == READY]
         if all(each.hints for each in ready) and any(zone in each.hints for each in ready):
-            return [each.own if zone in each.hints else each.other for each in merged.values()]
+            return [each.own if zone in each.hints else each.other for each in found]
         if any(each.zone == zone for each in ready):
-            return [each.own if each.zone == zone else each.other for each in merged.values()]
-        return [each.own for each in merged.values()]
+            return [each.own if each.zone == zone else each.other for each in found]
+        return [each.own for each in found]
 
     @property
     def problem(self) -> str:
@@ -337,7 +342,27 @@ class Slices:
 
     def describe(self) -> dict[str, Any]:
         """Return the state of the slices as JSON-ready values."""
-        return {"slices": len(self._parts), "resource_version": self.version, "port_problem": self.problem}
+        return {
+            "slices": len(self._parts),
+            "resource_version": self.version,
+            "port_problem": self.problem,
+            "bookmarks": self.bookmarks,
+        }
+
+
+def _event_of(line: bytes) -> WatchEvent:
+    """Return the event of a line, which is no error.  Raises `ExpiredError`, `WatchError` and `FormatError`."""
+    try:
+        event: WatchEvent = _decoded(_decode_event, line)
+        if event.type != "ERROR":
+            return event
+    except FormatError:
+        if b'"ERROR"' not in line:
+            raise
+    status = _decoded(_decode_error, line).object
+    if status.code == EXPIRED or status.reason in ("Expired", "Gone"):
+        raise ExpiredError
+    raise WatchError(f"{status.code} {status.reason}: {status.message}"[:300])
 
 
 def page_of(data: bytes) -> SliceList:

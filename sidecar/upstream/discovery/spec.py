@@ -54,7 +54,6 @@ LABEL_VALUE: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 LabelName = Annotated[str, matching(LABEL_NAME, "the name of a label; write it in lower case, such as version")]
 LabelValue = Annotated[str, matching(LABEL_VALUE, "the value of a label; write it such as v2")]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
-Zone = Annotated[str, matching(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", "a zone; write it such as eu-west-1a")]
 
 
 def _api_url(text: str) -> str:
@@ -98,10 +97,9 @@ class KubernetesSpec(Model):
     """Address family; `any` uses IPv4 if the service has such endpoints, since both families name the same pods."""
     zone_aware: bool = False
     """True to prefer endpoints of the sidecar's own zone: those with a topology hint for it, or where hints are missing
-    those within it.  If too few of them are available, a share of the requests goes to other zones."""
-    zone: Zone | None = None
-    """Zone of the sidecar.  By default it is that of the pod (label `topology.kubernetes.io/zone`) or of its node, for
-    which the service account needs `get` of `pods`, and of `nodes`."""
+    those within it.  If too few of them are available, a share of the requests goes to other zones.  The own zone is
+    that of the pod (label `topology.kubernetes.io/zone`) or of its node, for which the service account needs `get` of
+    `pods`, and of `nodes`.  `locality: {zone: eu-1a}` under the upstream names it instead."""
     node: Label | None = None
     """Name of the node whose zone is the sidecar's, such as `${NODE_NAME}`; spares the look-up of the pod."""
     api: ApiSpec = ApiSpec.built_in()
@@ -109,10 +107,8 @@ class KubernetesSpec(Model):
 
     @model_validator(mode="after")
     def _has_use_for_zone(self) -> KubernetesSpec:
-        if not self.zone_aware and (self.zone or self.node):
-            raise ValueError("has a zone or a node without zone_aware: true; add it, or remove them")
-        if self.zone and self.node:
-            raise ValueError("has zone and node; keep one of them")
+        if not self.zone_aware and self.node:
+            raise ValueError("has a node without zone_aware: true; add it, or remove the node")
         return self
 
     @property

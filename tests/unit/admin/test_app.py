@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession
+from click.testing import CliRunner
 from pydantic import SecretStr
 
-from sidecar.admin import what_if
+from sidecar.admin import advice, subcommand, what_if
 from sidecar.admin.listener import AdminListener
 from sidecar.admin.view import AdminView, Readiness
+from sidecar.commands import main
 from sidecar.config.process_spec import AdminSpec, LimitsSpec
 from sidecar.core import events, metrics
 from sidecar.identity.keys import SigningKey
 from sidecar.telemetry.metrics.durations import RouteMetrics
+from sidecar.telemetry.metrics.period import read_history
 from sidecar.telemetry.metrics.registry import Registry
 from sidecar.telemetry.plain import Masks, Secrets
 from tests.support.clock import FakeEnv
@@ -298,8 +301,8 @@ CHANGED = RUNNING.read_text().replace("request: 1s", "request: 4s")
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give trials more time than a busy machine takes, and the priority of tests."""
-    monkeypatch.setattr(what_if, "SECONDS", 600.0)
-    monkeypatch.setattr(what_if, "LOWEST", 0)
+    monkeypatch.setattr(subcommand, "SECONDS", 600.0)
+    monkeypatch.setattr(subcommand, "LOWEST", 0)
 
 
 async def tried(world: World, **members: Any) -> dict[str, Any]:
@@ -315,7 +318,23 @@ async def test_policies_are_tried_beside_those_that_run(world: World) -> None:
     assert [each["severity"] for each in found["problems"] if each["severity"] == "error"] == []
     assert any("worst latency" in each["sentence"] for each in found["diff"]["subjects"])
     assert "orders" in found["explained"]
-    assert world.reloads == 0
+    assert (found["cascades"], world.reloads) == (None, 0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_cascades_are_simulated_in_a_process_of_their_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [b'[{"scenario": "one", "title": "One", "missed": []}]', b"Traceback\nCompileError: no"]
+    asked: list[tuple[Any, ...]] = []
+
+    async def output_of(env: Any, directory: str, module: str, arguments: list[str]) -> bytes:
+        asked.append((module, *arguments))
+        return said.pop(0) if module == "chaos.cli" else b'{"ok": true, "problems": [], "subjects": []}'
+
+    monkeypatch.setattr(what_if, "output_of", output_of)
+    assert (await tried(world, cascades=True))["cascades"][0]["scenario"] == "one"
+    assert asked[-1] == ("chaos.cli", "verdicts", "--json", "policies.yaml")
+    response = await world.client.post("/what-if", json={"policies": CHANGED, "cascades": True})
+    assert (await problem(response, 503))["detail"].endswith("with these values: CompileError: no")
 
 
 @pytest.mark.usefixtures("patient")
@@ -333,6 +352,7 @@ async def test_a_trial_with_problems_says_where(world: World) -> None:
         b"version: 1",
         b'{"policies": 1}',
         b'{"policies": "", "deep": 1}',
+        b'{"policies": "", "cascades": 1}',
         b'{"policies": "", "url": "--help"}',
     ],
 )
@@ -342,13 +362,13 @@ async def test_what_is_no_trial(world: World, body: bytes) -> None:
 
 
 async def test_trials_have_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(what_if, "LOWEST", 0)
+    monkeypatch.setattr(subcommand, "LOWEST", 0)
     large = b'{"policies": "' + b"x" * what_if.MOST_TEXT + b'"}'
     assert (await world.client.post("/what-if", data=large)).status == 413
-    monkeypatch.setattr(what_if, "MOST_OUTPUT", 10)
+    monkeypatch.setattr(subcommand, "MOST_OUTPUT", 10)
     document = await problem(await world.client.post("/what-if", json={"policies": CHANGED}), 503)
     assert "too long" in document["detail"]
-    monkeypatch.setattr(what_if, "SECONDS", 0.0)
+    monkeypatch.setattr(subcommand, "SECONDS", 0.0)
     document = await problem(await world.client.post("/what-if", json={"policies": CHANGED}), 503)
     assert "has taken more than" in document["detail"]
 
@@ -357,3 +377,43 @@ async def test_trials_have_bounds(world: World, monkeypatch: pytest.MonkeyPatch)
 async def test_trials_run_one_at_a_time(world: World) -> None:
     first, second = await asyncio.gather(*(world.client.post("/what-if", json={"policies": CHANGED}) for _ in range(2)))
     assert sorted((first.status, second.status)) == [200, 503]
+
+
+# ----- figures of the last hours, and what they suggest
+
+
+async def test_the_history_is_a_document_that_recommend_reads(world: World) -> None:
+    response = await world.get("/history")
+    assert response.content_type == "application/json"
+    assert read_history(await response.read()).periods == ()
+    result = await asyncio.to_thread(
+        CliRunner().invoke, main, ["recommend", str(RUNNING), "--admin", world.url.removeprefix("http://")]
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("0 requests in 0 s\n")
+
+
+@pytest.mark.parametrize("world", ["s3cret"], indirect=True)
+async def test_the_history_needs_the_token(world: World) -> None:
+    await problem(await world.get("/history"), 401)
+    await problem(await world.get("/advice"), 401)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_the_advice_is_computed_once_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = await asyncio.gather(*(world.get("/advice") for _ in range(2)))
+    first, second = [await each.json() for each in answers]
+    assert first == second
+    assert (first["origin"], first["suggestions"], "patch" in first) == ("figures", [], False)
+    calls: list[str] = []
+
+    async def failing(*arguments: Any) -> bytes:
+        calls.append(arguments[2])
+        return b"p.yaml: the reason\n"
+
+    monkeypatch.setattr(advice, "output_of", failing)
+    assert (await world.get("/advice")).status == 200
+    assert calls == [], "the result is a moment old"
+    monkeypatch.setattr(advice, "FRESH", -1.0)
+    world.env.now = lambda: asyncio.get_running_loop().time() + 100
+    assert (await problem(await world.get("/advice"), 503))["detail"] == "p.yaml: the reason"

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sidecar.core.exchange import Attempt, Exchange
 from sidecar.core.http1 import Invalid
 from sidecar.core.outcome import BAD_REQUEST, BREAKER_OPEN, RESET, TIMEOUT, Outcome, Refusal, failed
-from sidecar.downstream.response_head import STATUS_LINES, encode_head, make_problem, make_rejection
+from sidecar.downstream.response_head import (
+    DOCUMENTS,
+    LONGEST_DOCUMENT,
+    MOST_DOCUMENTS,
+    STATUS_LINES,
+    encode_head,
+    make_problem,
+    make_rejection,
+)
 from sidecar.telemetry.plain import Masks
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
@@ -78,6 +87,40 @@ def test_endpoint_and_cause_are_told_only_where_details_are_allowed(details: Mas
     shown = {} if details is None else {"endpoint": "${APP}", "detail": "no route to ${APP}", "where": "p.yaml:7"}
     told = {"type": "urn:sidecar:problem:reset", "title": RESET.title, "status": 502, "upstream": "app", "attempts": 1}
     assert document == told | shown
+
+
+def test_equal_refusals_share_a_document_but_for_the_request_id() -> None:
+    DOCUMENTS.clear()
+    masks = Masks({"secret": "${KEY}"})
+
+    def document(detail: str, id: bytes, route: str = "order", details: Masks | None = masks) -> dict[str, Any]:
+        x = Exchange(b"GET", b"/", [])
+        x.route = SimpleNamespace(name=route, problem_fields=lambda _: [])
+        x.request_id = id
+        found: dict[str, Any] = json.loads(
+            make_problem(x, failed(BREAKER_OPEN, Refusal("p", "f:1", detail)), details).body
+        )
+        return found
+
+    first = document("A secret.", b"1")
+    assert first["detail"] == "A ${KEY}."
+    assert document("A secret.", b'2" \xe9') == {**first, "request_id": '2" \xe9'}
+    assert document("A secret.", b"") == {name: first[name] for name in first if name != "request_id"}
+    assert len(DOCUMENTS) == 1
+    assert document("A secret.", b"1", "other")["route"] == "other"
+    assert document("A secret.", b"1", details=Masks({}))["detail"] == "A secret."
+    assert "where" not in document("A secret.", b"1", details=None)
+    assert document("A value.", b"1")["detail"] == "A value."
+
+
+def test_documents_are_kept_within_bounds() -> None:
+    for number in range(2 * MOST_DOCUMENTS):
+        make_problem(None, failed(BREAKER_OPEN, Refusal(detail=f"{number}")))
+        assert len(DOCUMENTS) <= MOST_DOCUMENTS
+    DOCUMENTS.clear()
+    make_problem(None, failed(BREAKER_OPEN, Refusal(detail="x" * LONGEST_DOCUMENT)))
+    make_problem(None, failed(BREAKER_OPEN, Refusal(detail="of one request", value=7)))
+    assert not DOCUMENTS
 
 
 def test_a_rejection_has_the_status_and_a_sentence() -> None:

@@ -35,13 +35,14 @@ class Begun:
     def __init__(self, *script: Any, limit: int = 100, **more: Any) -> None:
         self.log: list[Any] = []
         self.service = ScriptedService(*script)
-        self.inner = InnerExchange(exchange(), limit, self.log.append, **more)
-        self.inner.start(Pipeline([Settled(self.log)], self.service))
+        pipeline = Pipeline([Settled(self.log)], self.service)
+        self.inner = InnerExchange(pipeline, exchange(), limit, self.log.append, **more)
+        self.inner.start()
 
     @property
     def outcome(self) -> Outcome:
-        assert self.inner.outcome is not None
-        return self.inner.outcome
+        assert self.inner.value is not None
+        return self.inner.value
 
 
 async def test_an_answer_at_once_is_reported_within_the_start() -> None:
@@ -142,7 +143,7 @@ async def test_a_switch_of_protocols_is_a_failure() -> None:
 
 async def test_nothing_is_reported_after_a_cancellation() -> None:
     begun = Begun(HANG)
-    begun.inner.cancel()
+    begun.inner.give_up()
     await settle()
     assert (begun.service.cancelled, begun.log) == (1, ["client_closed"])
 
@@ -150,10 +151,10 @@ async def test_nothing_is_reported_after_a_cancellation() -> None:
 async def test_a_body_is_cancelled_with_its_exchange() -> None:
     body = Body()
     begun = Begun(response(200, stream=body))
-    begun.inner.cancel()
+    begun.inner.give_up()
     assert body.state == CANCELLED
     assert begun.log == ["client_closed"]
-    begun.inner.cancel()
+    begun.inner.give_up()
 
 
 async def test_a_fetch_that_others_wait_for_goes_on_without_it() -> None:
@@ -175,9 +176,9 @@ async def test_a_fetch_that_others_wait_for_goes_on_without_it() -> None:
             return response(200, stream=body)
 
     log: list[Any] = []
-    inner = InnerExchange(exchange(), 100, log.append)
-    inner.start(Pipeline([Shares()], ScriptedService(200)))
-    inner.cancel()
+    inner = InnerExchange(Pipeline([Shares()], ScriptedService(200)), exchange(), 100, log.append)
+    inner.start()
+    inner.give_up()
     await settle()
     await settle()
     assert log == []
@@ -189,7 +190,7 @@ def test_an_inner_request_is_made_on_behalf_of_another() -> None:
         "POST", "/page", {"x-a": "1"}, authority=b"shop", client_address="192.0.2.1", request_id=b"7", deadline=9.0,
         criticality=2, body=b"upload", attempts=[1],
     )  # fmt: skip
-    inner = x.make_inner(b"GET", b"/users/1", b"a=b", b"x-a: 1\r\n", 5.0)
+    inner = x.make_inner(b"GET", b"/users/1", b"a=b", b"x-a: 1\r\n", 5.0, 8.0)
     assert (inner.method, inner.target, inner.lines) == (b"GET", b"/users/1?a=b", b"x-a: 1\r\n")
     assert (inner.authority, inner.client_address, inner.request_id, inner.criticality) == (
         b"shop",
@@ -197,5 +198,5 @@ def test_an_inner_request_is_made_on_behalf_of_another() -> None:
         b"7",
         2,
     )
-    assert (inner.arrived, inner.deadline, inner.caller_deadline) == (5.0, 9.0, 9.0)
+    assert (inner.arrived, inner.deadline, inner.caller_deadline) == (5.0, 8.0, 8.0)
     assert (inner.body, inner.attempts, inner.interim, inner.is_inner) == (b"", [], None, True)

@@ -43,6 +43,8 @@ claims = st.fixed_dictionaries(
         "iat": instants,
     },
 )
+REGISTERED = ("iss", "sub", "aud", "exp", "nbf", "iat", "jti")
+"""Claims whose values have a form (RFC 7519 4.1); generators find such names in the sources."""
 headers = st.fixed_dictionaries(
     {"alg": st.sampled_from([*ALGORITHMS, "none", "HS384", "PS256", "rs256"])},
     optional={
@@ -87,7 +89,10 @@ def test_an_accepted_token_is_accepted_by_another_library(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(ALGORITHMS), st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=4)
+    st.sampled_from(ALGORITHMS),
+    st.dictionaries(
+        st.text(max_size=8).filter(lambda name: name not in REGISTERED), st.integers() | st.text(max_size=8), max_size=4
+    ),
 )
 def test_well_formed_tokens_are_accepted_by_both(alg: str, more: dict[str, Any]) -> None:
     payload = {**more, **CLAIMS}

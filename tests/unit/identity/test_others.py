@@ -259,6 +259,18 @@ async def test_a_client_that_guesses_tokens_does_not_reach_the_issuer_for_long()
 
 
 @virtual
+async def test_tokens_of_a_form_that_the_issuer_does_not_introspect_are_no_guesses() -> None:
+    env, server = virtual_env(), Server(response(400, b'{"error":"unsupported_token_type"}'))
+    found = make("introspection", env, server, **INTROSPECTION)
+    for number in range(100):
+        verdict = await ask(found, env, headers={"authorization": f"Bearer signed-{number}"})
+        assert isinstance(verdict, Rejection)
+        assert verdict.is_foreign, "another identity's rejection tells more"
+    await ask(found, env, headers={"authorization": "Bearer signed-99"})
+    assert len(server.seen) == 100, "the answer is cached"
+
+
+@virtual
 async def test_an_answer_is_never_used_beyond_the_end_of_the_token() -> None:
     env, server = virtual_env(), Server({**ACTIVE, "exp": WALL + 10})
     found = make("introspection", env, server, **INTROSPECTION)
@@ -285,6 +297,10 @@ async def test_an_answer_is_never_used_beyond_the_end_of_the_token() -> None:
         (b'{"active":false,"active":true,"sub":"a"}', Unavailable),
         (response(500), Unavailable),
         (response(401), Unavailable),
+        (response(400), Unavailable),
+        (response(400, b'{"error":"invalid_request"}'), Unavailable),
+        (response(400, b'{"error":"unsupported_token_type"}'), Rejection),
+        (response(500, b'{"error":"unsupported_token_type"}'), Unavailable),
         (response(302, headers={"location": "http://evil/"}), Unavailable),
         (CONNECT_FAILURE, Unavailable),
     ],

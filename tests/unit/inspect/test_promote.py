@@ -256,3 +256,44 @@ def test_the_command_follows_a_link_and_names_a_wrong_route(tmp_path: Path) -> N
     again = run(str(link), "shop")
     assert again.exit_code == 1
     assert "routes.shop: has neither a split nor a candidate" in again.output
+
+
+def test_the_files_of_a_candidate_take_the_place_of_the_others(tmp_path: Path) -> None:
+    first, second, extra = tmp_path / "a.yaml", tmp_path / "candidate" / "a.yaml", tmp_path / "candidate" / "c.yaml"
+    second.parent.mkdir()
+    route = "  - {name: shop, upstream: v1%s}\n"
+    first.write_text(HEAD + UPSTREAMS + route % "")
+    (tmp_path / "b.yaml").write_text("candidate: {share: 5%}\n")
+    (tmp_path / "a.test.yaml").write_text("")
+    second.write_text(HEAD + UPSTREAMS + route % ", use: [careful]")
+    extra.write_text("policies: {careful: {timeout: {request: 1s}}}\n")
+    assert "leave the route out to promote all of it" in run(str(tmp_path), "shop").output
+    shown = run("--dry-run", str(tmp_path))
+    assert shown.exit_code == 0
+    assert "+  - {name: shop, upstream: v1, use: [careful]}\n" in shown.output
+    assert f"removed: {tmp_path / 'b.yaml'}\n" in shown.output
+    assert second.exists()
+    done = run(str(tmp_path))
+    assert (done.exit_code, done.output) == (0, f"{tmp_path}: has the policies of its candidate now\n")
+    assert sorted(os.listdir(tmp_path)) == ["a.test.yaml", "a.yaml", "c.yaml"]
+    assert "use: [careful]" in first.read_text()
+
+
+def test_a_candidate_whose_files_say_something_else_elsewhere_is_not_written(tmp_path: Path) -> None:
+    second = tmp_path / "candidate" / "a.yaml"
+    second.parent.mkdir()
+    head = HEAD + 'upstreams: {v1: {endpoints: ["http://127.0.0.1:9000"], protocol: http2}}\nroutes:\n'
+    (tmp_path / "a.yaml").write_text("candidate: {share: 5%}\n" + head + "  - {name: shop, upstream: v1}\n")
+    grpc = "  - {name: shop, upstream: v1, translate: {grpc: {descriptors: shop.binpb, services: [shop.Orders]}}}\n"
+    descriptors = Path("policies/proto/shop.binpb")
+    (second.parent / "shop.binpb").write_bytes(descriptors.read_bytes())
+    second.write_text(head + grpc)
+    found = run(str(tmp_path))
+    assert found.exit_code == 1
+    assert "the files of the candidate cannot take this place" in found.output
+    assert second.exists()
+
+
+def test_a_directory_without_a_candidate_is_not_promoted(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(HEAD + UPSTREAMS + "  - {name: shop, upstream: v1}\n")
+    assert "the directory has no candidate" in run(str(tmp_path)).output

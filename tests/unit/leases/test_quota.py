@@ -232,7 +232,7 @@ def test_a_lessor_that_has_lost_its_count_learns_it_again() -> None:
     pair = Pair(most=10.0)
     for _ in range(6):
         assert pair.send()
-    pair.table.used.clear()
+    pair.table.clear()
     assert [pair.send() for _ in range(10)].count(True) == 4
 
 

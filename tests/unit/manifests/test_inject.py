@@ -289,9 +289,11 @@ def test_the_component_says_the_same_as_inject(port: int | None) -> None:
         assert spec["volumes"][0] == injected["volumes"][-1]
 
 
-def test_the_component_in_deploy_is_made_by_inject() -> None:
-    directory = Path(__file__).parents[3] / "deploy/kubernetes/components/sidecar"
-    assert {path.name: path.read_text() for path in directory.iterdir()} == component.files(Options())
+@each([("sidecar", Options()), ("sidecar-captured", Options(capture_port=15001))])
+def test_the_components_in_deploy_are_made_by_inject(case: tuple[str, Options]) -> None:
+    name, options = case
+    directory = Path(__file__).parents[3] / "deploy/kubernetes/components" / name
+    assert {path.name: path.read_text() for path in directory.iterdir()} == component.files(options)
 
 
 @each([

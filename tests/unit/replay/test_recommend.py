@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sidecar.commands import main
+from sidecar.lint.facts import Policies
 from sidecar.replay.advice import Advice, advise
+from sidecar.replay.evidence import LogOrigin
 from sidecar.replay.record import Record
 from tests.unit.replay.truth import POLICIES, A, B, Truth, logged, policies, recorded, traffic
 
@@ -22,8 +24,9 @@ def record_of(route: str, truth: Truth = GOOD, *, upstream: str = "", count: int
 
 
 def advised(route: str, truth: Truth = GOOD, *, upstream: str = "", count: int = 2000) -> dict[str, Advice]:
-    found = advise(policies(route, upstream), record_of(route, truth, upstream=upstream, count=count))
-    return {each.place: each for each in found}
+    record = record_of(route, truth, upstream=upstream, count=count)
+    origin = LogOrigin(Policies(policies(route, upstream)), record)
+    return {each.place: each for each in advise(origin)}
 
 
 def test_a_timeout_far_above_the_slowest_answers_is_lowered_to_their_percentile() -> None:

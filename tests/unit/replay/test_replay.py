@@ -39,7 +39,9 @@ def drawn(
     record: Record, at: float, endpoint: str = A, *, count: int = 200, is_again: bool = False
 ) -> list[tuple[float, int, str]]:
     rng, fitted = random.Random(1), Fitted(record)
-    return [fitted.draw("orders", endpoint, at, rng, is_again=is_again, is_new=False) for _ in range(count)]
+    return [
+        fitted.draw("orders", endpoint, at, rng, is_again=is_again, is_new=False, in_flight=0) for _ in range(count)
+    ]
 
 
 def test_attempts_of_the_same_time_see_the_same_state() -> None:
@@ -80,7 +82,8 @@ def test_refused_connections_are_refused_at_the_recorded_share() -> None:
     tries = [Try(A, n / 40, 0.001, 0, "connect_failure") if n % 2 else Try(A, n / 40, 0.01, 200) for n in range(400)]
     fitted, rng = Fitted(record_of(tries)), random.Random(1)
     assert 150 < sum(bool(fitted.refuses(A, 3.0, rng)) for _ in range(400)) < 250
-    assert {fitted.draw("orders", A, 3.0, rng, is_again=False, is_new=True).status for _ in range(50)} == {200}
+    answers = [fitted.draw("orders", A, 3.0, rng, is_again=False, is_new=True, in_flight=0) for _ in range(50)]
+    assert {answer.status for answer in answers} == {200}
 
 
 def test_a_replay_of_the_same_seed_is_the_same() -> None:
@@ -163,7 +166,7 @@ def test_the_command_prints_both_sides_and_what_the_log_cannot_tell(log: Path) -
     assert result.exit_code == 0, result.output
     assert "the new policies are better" in result.output
     assert "access.jsonl:201: is not JSON" in result.output
-    assert "load does not change the behaviour of the upstreams" in result.output
+    assert "the log shows no latency that depends on load" in result.output
     page = (log / "page.html").read_text()
     assert "<h1>the new policies are better</h1>" in page
     assert "http://" not in page

@@ -46,7 +46,8 @@ class Truth:
     - `errors`: share of answers with 503 at any time.
     - `slow`: share of answers that take `slow_seconds` more.
     - `down`: endpoints and times at which every answer is a 503 after a quarter of a second.
-    - `hangs`: times at which nothing is answered.
+    - `hangs`: share of requests that are never answered.
+    - `load`: how much slower an answer is for each other call in flight beyond `free` ones, as a share.
     - `refusing`: endpoints and times at which connections are refused.
     """
 
@@ -59,6 +60,8 @@ class Truth:
         down: Sequence[tuple[str, float, float]] = (),
         refusing: Sequence[tuple[str, float, float]] = (),
         hangs: float = 0.0,
+        load: float = 0.0,
+        free: int = 2,
     ) -> None:
         self.errors = errors
         self.slow = slow
@@ -66,11 +69,15 @@ class Truth:
         self.down = down
         self.refusing = refusing
         self.hangs = hangs
+        self.load = load
+        self.free = free
 
     def refuses(self, endpoint: str, at: float, rng: random.Random) -> str:
         return "connect_failure" if _is_within(self.refusing, endpoint, at) else ""
 
-    def draw(self, route: str, endpoint: str, at: float, rng: random.Random, *, is_again: bool, is_new: bool) -> Answer:
+    def draw(
+        self, route: str, endpoint: str, at: float, rng: random.Random, *, is_again: bool, is_new: bool, in_flight: int
+    ) -> Answer:
         if _is_within(self.refusing, endpoint, at):
             return Answer(0.0, 0, "connect_failure")
         if _is_within(self.down, endpoint, at):
@@ -80,6 +87,7 @@ class Truth:
         seconds = rng.lognormvariate(-3.2, 0.5)
         if rng.random() < self.slow:
             seconds += self.slow_seconds * (0.5 + rng.random())
+        seconds *= 1 + self.load * max(0, in_flight - self.free)
         return Answer(seconds, 503 if rng.random() < self.errors else 200)
 
 

@@ -6,7 +6,7 @@ import json
 import random
 from base64 import urlsafe_b64encode
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
@@ -309,3 +309,65 @@ def test_the_first_upstream_of_a_split_is_the_stable_one() -> None:
     spec = SplitSpec.model_validate({"split": {"v1": "95%", "v2": "5%"}, "ramp": {"to": "100%", "over": "30m"}})
     assert spec.stable == "v1"
     assert spec.candidates == (("v2", pytest.approx(0.05)),)
+
+
+# ----- several workers
+
+
+class Told:
+    """Workers that hear what one of them tells, as JSON."""
+
+    count = 2
+
+    def __init__(self) -> None:
+        self.applied: dict[str, list[Any]] = {}
+        self.values: dict[str, dict[str, Any]] = {}
+
+    def subscribe(self, topic: str, apply: Any) -> Any:
+        for key, value in self.values.get(topic, {}).items():
+            apply(key, value)
+        self.applied.setdefault(topic, []).append(apply)
+
+        def tell(key: str, value: Any) -> None:
+            known = self.values.setdefault(topic, {})[key] = json.loads(json.dumps(value))
+            for each in self.applied[topic]:
+                if each != apply:
+                    each(key, known)
+
+        return tell
+
+    def leave(self, topic: str, apply: Any) -> None:
+        self.applied[topic].remove(apply)
+
+
+def test_a_candidate_that_one_worker_takes_back_is_taken_back_by_all() -> None:
+    told = Told()
+    env = make_env(seed=3)
+    env.workers = cast("Any", told)
+    rule = settings(0.3, return_when=RULE)
+    first, second, other = Arms("checkout", rule, env), Arms("checkout", rule, env), Arms("home", rule, env)
+    drive(env, first, (0.0, 0.5), 60, random.Random(1))
+    assert [each.share(1) for each in (first, second, other)] == [0, 0, 0.3]
+    assert set(chosen(second, 50)) == {STABLE}
+    assert second.describe()["candidates"][0]["returned"] == first.describe()["candidates"][0]["returned"]
+    assert len(env.emitted(events.ROLLOUT_RETURNED)) == 1, "only one of them has decided"
+    third = Arms("checkout", rule, env)
+    assert third.share(1) == 0, "a worker that starts later hears of it"
+    for each in (first, second, third):
+        each.retune(settings(0.2, return_when=RULE))
+    assert [each.share(1) for each in (first, second, third)] == [0.2] * 3, "other settings begin anew"
+    assert Arms("checkout", settings(0.2, return_when=RULE), env).share(1) == 0.2
+    second.retire()
+    assert second.adopt not in told.applied["rollout:checkout"]
+
+
+def test_a_return_that_comes_before_its_settings_holds_once_they_are_in_force() -> None:
+    told = Told()
+    env = make_env(seed=3)
+    env.workers = cast("Any", told)
+    slow = Arms("checkout", settings(0.3, return_when=RULE), env)
+    quick = Arms("checkout", settings(0.2, return_when=RULE), env)
+    drive(env, quick, (0.0, 0.5), 60, random.Random(1))
+    assert (quick.share(1), slow.share(1)) == (0, 0.3)
+    slow.retune(settings(0.2, return_when=RULE))
+    assert slow.share(1) == 0

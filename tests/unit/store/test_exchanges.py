@@ -9,9 +9,10 @@ import pytest
 
 from sidecar.core import events
 from sidecar.leases.quota import QuotaGrant
-from sidecar.store.exchanges import SLOWEST_PROBE
+from sidecar.store.exchanges import FIRST_PROBE, SLOWEST_PROBE
 from sidecar.store.shared_quotas import Order, SharedQuota, SharedQuotas
 from sidecar.store.spec import StoreSpec
+from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 
 TIMEOUT = 0.02
@@ -23,6 +24,7 @@ class StubbornLedger:
 
     def __init__(self) -> None:
         self.end = asyncio.Event()
+        self.is_stubborn = True
         self.calls = self.running = 0
         self.error: Exception | None = None
 
@@ -46,14 +48,15 @@ class StubbornLedger:
             try:
                 await self.end.wait()
             except asyncio.CancelledError:
-                """Go on, as a library does that waits in its own clean-up."""
+                if not self.is_stubborn:  # else it goes on, as a library does that waits in its own clean-up
+                    raise
 
 
 class Case:
     """Store with one quota."""
 
-    def __init__(self) -> None:
-        self.env = virtual_env()
+    def __init__(self, env: FakeEnv | None = None) -> None:
+        self.env = env or virtual_env()
         self.ledger = StubbornLedger()
         self.store = SharedQuotas("fleet", SPEC, self.env, lambda _: self.ledger)
         self.quota = SharedQuota(self.store, "day", 10.0, 100)
@@ -64,6 +67,24 @@ class Case:
         self.quota.lessee.take("k", 1.0, self.env.now())
         self.quota.lessee.wait("k", 1.0)
         return self.store.wait()
+
+
+async def test_a_probe_follows_although_the_loop_was_late() -> None:
+    """Timers of uvloop run before callbacks of the same turn: here, after the task has ended and before it is told."""
+    case = Case(make_env())
+    case.ask()
+    case.env.advance(0.0)
+    await asyncio.sleep(0)
+    case.ledger.is_stubborn = False
+    case.env.advance(TIMEOUT)
+    await asyncio.sleep(0)  # the cancelled task has ended, and nobody has been told
+    case.env.advance(FIRST_PROBE)
+    await settle()
+    case.ledger.end.set()
+    case.env.advance(FIRST_PROBE)
+    await settle()
+    assert case.ledger.calls == 2
+    assert case.store.is_up
 
 
 @virtual

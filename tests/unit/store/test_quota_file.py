@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ async def test_old_windows_are_deleted_an_hour_after_their_end(path: Path) -> No
     assert (await file.ask(firm=10.0)).units == 9, "a clock that steps back finds its count"
     file.wall = DAY + 3601 + PURGE_EVERY
     await file.ask(start=DAY)
-    rows = sqlite3.connect(path).execute("select start, used from counts").fetchall()
-    assert rows == [(DAY, 2.0)]
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("select start, used from counts").fetchall() == [(DAY, 2.0)]
     await file.close()
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from sidecar.core import events
-from sidecar.core.metrics import BREAKER_STATE, ENDPOINT_UP, LOG_SUPPRESSED, REFUSALS
+from sidecar.core.metrics import BREAKER_STATE, ENDPOINT_UP, LOG_SUPPRESSED, REFUSALS, WOULD_REFUSE
+from sidecar.process.workers.summary import join
 from sidecar.telemetry.metrics.registry import Registry
+from sidecar.telemetry.refusals import MAX_GROUPS, observed
 from tests.support.loop import virtual
 from tests.support.watched import Watched, policy, respond
 
@@ -257,3 +259,19 @@ async def lines(seen: Watched) -> list[dict[str, Any]]:
     """Return the lines of the log once they are flushed."""
     await asyncio.sleep(0.2)
     return seen.lines.entries()
+
+
+def test_what_observed_policies_would_have_refused_is_listed_by_owner() -> None:
+    registry = Registry()
+    registry.counter(WOULD_REFUSE, policy="timeout", route="order@candidate").value += 2
+    registry.counter(WOULD_REFUSE, policy="ejection", upstream="payments").value += 3
+    registry.counter(WOULD_REFUSE, policy="cors", route="order")
+    listed = observed(registry)
+    assert listed == [
+        {"owner": "payments", "policy": "ejection", "count": 3},
+        {"owner": "order@candidate", "policy": "timeout", "count": 2},
+    ]
+    assert join([listed, listed])[1] == {"owner": "order@candidate", "policy": "timeout", "count": 4}, "of two workers"
+    for number in range(1000):
+        registry.counter(WOULD_REFUSE, policy="timeout", route=f"r{number}").value += 1
+    assert len(observed(registry)) == MAX_GROUPS

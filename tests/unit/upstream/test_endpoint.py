@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core import metrics
-from sidecar.upstream.endpoint import TRIAL_INTERVAL, Endpoint, EndpointAddress, EndpointSet, parse_endpoint
+from sidecar.upstream.endpoint import (
+    TRIAL_INTERVAL,
+    Endpoint,
+    EndpointAddress,
+    EndpointSet,
+    Target,
+    parse_endpoint,
+)
 from sidecar.upstream.spec import UpstreamSpec
 from tests.support.clock import FakeEnv, make_env
 
@@ -117,6 +124,43 @@ def test_endpoints_that_stay_are_the_same_ones_and_those_that_go_are_told() -> N
     unsubscribe()
     endpoints.replace([])
     assert gone == [(a,)]
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["http://a:80", "http://b:80", "http://c:80"]),
+            st.tuples(st.integers(0, 1), st.integers(1, 2), st.booleans(), st.sampled_from(["", "x", "y"])),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from([{}, {"x": 0.3, "y": 0.7}]),
+)
+def test_changes_lead_to_the_same_set_as_its_last_targets_alone(
+    found: list[dict[str, tuple[int, int, bool, str]]], shares: dict[str, float]
+) -> None:
+    def make() -> EndpointSet:
+        endpoints = EndpointSet("orders", spec("http://a:80"), make_env())
+        endpoints._shares = shares
+        return endpoints
+
+    changed = make()
+    targets: list[Target] = []
+    for each in found:  # an unchanged target is the same object, as in discovery
+        known = {target: target for target in targets}
+        fresh = [Target(url, *parts) for url, parts in each.items()]
+        targets = [known.get(target, target) for target in fresh]
+        changed.assign(targets, spills=True)
+    whole = make()
+    whole.assign(targets, spills=True)
+
+    def seen(endpoints: EndpointSet) -> list[object]:
+        tiers = [[endpoint.url for endpoint in tier] for tier in (endpoints.preferred, *endpoints.tiers)]
+        members = [(each.url, each.weight, each.zone, each.is_ready, each.is_up) for each in endpoints.members]
+        return [members, tiers, endpoints.is_weighted, endpoints.spills]
+
+    assert seen(changed) == seen(whole)
 
 
 def test_discovered_endpoints_stay_when_the_policy_changes() -> None:

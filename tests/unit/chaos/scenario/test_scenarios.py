@@ -11,6 +11,7 @@ from chaos.scenario.files import SCENARIOS, Loaded, ScenarioError, load, policie
 from sidecar.config.files import Source, parse
 from sidecar.config.load import load as load_policies
 from sidecar.config.report import Report
+from sidecar.demo import examples
 from tests.support import scenarios
 
 ALL = list(scenarios.ALL.values())
@@ -50,7 +51,8 @@ class Environment(dict[str, str]):
     def __init__(self, loaded: Loaded) -> None:
         scenario = loaded.scenario
         super().__init__(
-            APP="127.0.0.1:9000", SERVICE="x", INBOUND="127.0.0.1:0", OUTBOUND="127.0.0.1:0", ADMIN="127.0.0.1:0"
+            {"APP": "127.0.0.1:9000", "SERVICE": "x", "EXAMPLES": str(examples.find(""))}
+            | dict.fromkeys(("INBOUND", "OUTBOUND", "ADMIN"), "127.0.0.1:0")
         )
         for number, name in enumerate(
             (*scenario.services, *scenario.stores, *scenario.collectors, *scenario.api_servers)

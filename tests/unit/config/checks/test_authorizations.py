@@ -85,3 +85,74 @@ def test_authentication_that_only_observes() -> None:
     (message,) = found([SCOPES], authenticate=authenticate)
     assert "lets pass as anonymous" in message
     assert found({"mode": "observe", "rules": [SCOPES]}, authenticate=authenticate) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"scopes": ["a"]}, {"scopes": ["a"]}),
+        ({"scopes": ["a"]}, {"scopes": ["b", "a"], "methods": ["GET"]}),
+        ({"callers": ["x", "y"]}, {"callers": ["y"]}),
+        ({"methods": ["GET", "PUT"]}, {"methods": ["PUT"], "networks": ["10.0.0.0/8"]}),
+        ({"networks": ["10.0.0.0/8"]}, {"networks": ["10.1.0.0/16", "::ffff:10.2.0.0/112"]}),
+        ({"path": {"id": ["1", "2"]}}, {"path": {"id": "1"}}),
+        ({"headers": {"x-tier": "gold"}}, {"headers": {"x-tier": "gold", "x-other": "1"}}),
+        ({"when": "path.id == '1'"}, {"when": "path.id == '1'", "methods": ["GET"]}),
+    ],
+)
+def test_a_rule_after_one_that_allows_as_much(first: dict[str, Any], second: dict[str, Any]) -> None:
+    (message,) = found([{"allow": first}, {"allow": second}], **KNOWN)
+    assert message.startswith("routes.r.authorize[1]: has no effect: a rule above allows the same requests")
+    if first != second:
+        assert found([{"allow": second}, {"allow": first}], **KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"scopes": ["a"]}, {"scopes": ["b"]}),
+        ({"callers": ["x"]}, {"scopes": ["x"]}),
+        ({"methods": ["GET"]}, {"networks": ["10.0.0.0/8"]}),
+        ({"networks": ["10.0.0.0/8"]}, {"networks": ["10.0.0.0/8", "192.0.2.0/24"]}),
+        ({"path": {"id": "1"}}, {"path": {"id": ["1", "2"]}}),
+        ({"headers": {"x-tier": "gold"}}, {"headers": {"x-other": "gold"}}),
+        ({"when": "path.id == '1'"}, {"when": "path.id == '2'"}),
+    ],
+)
+def test_rules_of_which_each_allows_something_else(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert found([{"allow": first}, {"allow": second}], **KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("caller", "instead"),
+    [
+        ("*", "for such callers write when: \"caller.id != ''\""),
+        ("batch-*", "for such callers write when: \"caller.id.startsWith('batch-')\""),
+        ("*@example.com", "write the whole name of each caller"),
+    ],
+)
+def test_names_of_callers_are_no_patterns(caller: str, instead: str) -> None:
+    (message,) = found({"callers": [caller]}, **KNOWN)
+    assert message.startswith("routes.r.authorize.callers: ")
+    assert f"names the caller `{caller}`, and `*` stands for nothing else here; {instead}" in message
+
+
+def test_the_condition_for_every_caller_can_be_written() -> None:
+    for text in ("caller.id != ''", "caller.id.startsWith('batch-')"):
+        assert found({"when": text}, **KNOWN) == []
+
+
+def test_a_value_that_is_listed_twice() -> None:
+    messages = found({"scopes": ["a", "a", "a"], "callers": ["b", "b"], "methods": ["GET", "GET"]}, **KNOWN)
+    assert sorted(messages) == [
+        f"routes.r.authorize.{key}: has `{value}` twice; take one out"
+        for key, value in (("callers", "b"), ("methods", "GET"), ("scopes", "a"))
+    ]
+
+
+def test_anonymous_requests_that_no_rule_allows() -> None:
+    optional = {"any_of": ["ids"], "optional": True}
+    (message,) = found([SCOPES], authenticate=optional)
+    assert message.startswith("routes.r.authenticate.optional: has no effect: each rule of authorize needs a caller")
+    assert found([SCOPES, {"allow": {"methods": ["GET"]}}], authenticate=optional) == []
+    assert found({"mode": "observe", "rules": [SCOPES]}, authenticate=optional) == []

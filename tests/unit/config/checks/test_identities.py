@@ -106,6 +106,17 @@ def test_criticality_by_caller_needs_callers() -> None:
     assert "important" in wrong or "must be" in wrong
 
 
+def test_an_identity_that_a_route_names_twice() -> None:
+    (found,) = messages(GOOD, ROUTES.replace("[c]", "[c, c]"))
+    assert "routes.r.authenticate.any_of: names the identity `c` twice; take one out" in found
+
+
+def test_names_of_callers_are_no_patterns() -> None:
+    block = 'any_of: [c]}, criticality: {by_caller: {"*": sheddable}}'
+    (found,) = messages(GOOD, ROUTES.replace("any_of: [c]}", block))
+    assert "names the caller `*`, and `*` stands for nothing else here; use otherwise" in found
+
+
 def test_a_route_cannot_ask_for_the_caller_before_it_is_chosen() -> None:
     routes = "routes: [{name: r, upstream: app, match: {when: \"caller.id == 'a'\"}, authenticate: {any_of: [c]}}]\n"
     (found,) = messages(GOOD, routes)

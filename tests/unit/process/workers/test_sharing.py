@@ -70,6 +70,8 @@ async def test_two_workers_have_one_count() -> None:
     assert refused.refusal.detail == (
         "the limit `tenant` is 10 per second, with a burst of 9, for all requests together in all workers"
     )
+    (state,) = (state for key, state in workers.stores[0].objects.items() if key[0] == "rate_limit")
+    assert state.describe()["shared_by"] == "workers"
 
 
 @virtual

@@ -165,6 +165,21 @@ async def test_every_json_value_is_an_answer(said: Answer, value: object) -> Non
 # ----- failures
 
 
+@virtual
+async def test_an_answer_like_the_latest_one_is_taken_and_every_other_is_checked() -> None:
+    page = Page(policies(more=ANSWER.replace("score:", 'first: "{parts.orders./items/0/id}", score:')))
+    whole = (await page.get()).body
+    for _ in range(2):
+        assert (await page.get()).body == whole, "with the same spelling each time"
+    page.services.answers["orders/orders"] = answer(b"{")
+    assert (await page.get()).get("x-sidecar-partial") == "orders"
+    page.services.answers["orders/orders"] = ORDERS
+    page.services.answers["users/users/7"] = answer(b'{"creditId": "c/9"}')
+    found = await page.get()
+    assert found.body == b'{"user":{"creditId": "c/9"},"orders":[{"id": 1.0}, {"id": 2}],"first":1.0,"score":1e400}'
+    assert found.get("x-sidecar-partial") == ""
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
@@ -570,3 +585,21 @@ async def test_a_part_may_be_an_aggregate_itself() -> None:
     found = await page.get()
     assert json.loads(found.body.replace(b"1e400", b"1"))["orders"] == {"a": 1.0, "b": None}
     assert found.get("x-sidecar-partial") == "orders.b"
+
+
+@virtual
+async def test_a_bug_at_the_end_of_a_part_is_answered_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(policies(route="    concurrency: {max: 1, queue: 0}\n"))
+    count = page.proxy.env.meter.counter
+
+    def fail(name: str, **labels: str) -> Any:
+        if name == metrics.AGGREGATE_PARTS:
+            raise ZeroDivisionError
+        return count(name, **labels)
+
+    monkeypatch.setattr(page.proxy.env.meter, "counter", fail)
+    for _ in range(2):  # the first one has given its permit back
+        found = await page.proxy.get(None, "/profile/7")
+        assert found.status == 500
+    assert {type(each["error"]) for each in page.proxy.bugs} == {ZeroDivisionError}
+    assert len(page.proxy.bugs) == 2

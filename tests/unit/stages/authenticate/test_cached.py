@@ -155,5 +155,7 @@ def test_long_lines_are_not_kept() -> None:
     for text, is_kept in ((lines(b"X-Long: " + b"a" * 5000), False), (lines(), True)):
         for _ in range(3):
             built._found[0] = None
-            send(built, text)
+            x = exchange()
+            x.lines, x.request_id = text + b"x-request-id: 7\r\n", b"7"
+            assert built.admit(x) is None
         assert (built._found[0] is not None) is is_kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -90,3 +91,47 @@ def test_equal_values_have_no_difference_and_others_have_one(old: Any, new: Any)
     assert found(old, old) == []
     if json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
         assert found(old, new)
+
+
+def coded(body: bytes, at: int) -> Outcome:
+    """Return a response with a compressed body; `at` is a time that only the coding contains."""
+    return Outcome(200, [(b"content-encoding", b"gzip")], gzip.compress(body, mtime=at))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        (coded(b'{"a": 1}', 1), coded(b'{"a": 1}', 2), []),
+        (coded(b'{"a": 1}', 1), coded(b'{"a": 2}', 1), ["/a"]),
+        (coded(b"<p>", 1), coded(b"<p>", 2), []),
+        (coded(b'{"a": 1}', 1), Outcome(200, body=b'{"a": 1}'), []),
+        (coded(b" " * 100_000, 1), coded(b" " * 100_000, 2), ["body"]),
+        (Outcome(200, [(b"content-encoding", b"gzip")], b"no gzip"), coded(b"1", 1), ["body"]),
+    ],
+)
+def test_bodies_are_decoded_before_they_are_compared(old: Outcome, new: Outcome, names: list[str]) -> None:
+    assert Comparison([], [], 65536).find(old, new) == names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        (b'{"a": 1e9999999999999999999999}', b'{"a": 2e9999999999999999999999}', ["/a"]),
+        (b'{"a": 1e9999999999999999999999}', b'{"a":1e9999999999999999999999}', []),
+        (b'{"a": 1e9999999999999999999999}', b'{"a": 1}', ["/a"]),
+        (b'{"a": %b}' % (b"1" * 5000), b'{"a":  %b}' % (b"1" * 5000), []),
+        (b'{"a": %b}' % (b"1" * 5000), b'{"a": %b2}' % (b"1" * 4999), ["/a"]),
+        (b'{"a": 1.0}', b'{"a": 1}', []),
+        (b'{"a": NaN, "b": 1}', b'{"b": 1, "a": NaN}', ["body"]),
+        (b'{"a": "\xff"}', b'{"a": "\xfe"}', ["body"]),
+        (b'{"\\ud800": 1}', b'{"\\ud800": 2}', ["/\\ud800"]),
+        (b'{"%b": 1}' % (b"k" * 9000), b'{"%b": 2}' % (b"k" * 9000), ["/" + 199 * "k"]),
+        *(
+            (b"[" * deep + b"1" + b"]" * deep, b"[" * deep + b"2" + b"]" * deep, None)
+            for deep in (500, 900, 5000, 30_000)
+        ),
+    ],
+)
+def test_hostile_bodies_are_compared_without_an_error(old: bytes, new: bytes, names: list[str] | None) -> None:
+    found = Comparison([], [], 65536).find(Outcome(200, body=old), Outcome(200, body=new))
+    assert found == names if names is not None else len(found) == 1

@@ -215,6 +215,15 @@ async def test_the_names_of_differences_are_bounded() -> None:
 
 
 @virtual
+async def test_noise_takes_no_place_of_a_difference() -> None:
+    bench = Bench(ScriptedService(200), ScriptedService(200), compare={})
+    names = [f"/{number}" for number in range(200)]
+    bench.stage.state.noise.update(names)
+    assert bench.stage.state.note([*names, "/a"]) == ["/a"]
+    assert bench.state["differences"] == {"/a": 1}
+
+
+@virtual
 async def test_new_settings_count_anew() -> None:
     bench = Bench(ScriptedService(200), ScriptedService(200), compare={})
     bench.stage.state.note(["/a"])

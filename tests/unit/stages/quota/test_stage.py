@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from sidecar.control.state import StateStore
 from sidecar.core import events, metrics
-from sidecar.core.outcome import RATE_LIMITED
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import RATE_LIMITED, Outcome
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.quota import stage as quota
 from sidecar.stages.quota.spec import Spec
@@ -29,7 +30,19 @@ SPEC = StoreSpec.model_validate({"redis": {"url": "redis://127.0.0.1:1/0", "time
 def service(env: FakeEnv, *quotas: dict[str, Any], inner: Any = None, store: Store | None = None, **block: Any) -> Any:
     """Return a pipeline with quotas, to which each block adds to `DAY`."""
     spec = Spec.model_validate({"quotas": [DAY | each for each in quotas or ({},)], **block})
-    return Pipeline([quota.build(spec, context(env, store=store or Store()))], inner or ScriptedService(200))
+    return arriving(
+        env, Pipeline([quota.build(spec, context(env, store=store or Store()))], inner or ScriptedService(200))
+    )
+
+
+def arriving(env: FakeEnv, pipeline: Pipeline) -> Any:
+    """Return a function that runs a request which arrives at the present instant."""
+
+    async def call(x: Exchange) -> Outcome:
+        x.arrived = env.now()
+        return await pipeline(x)
+
+    return call
 
 
 async def statuses(call: Any, number: int, **headers: str) -> list[int]:
@@ -133,7 +146,7 @@ async def test_counts_survive_a_reload_but_not_another_key(change: dict[str, Any
         spec = Spec.model_validate([DAY | settings])
         built = quota.build(spec, replace(context(env), obtain=lease.obtain))
         states.commit(lease)
-        return Pipeline([built], ScriptedService(200))
+        return arriving(env, Pipeline([built], ScriptedService(200)))
 
     assert await statuses(call_of(), 3) == [200, 200, 429]
     assert await statuses(call_of(**change), 2) == expected
@@ -146,9 +159,46 @@ async def test_a_clock_that_steps_back_over_the_start_resets_nothing() -> None:
     assert await statuses(call, 2) == [200, 200]
     for step in (-600, -3000, 3600):
         wall[0] += step
+        env.advance(1)
         assert await statuses(call, 1) == [429]
     wall[0] += 86_400
+    env.advance(1)
     assert await statuses(call, 1) == [200]
+
+
+async def test_the_wall_clock_is_read_once_a_second() -> None:
+    env, reads = make_env(), [0]
+
+    def wall() -> float:
+        reads[0] += 1
+        return env.wall()
+
+    call = service(replace(env, wall=wall), {"max": 10_000})
+    for _ in range(5):
+        assert await statuses(call, 100) == [200] * 100
+        env.advance(1)
+    assert reads[0] == 5
+    outcome = await call(exchange())
+    assert outcome.header(b"ratelimit") == b'"day";r=9499;t=%d' % to_end(env)
+
+
+@pytest.mark.parametrize("key", ["none", "client.address"])
+async def test_routes_of_an_upstream_count_together_also_from_a_new_window_on(key: str) -> None:
+    env, store = make_env(), Store()
+    one, other = [service(env, {"max": 3, "key": key}, store=store) for _ in range(2)]
+    for _ in range(3):
+        assert await statuses(one, 2) + await statuses(other, 2) == [200, 200, 200, 429]
+        env.advance(to_end(env))
+
+
+async def test_a_window_that_another_route_has_begun_is_not_counted_in_the_last_one() -> None:
+    env, store = make_env(), Store()
+    walls = [env.wall()]
+    one, other = [service(replace(env, wall=lambda: walls[0]), store=store) for _ in range(2)]
+    assert await statuses(one, 1) == [200]
+    walls[0] += to_end(env) + 1
+    assert await statuses(other, 2) == [200, 200]
+    assert await statuses(one, 1) == [429], "the clock was set ahead less than a second ago"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +367,9 @@ async def test_a_quota_that_is_taken_out_gives_its_units_back() -> None:
     env = virtual_env()
     fleet = Fleet(env, max=10_000)
     await fleet.statuses(3)
-    (shared,) = fleet.stores[0].quotas.values()
+    (shared,) = fleet.stores[0].limits.values()
     shared.retire()
     await env.sleep(0.1)
-    assert fleet.stores[0].quotas == {}
+    assert fleet.stores[0].limits == {}
     (table,) = fleet.ledger._tables.values()
     assert table.used == {"": 3.0}

@@ -75,7 +75,7 @@ def test_eviction_resets_no_count(interval: float, capacity: int, max_keys: int,
         bucket = buckets.setdefault(located, Bucket(interval, capacity))
         assert offer(gcra, located, now) is bucket.take(now, 1)
         assert gcra.keys <= max_keys
-        assert len(gcra.tats) <= max_keys + 1
+        assert len(gcra.buckets) <= max_keys + 1
 
 
 @given(INTERVALS, st.integers(1, 6), offers(), st.floats(0, 1e6))

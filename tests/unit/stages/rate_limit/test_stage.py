@@ -284,6 +284,7 @@ async def test_counts_survive_a_reload() -> None:
     assert await statuses(service(env, {"burst": 4}, store=store), *[exchange()] * 3) == [200, 200, 429]
     state = store.objects["rate_limit", "route", "order", "burst"].describe()
     assert (state["limit"], state["keys"], state["refused"]) == ("1 per second, with a burst of 4", 1, 2)
+    assert state["shared_by"] == "process"
     changed = service(env, {"burst": 4, "key": "client.address"}, store=store)
     assert await statuses(changed, exchange(client_address="")) == [200], "counts by another key say nothing"
 

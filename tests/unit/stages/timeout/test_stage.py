@@ -103,7 +103,7 @@ def test_off_sets_no_limit() -> None:
 
 def test_nothing_left_is_a_refusal() -> None:
     env = make_env()
-    refused = gate(env, request="3s").admit(exchange(arrived=env.now() - 3))
+    refused = gate(env, request="3s").admit(exchange(arrived=env.now() - 3, body=b"late"))
     assert isinstance(refused, Outcome)
     assert refused.failure is DEADLINE
     assert (refused.status, refused.refusal.policy, refused.refusal.where) == (504, "timeout", "policies.yaml:7")

@@ -162,6 +162,16 @@ def test_shares_of_zones_hold_for_discovered_endpoints() -> None:
     assert not found.is_weighted
 
 
+@pytest.mark.parametrize("source", [{"file": "/endpoints"}, {"kubernetes": {"service": "app"}}], ids=str)
+def test_the_own_zone_is_named_alike_for_discovered_endpoints(source: dict[str, Any]) -> None:
+    spec = UpstreamSpec.model_validate({"discover": source, "locality": {"zone": "a"}})
+    found = EndpointSet("app", spec, make_env())
+    found.assign([Target(f"http://10.0.0.{number}:80", zone=zone) for number, zone in enumerate("abb")])
+    env = make_env(seed=3)
+    balancer = Balancer(found, spec, env)
+    assert {balancer.pick(exchange(), env.now()) for _ in range(50)} == {found.members[0]}
+
+
 def test_a_reload_changes_weights_and_zones_of_endpoints_that_stay() -> None:
     bench = Weighted("random", {"weight": 4, "zone": "a"}, {})
     first = bench.set.members[0]
@@ -191,8 +201,8 @@ def test_a_reload_changes_weights_and_zones_of_endpoints_that_stay() -> None:
         ),
         ({"discover": {"srv": "_http._tcp.a"}, "locality": {"zone": "a"}}, "by srv names no zones"),
         (
-            {"discover": {"kubernetes": {"service": "a", "port": "http"}}, "locality": {"zone": "a"}},
-            "write kubernetes: {zone_aware: true}",
+            {"discover": {"kubernetes": {"service": "a", "zone_aware": True}}, "locality": {"zone": "a"}},
+            "locality beside zone_aware: true",
         ),
         ({"discover": {"srv": "_http._tcp.a", "subset": {"version": "v2"}}}, "a file alone has labels"),
     ],

@@ -32,7 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(kubernetes, "LONGEST_PAUSE", 0.1)
     monkeypatch.setattr(kubernetes, "LEAST_PAUSE", 0.005)
-    monkeypatch.setattr(kubernetes, "GATHER_SECONDS", 0.005)
+    monkeypatch.setattr(api_module, "GATHER_SECONDS", 0.005)
     monkeypatch.setattr(api_module, "ACCOUNT", tmp_path)
     (tmp_path / "token").write_text("first\n")
     (tmp_path / "namespace").write_text("shop")
@@ -347,15 +347,13 @@ async def test_a_port_that_is_not_there_is_a_problem() -> None:
 ZONE = {"topology.kubernetes.io/zone": "a"}
 
 
-@pytest.mark.parametrize("where", ["spec", "pod", "node of the pod", "node"])
+@pytest.mark.parametrize("where", ["pod", "node of the pod", "node"])
 async def test_the_own_zone_is_found(where: str) -> None:
     async with ApiServer() as server:
         server.put("orders-1", [endpoint("10.0.0.1", "b"), endpoint("10.0.0.2", "a")])
         pod = f"/api/v1/namespaces/shop/pods/{socket.gethostname()}"
         settings: dict[str, Any] = {"zone_aware": True}
-        if where == "spec":
-            settings["zone"] = "a"
-        elif where == "pod":
+        if where == "pod":
             server.objects[pod] = {"metadata": {"labels": ZONE}, "spec": {"nodeName": "n"}}
         elif where == "node of the pod":
             server.objects[pod] = {"metadata": {}, "spec": {"nodeName": "n"}}
@@ -390,7 +388,7 @@ async def test_a_silent_api_server_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_burst_of_changes_is_applied_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "GATHER_SECONDS", 0.1)
+    monkeypatch.setattr(api_module, "GATHER_SECONDS", 0.1)
     async with ApiServer() as server:
         server.put("orders-1", ready=["10.0.0.1"])
         async with watched(server) as orders:

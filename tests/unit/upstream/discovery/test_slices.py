@@ -76,10 +76,10 @@ def test_slices_are_merged_and_the_better_of_two_states_holds() -> None:
 
 def test_a_watch_adds_changes_and_removes_slices() -> None:
     slices = listed(make_slice("a", [endpoint("10.0.0.1")]))
-    assert slices.apply(event("ADDED", make_slice("b", [endpoint("10.0.0.2")])))
-    assert slices.apply(event("MODIFIED", make_slice("a", [endpoint("10.0.0.3")])))
+    slices.apply([event("ADDED", make_slice("b", [endpoint("10.0.0.2")]))])
+    slices.apply([event("MODIFIED", make_slice("a", [endpoint("10.0.0.3")]))])
     assert urls(slices) == ["http://10.0.0.2:8080", "http://10.0.0.3:8080"]
-    assert slices.apply(event("DELETED", make_slice("b", [])))
+    slices.apply([event("DELETED", make_slice("b", []))])
     assert urls(slices) == ["http://10.0.0.3:8080"]
     assert slices.version == "7"
 
@@ -87,7 +87,7 @@ def test_a_watch_adds_changes_and_removes_slices() -> None:
 def test_endpoints_that_do_not_change_are_the_same_objects() -> None:
     slices = listed(make_slice("a", [endpoint("10.0.0.1", "x"), endpoint("10.0.0.2")]), make_slice("b", []))
     before = {target.url: target for target in slices.targets()}
-    slices.apply(event("MODIFIED", make_slice("a", [endpoint("10.0.0.1", "x"), endpoint("10.0.0.2", ready=False)])))
+    slices.apply([event("MODIFIED", make_slice("a", [endpoint("10.0.0.1", "x"), endpoint("10.0.0.2", ready=False)]))])
     after = {target.url: target for target in slices.targets()}
     assert after["http://10.0.0.1:8080"] is before["http://10.0.0.1:8080"]
     assert not after["http://10.0.0.2:8080"].is_ready
@@ -95,8 +95,24 @@ def test_endpoints_that_do_not_change_are_the_same_objects() -> None:
 
 def test_a_bookmark_moves_the_version_alone() -> None:
     slices = listed(make_slice("a", [endpoint("10.0.0.1")]))
-    assert not slices.apply(event("BOOKMARK", {"metadata": {"resourceVersion": "44"}}))
+    assert not slices.apply([event("BOOKMARK", {"metadata": {"resourceVersion": "44"}})])
     assert (slices.version, len(slices)) == ("44", 1)
+
+
+def test_of_several_changes_of_a_slice_only_the_last_counts() -> None:
+    slices = listed(make_slice("a", [endpoint("10.0.0.1")]), make_slice("b", [endpoint("10.0.0.9")]))
+    first = make_slice("a", [endpoint("10.0.0.2"), endpoint("not parsed")])
+    last = {**make_slice("a", [endpoint("10.0.0.3")]), "metadata": {"name": "a", "resourceVersion": "12"}}
+    slices.apply([event("MODIFIED", first), event("DELETED", make_slice("b", [])), event("MODIFIED", last)])
+    assert urls(slices) == ["http://10.0.0.3:8080"]
+    assert (slices.version, slices.changes) == ("12", 2)
+
+
+def test_lines_before_a_faulty_one_are_applied() -> None:
+    slices = listed(make_slice("a", [endpoint("10.0.0.1")]))
+    with pytest.raises(WatchError):
+        slices.apply([event("MODIFIED", make_slice("a", [endpoint("10.0.0.2")])), event("ERROR", {"code": 500})])
+    assert urls(slices) == ["http://10.0.0.2:8080"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +125,7 @@ def test_a_bookmark_moves_the_version_alone() -> None:
 )
 def test_error_events_are_told_apart(status: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
-        listed().apply(event("ERROR", status))
+        listed().apply([event("ERROR", status)])
 
 
 @pytest.mark.parametrize(
@@ -132,13 +148,13 @@ def test_error_events_are_told_apart(status: dict[str, Any], kind: type[Exceptio
 )
 def test_what_no_api_server_sends_is_an_error(line: bytes) -> None:
     with pytest.raises(FormatError):
-        listed().apply(line)
+        listed().apply([line])
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_applied_or_refused(line: bytes) -> None:
     with suppress(FormatError, ExpiredError, WatchError):
-        listed().apply(line)
+        listed().apply([line])
 
 
 def test_named_ports_can_differ_from_slice_to_slice() -> None:
@@ -160,7 +176,7 @@ def test_a_missing_port_is_a_problem_that_names_those_that_there_are() -> None:
     slices = listed(make_slice("a", [endpoint("10.0.0.1")]), port="grpc")
     assert urls(slices) == []
     assert slices.problem == "the service does not have the port grpc; its pods have http (8080)"
-    slices.apply(event("MODIFIED", make_slice("a", [endpoint("10.0.0.1")], ports=[{"name": "grpc", "port": 5}])))
+    slices.apply([event("MODIFIED", make_slice("a", [endpoint("10.0.0.1")], ports=[{"name": "grpc", "port": 5}]))])
     assert slices.problem == ""
 
 
@@ -210,4 +226,4 @@ def test_the_number_of_endpoints_is_bounded() -> None:
     many = make_slice("a", [endpoint(f"10.{n >> 8 & 255}.{n & 255}.1") for n in range(10_001)])
     slices = listed(many)
     with pytest.raises(FormatError, match="more than 20000"):
-        slices.apply(event("ADDED", {**many, "metadata": {"name": "b"}}))
+        slices.apply([event("ADDED", {**many, "metadata": {"name": "b"}})])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.config.edit import put
+from sidecar.inspect.edit import put
 
 TEXT = """\
 upstreams:

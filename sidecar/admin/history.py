@@ -1,0 +1,114 @@
+"""Keeper of the figures of the last hours: reads metrics by a timer, and keeps them in a file if policies name one.
+
+Rules:
+
+1. Metrics are read, and never recorded for this purpose: a request costs nothing more.
+2. The file is replaced as a whole, so that it is never half written; this happens in a thread.  What came after the
+   last writing is lost if the process is killed.
+3. A file that cannot be used is told (`history.failed`), ignored, and replaced at the next writing.
+4. After a hand-over the new process has the file, and the old one writes no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from sidecar.admin.view import AdminView
+from sidecar.config.process_spec import HistorySpec
+from sidecar.core.events import BUG, HISTORY_FAILED
+from sidecar.core.metrics import BUGS
+from sidecar.telemetry.files import write_file
+from sidecar.telemetry.metrics.history import PERIOD, History
+from sidecar.telemetry.metrics.period import MOST_BYTES, HistoryDocument, read_history
+
+SECOND: Final = 1.0
+"""Seconds between two readings of permits and tokens."""
+WRITE_EVERY: Final = 5
+"""Periods between two writings of the file."""
+
+
+class HistoryKeeper:
+    """Keeper of one history; the listener starts and stops it."""
+
+    def __init__(self, view: AdminView) -> None:
+        self._view = view
+        self.history: History | None = None
+        """Figures of the last hours; None if policies turn them off."""
+        self._file: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, spec: HistorySpec | None) -> None:
+        """Restore what the file has, and start to read metrics."""
+        if spec is None:
+            return
+        self.history = History(self._view.registry, spec.size)
+        self._file = spec.file
+        self._task = self._view.env.spawn(self._run(self.history))
+
+    def leave(self) -> None:
+        """Write no more, because another process has the file."""
+        self._file = None
+
+    async def stop(self) -> None:
+        """Stop reading metrics, and write the file."""
+        if self._task is None or self.history is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._write(self.history)
+
+    async def _run(self, history: History) -> None:
+        """Read metrics every second, and end a period every `PERIOD` seconds, until cancelled."""
+        env = self._view.env
+        await self._restore(history)
+        began, number = env.now(), 0
+        due = began
+        while True:
+            due = max(due + SECOND, env.now())  # readings that a stall of the loop has prevented are not repeated
+            await env.sleep(due - env.now())
+            try:
+                history.watch()
+                if (passed := env.now() - began) >= PERIOD:
+                    began = env.now()
+                    number += 1
+                    await self._view.refresh()
+                    await history.end_period(env.wall(), passed, lambda: env.sleep(0))
+                    if number % WRITE_EVERY == 0:
+                        await self._write(history)
+            except Exception as error:  # a bug in one reading must not end all of them
+                env.meter.counter(BUGS, where="history").value += 1
+                env.emit(BUG, where="history", error=error)
+
+    async def _restore(self, history: History) -> None:
+        """Take the periods of the file."""
+        if (path := self._file) is None:
+            return
+        try:
+            found = await asyncio.to_thread(_read, path)
+        except FileNotFoundError:
+            return  # the first start
+        except OSError as error:
+            self._tell(f"{path} cannot be read: {error.strerror}; make it readable")
+        except ValueError as error:
+            self._tell(f"{path} is no history of this version: {error}; it is ignored and will be replaced")
+        else:
+            history.restore(found.periods)
+
+    async def _write(self, history: History) -> None:
+        """Replace the file."""
+        if (path := self._file) is None:
+            return
+        try:
+            await asyncio.to_thread(write_file, path, history.document())
+        except OSError as error:
+            self._tell(f"{path} cannot be written: {error.strerror}; name a file in a directory that can be")
+
+    def _tell(self, reason: str) -> None:
+        self._view.env.emit(HISTORY_FAILED, reason=reason)
+
+
+def _read(path: str) -> HistoryDocument:
+    """Return the history of a file.  Raises `OSError`, and `ValueError` with what is wrong."""
+    with open(path, "rb") as file:
+        return read_history(file.read(MOST_BYTES))
