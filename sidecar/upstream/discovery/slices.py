@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -185,6 +186,9 @@ class Found:
         """Target in another zone."""
 
 
+_url, _own = attrgetter("url"), attrgetter("own")
+
+
 class Part(NamedTuple):
     """Endpoints of one slice."""
 
@@ -275,7 +279,8 @@ class Slices:
             return
         before = self._parts.get(name)
         known = before.found if before is not None and before.port == port else {}
-        found: dict[bytes, Any] = {text: known.get(text) for text in map(bytes, texts)}
+        keys = list(map(bytes, texts))
+        found: dict[bytes, Any] = dict(zip(keys, map(known.get, keys), strict=True))
         for text in found.keys() - known.keys():
             found[text] = self._parse(_decoded(_decode_endpoint, text), port)
         self._ports.pop(name, None)
@@ -317,14 +322,14 @@ class Slices:
         """Return the endpoints of the service; `zone` is the sidecar's own, empty if zones do not matter."""
         used = min([part.family for part in self._parts.values() if part.found], default=4)
         found = [*chain.from_iterable(part.found.values() for part in self._parts.values() if part.family == used)]
-        merged = {each.url: each for each in found}
+        merged = dict(zip(map(_url, found), found, strict=True))
         if len(merged) < len(found):
             for each in found:
                 if each.state < merged[each.url].state:
                     merged[each.url] = each
             found = list(merged.values())
         if not zone:
-            return [each.own for each in found]
+            return list(map(_own, found))
         ready = [each for each in found if each.state == READY]
         if all(each.hints for each in ready) and any(zone in each.hints for each in ready):
             return [each.own if zone in each.hints else each.other for each in found]
