@@ -248,6 +248,38 @@ def margin(path: str, seed: int) -> None:
             click.echo(f"{loaded.name}, {arm}: {words}")
 
 
+@main.command(
+    short_help="Judge the values of policies by a few cascades.",
+    examples=[("chaos verdicts policies.yaml", "Print which cascades they contain.")],
+)
+@click.argument("path", type=InputPath())
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def verdicts(path: str, seed: int, as_json: bool) -> None:
+    """Run a few scenarios in virtual time, with the values of policies in place of those of their sidecars.
+
+    The values are those of the first route to the own service and of the first to another one, with their upstreams.
+    Caches, fallbacks, rate limits, quotas and what a simulated service has no use for are left out.
+    """
+    from chaos.deep import verdicts as judge
+    from sidecar.config import files
+    from sidecar.config.load import load
+
+    try:
+        sources = files.read(path)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}; name a policy file, or a directory of them") from None
+    if problems := load(sources, os.environ).problems:
+        raise Failure("\n".join(map(str, problems)))
+    found = judge(sources, os.environ, seed)
+    if as_json:
+        click.echo(json.dumps([each._asdict() for each in found]))
+        return
+    for each in found:
+        click.echo(f"{each.scenario:<20} {'; '.join(each.missed) or 'contained'}")
+    click.echo(f"{sum(not each.missed for each in found)} of {len(found)} contained")
+
+
 @main.command(examples=[("chaos schema > schema.json", "Save it for an editor.")])
 def schema() -> None:
     """Print the JSON Schema of scenario files."""

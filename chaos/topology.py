@@ -154,7 +154,7 @@ class Topology:
     def _policies(self, service: str, env: dict[str, str]) -> Sequence[Source]:
         sources = files.policies(self.loaded, service)
         if self.arm == RECOMMENDED:
-            return files.recommended(sources, env)
+            return files.recommended(sources, env, self.loaded.values)
         blocks = self.scenario.decisive.get(service, []) if self.without else []
         return files.without(sources, blocks, env) if blocks else sources
 

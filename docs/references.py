@@ -51,6 +51,7 @@ EXIT_CODES: Final = {
     "chaos simulate": ("every expectation is met", "one is not met, or a run had trouble"),
     "chaos replay": ("every expectation is met", "one is not met, or the recording cannot be read"),
     "chaos margin": ("found", "the scenario cannot be used"),
+    "chaos verdicts": ("judged, whatever the verdicts are", "the policies cannot be used"),
     "chaos list": ("printed", "a file is not a valid scenario"),
     "chaos schema": ("printed", ""),
 }

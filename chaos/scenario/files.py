@@ -14,7 +14,7 @@ from sidecar.config.files import Source, parse
 from sidecar.config.node import Mark, Node
 from sidecar.config.report import Report
 from sidecar.config.validate import validate
-from sidecar.lint.recommended import with_recommended
+from sidecar.lint.recommended import VALUES, Values, with_values
 
 HERE = Path(__file__).parents[1]
 SCENARIOS = HERE / "scenarios"
@@ -25,11 +25,15 @@ class ScenarioError(Exception):
 
 
 class Loaded(NamedTuple):
-    """Scenario with its name and its file."""
+    """Scenario with its name and its file.
+
+    - `values`: values of the arm `recommended`, in place of those of the policies of each sidecar.
+    """
 
     name: str
     path: Path
     scenario: Scenario
+    values: Values = VALUES
 
 
 def load(paths: Iterable[str | Path]) -> list[Loaded]:
@@ -148,10 +152,10 @@ def without(sources: list[Source], blocks: Iterable[str], environ: Mapping[str, 
     return [Source("without.yaml", json.dumps(document, indent=1).encode())]
 
 
-def recommended(sources: list[Source], environ: Mapping[str, str]) -> list[Source]:
-    """Return policies as one JSON document, with the recommended starting values in place of their own."""
+def recommended(sources: list[Source], environ: Mapping[str, str], values: Values = VALUES) -> list[Source]:
+    """Return policies as one JSON document, with the recommended starting values, or others, in place of their own."""
     (whole,) = without(sources, (), environ)
-    document = with_recommended(json.loads(whole.text))
+    document = with_values(json.loads(whole.text), values)
     return [Source("recommended.yaml", json.dumps(document, indent=1).encode())]
 
 

@@ -74,6 +74,8 @@ class HistoryKeeper:
                     number += 1
                     await self._view.refresh()
                     await history.end_period(env.wall(), passed, lambda: env.sleep(0))
+                    if not history.ring and number == 1:
+                        self._tell("the figures of one minute are larger than admin.history.size; raise it")
                     if number % WRITE_EVERY == 0:
                         await self._write(history)
             except Exception as error:  # a bug in one reading must not end all of them

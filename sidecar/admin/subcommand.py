@@ -50,7 +50,7 @@ async def output_of(env: Env, directory: str, module: str, arguments: Sequence[s
             if len(found) > MOST_OUTPUT:
                 raise NotDoneError(503, "the result is too long; try less at once")
         if await process.wait() < 0:
-            raise NotDoneError(503, f"the command has taken more than {SECONDS:g} s; try less at once")
+            raise NotDoneError(503, f"the command has taken more than {SECONDS:g} s; try again later, or less at once")
         return found
     finally:
         timer.cancel()

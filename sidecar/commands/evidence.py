@@ -258,6 +258,8 @@ def recommend(
 
     if sum(each is not None for each in (log, admin, history)) != 1:
         reject("--log", "say where the evidence comes from: exactly one of --log, --admin and --history")
+    if form is not None and log is None:
+        reject("--format", "is that of a log; add --log, or leave it out")
     sources = read_sources(path, as_json=as_json)
     spec = load_policies(path, as_json=as_json)
     facts = Policies(spec)

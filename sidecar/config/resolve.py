@@ -105,7 +105,9 @@ class RouteResolver:
             if arm is not None:
                 if head.candidate.is_observed:
                     arm = replace(arm, observes=self._observed(layer, arm))
-                return replace(spec, arms=(arm,), shares=(head.candidate.share or 0.0,), rollout=head.candidate)
+                placed = spec.node.with_items(spec.node.items | {CANDIDATE: candidate})
+                shares = (head.candidate.share or 0.0,)
+                return replace(spec, arms=(arm,), shares=shares, rollout=head.candidate, node=placed)
         return spec
 
     def _observed(self, layer: Node, arm: RouteSpec) -> tuple[str, ...]:

@@ -62,8 +62,9 @@ class _Second:
         self._report = report
         self._twins = {route.name: route for route in stable.routes}
         self._routes = {route.name: route for route in tried.routes}
-        self._upstreams = _renamed(stable.upstreams, tried.upstreams)
-        self._caches = _renamed(stable.caches, tried.caches)
+        is_observed = stable.candidate is not None and stable.candidate.is_observed
+        self._upstreams = _renamed(stable.upstreams, tried.upstreams, is_observed)
+        self._caches = _renamed(stable.caches, tried.caches, is_observed)
         self._known: dict[str, bool] = {}
         self._check()
 
@@ -113,7 +114,8 @@ class _Second:
                 if twin.arms:
                     message = "differs beside a rollout of its own; end one of them first"
                     self._report.error(arm.node.mark, arm.node.path, message)
-                routes.append(replace(twin, arms=(arm,), shares=(rule.share or 0.0,), rollout=rule))
+                placed = twin.node.with_items(twin.node.items | {CANDIDATE: self._section})
+                routes.append(replace(twin, arms=(arm,), shares=(rule.share or 0.0,), rollout=rule, node=placed))
                 check_rollout(routes[-1], self._stable.node, self._report)
         names = {name_of_part(each, part) for each in different for part in self._routes[each].parts}
         routes += [self._arm(each) for each in self._tried.routes if each.name in names]
@@ -144,10 +146,14 @@ class _Second:
                 twin is None
                 or arm.upstream != twin.upstream
                 or any(getattr(arm, key) != getattr(twin, key) for key in DECISIVE)
-                or any(each.upstream in self._upstreams for each in arm.arms)
+                or any(map(self._is_another, (twin.upstream, *(each.upstream for each in arm.arms))))
                 or any(map(self._differs, self._routes[name].parts.values()))
             )
         return found
+
+    def _is_another(self, upstream: str) -> bool:
+        """True if an upstream means something else in the second set."""
+        return self._stable.upstreams.get(upstream) != self._tried.upstreams.get(upstream)
 
     def _arm(self, route: RouteSpec, name: str = "") -> RouteSpec:
         """Return a route of the second set under the names that both sets have together."""
@@ -193,7 +199,7 @@ class _Second:
         arm = self._arm(self._routes[twin.name])
         different = [key for key in twin.blocks | arm.blocks if twin.blocks.get(key) != arm.blocks.get(key)]
         unseen = [key for key in different if key in UNOBSERVED or key not in arm.blocks]
-        unseen += ["upstream"] * (arm.upstream != twin.upstream)
+        unseen += ["upstream"] * (arm.upstream != twin.upstream or self._is_another(twin.upstream))
         if unseen:
             message = (
                 f"differs in {', '.join(unseen)}, which mode: observe does not show; a share of the requests would"
@@ -207,9 +213,13 @@ class _Second:
         )
 
 
-def _renamed(stable: dict[str, Any], tried: dict[str, Any]) -> dict[str, str]:
-    """Return the names that members of a section get which differ from those in force."""
-    return {name: f"{name}@{CANDIDATE}" for name, spec in tried.items() if spec != stable.get(name)}
+def _renamed(stable: dict[str, Any], tried: dict[str, Any], is_observed: bool) -> dict[str, str]:
+    """Return the names that members of a section get which differ from those in force.
+
+    Of an observed set these are new members alone, since none of its requests are sent.
+    """
+    found = [name for name, spec in tried.items() if spec != stable.get(name)]
+    return {name: f"{name}@{CANDIDATE}" for name in found if not is_observed or name not in stable}
 
 
 def _with_renamed(stable: Node, tried: Node, section: str, names: dict[str, str]) -> Node | None:

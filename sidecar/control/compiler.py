@@ -497,7 +497,7 @@ class Compilation:
         if not any(each.arms for each in self.spec.routes):
             return
         from sidecar.rollout.arms import Arms, Settings
-        from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
+        from sidecar.rollout.stage import ArmStage, TimedArmStage
 
         together = sum(each.rollout is self.spec.candidate for each in self.spec.routes)
         for each in self.spec.routes:
@@ -514,7 +514,7 @@ class Compilation:
             is_timed = rule.return_when is not None and rule.return_when.p99 is not None
             for number, name in enumerate(names):
                 if rule.return_when is None:
-                    self.arm_stages[name] = ArmCounter(arms.counts(number))
+                    self.arm_stages[name] = arms.counter(number)
                 else:
                     self.arm_stages[name] = (
                         TimedArmStage(arms, number, self.env.now) if is_timed else ArmStage(arms, number)

@@ -51,14 +51,28 @@ class Observer(Protocol):
         """Record the outcome of a request; its ticket is another stage's."""
 
 
-class OutcomeObserver:
-    """Base class of compiled observers, whose `settle` the pipeline calls directly and not as that of any object."""
+class OutcomeCounter:
+    """Observer that counts outcomes, except those that the client has caused."""
 
-    __slots__ = ()
+    __slots__ = ("bad", "good")
+
+    def __init__(self) -> None:
+        self.good = 0
+        """Responses with a verdict below 500; the pipeline itself may count them."""
+        self.bad = 0
+        """Failures, and responses with another verdict."""
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        """Record the outcome of a request; its ticket is None."""
-        raise NotImplementedError
+        """Count the outcome of a request."""
+        failure = outcome.failure
+        if failure is None and outcome.verdict < 500:
+            self.good += 1
+        elif failure is None or failure.origin != "client":
+            self.bad += 1
+
+    def clear(self) -> None:
+        """Set the counts back to 0."""
+        self.good = self.bad = 0
 
 
 class Gate(Stage, Protocol):

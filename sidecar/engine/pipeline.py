@@ -25,7 +25,7 @@ from sidecar.core.body import COMPLETE
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, Failure, Outcome, append_lines
 from sidecar.core.promise import Promise, Run
-from sidecar.core.stage import Observer, OutcomeObserver, Service, Stage, Wait, outcome_to_settle, unbound
+from sidecar.core.stage import Observer, OutcomeCounter, Service, Stage, Wait, outcome_to_settle, unbound
 
 Answer = Callable[..., Any] | None
 Settle = Callable[..., None] | None
@@ -51,16 +51,18 @@ class Terminal(Protocol):
 class Step:
     """Stage on the way of an outcome outwards."""
 
-    __slots__ = ("answer", "index", "is_observer", "observer", "settle")
+    __slots__ = ("answer", "counter", "index", "is_observer", "settle")
 
-    def __init__(self, index: int, answer: Answer, settle: Settle, observer: OutcomeObserver | None, is_observer: bool):
+    def __init__(
+        self, index: int, answer: Answer, settle: Settle, counter: OutcomeCounter | None, is_observer: bool
+    ) -> None:
         self.index = index
         """Index of the stage's ticket; for an observer, that of the ticket outside of it."""
         self.answer = answer
         """Method of the stage; None if it has none."""
         self.settle = settle
-        """Method of the stage; None if it has none, or is a observer."""
-        self.observer = observer
+        """Method of the stage; None if it has none, or only counts outcomes."""
+        self.counter = counter
         """The stage itself, if it only counts outcomes; else None."""
         self.is_observer = is_observer
         """True for a stage without a ticket."""
@@ -84,7 +86,7 @@ class Pipeline:
         names = ("admit", "answer", "settle", "adds_lines")
         self._link(
             [
-                (*(getattr(stage, name, None) for name in names), stage if isinstance(stage, OutcomeObserver) else None)
+                (*(getattr(stage, name, None) for name in names), stage if isinstance(stage, OutcomeCounter) else None)
                 for stage in stages
             ]
         )
@@ -95,7 +97,7 @@ class Pipeline:
     def _link(self, calls: list[Any]) -> None:
         """Take `admit`, `answer`, `settle` and `adds_lines` of each stage, outermost first; None for what it lacks.
 
-        The fifth of each is the stage itself if it is a observer, else None.
+        The fifth of each is the stage itself if it only counts outcomes, else None.
         """
         self._calls = calls
         admits: list[Callable[..., Any]] = []
@@ -105,7 +107,7 @@ class Pipeline:
         """Index of the ticket whose lines a call itself appends to an outcome that all stages get, because no stage
         further out has an `answer`; None without one."""
         is_answered = False
-        for admit, answer, settle, adds_lines, observer in calls:
+        for admit, answer, settle, adds_lines, counter in calls:
             is_observer = admit is None and bool(admits)
             if not is_observer:
                 admits.append(_admit if admit is None else admit)
@@ -114,8 +116,8 @@ class Pipeline:
             if adds_lines and settle is None and not is_answered:
                 self.lines_at = index
             is_answered = is_answered or answer is not None
-            if observer is not None:
-                steps.insert(0, Step(index, None, None, observer, is_observer))
+            if counter is not None:
+                steps.insert(0, Step(index, None, None, counter, is_observer))
             elif answer is not None or settle is not None:
                 steps.insert(0, Step(index, answer, settle, None, is_observer))
         self.admits = tuple(admits)
@@ -277,15 +279,12 @@ class Call:
         steps, lines_at = pipeline.outward, pipeline.lines_at
         if admitted != ALL:
             steps, lines_at = pipeline.passed[admitted], None
-        index, answer = len(tickets), None
+        index, answer = 0, None
         try:
             for step in steps:
-                observer = step.observer
-                if observer is not None:
-                    observer.settle(x, None, outcome)
-                    continue
-                index, answer = step.index, step.answer
+                answer, settle = step.answer, step.settle
                 if answer is not None:
+                    index = step.index
                     found = answer(x, tickets[index], outcome)
                     if found is not outcome or outcome.stream is not body:
                         del tickets[index + 1 :]
@@ -295,9 +294,15 @@ class Call:
                             self._go_on(found, pipeline.answered[index], True)
                         return
                     answer = None
-                settle = step.settle
                 if settle is not None:
+                    index = step.index
                     settle(x, tickets[index], outcome)
+                elif step.counter is not None:
+                    counter = step.counter
+                    if outcome.failure is None and outcome.verdict < 500:
+                        counter.good += 1  # inlined `settle`
+                    else:
+                        counter.settle(x, None, outcome)
             if lines_at is not None:
                 lines = cast("bytes | None", tickets[lines_at])
                 if lines is not None:  # inlined `append_lines`
@@ -327,7 +332,7 @@ class Call:
         try:
             for step in steps:
                 index, answer = step.index, step.answer
-                settle = step.settle if step.observer is None else step.observer.settle
+                settle = step.settle if step.counter is None else step.counter.settle
                 if answer is not None and not has_answered:
                     if bound:
                         self._bind(outcome, bound, index + 1)

@@ -152,8 +152,10 @@ class JwtIdentity:
 
     async def _verify_in_thread(self, x: Exchange, unverified: Unverified, keys: list[Key]) -> Verdict:
         """Verify a signature whose key takes long, while the event loop goes on."""
-        signer = await self._budget.in_thread(partial(unverified.signer, keys))
-        return self._conclude(x, unverified, signer, self._now())
+        found = await self._budget.in_thread(x.client_address, partial(unverified.signer, keys))
+        if isinstance(found, Unavailable):
+            return self._refused(found)
+        return self._conclude(x, unverified, found, self._now())
 
     def _conclude(self, x: Exchange, unverified: Unverified, signer: Key | None, now: float) -> Verdict:
         """Return the verdict on a token that `signer` has signed, or none of the keys."""

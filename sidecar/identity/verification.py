@@ -70,8 +70,10 @@ class VerificationBudget:
         """Verifications in this turn of the loop."""
         self._has_timer = False
         self._thread = ThreadPoolExecutor(1, "verification")  # starts its thread when it is needed
-        self._in_thread = 0
-        """Verifications that the thread has not ended."""
+        self._places = asyncio.Semaphore(at_once)
+        """Places for verifications that are given to the thread."""
+        self._outside = 0
+        """Tokens that wait for such a place."""
         self.retune(spec)
         self._left = self._share * BURST
 
@@ -104,7 +106,7 @@ class VerificationBudget:
 
     def crowd(self) -> Unavailable | None:
         """Return the refusal to let one more token wait; None if there is room."""
-        if len(self._waiting) + self._in_thread < MOST_WAITING:
+        if len(self._waiting) + self._outside < MOST_WAITING:
             return None
         self._limited.value += 1
         return Unavailable("too many tokens wait for their verification", 1.0)
@@ -136,9 +138,19 @@ class VerificationBudget:
         if self._has_timer:
             self._env.call_later(0.0, self._next_turn)
 
-    async def in_thread(self, verify: Callable[[], T]) -> T:
-        """Return the result of a verification in the worker thread, and charge it, also if nobody waits any more."""
-        self._in_thread += 1
+    async def in_thread(self, client: str, verify: Callable[[], T]) -> T | Unavailable:
+        """Return the result of a verification in the worker thread, and charge it, also if nobody waits any more.
+
+        The client's tokens may have failed while this one waited, so that it is refused.
+        """
+        self._outside += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._outside -= 1
+        if (denied := self.deny(client, self._now())) is not None:
+            self._places.release()
+            return denied
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._timed, verify)
         future.add_done_callback(self._leave_thread)
         return (await asyncio.shield(future))[0]
@@ -149,7 +161,7 @@ class VerificationBudget:
         return verify(), self._now() - began
 
     def _leave_thread(self, future: asyncio.Future[tuple[Any, float]]) -> None:
-        self._in_thread -= 1
+        self._places.release()
         if not future.cancelled() and future.exception() is None:
             self.pay(future.result()[1])
 

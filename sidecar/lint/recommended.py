@@ -12,7 +12,7 @@ scenarios runs with them alone.  Each value follows from a few choices:
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 SERVE: Final = "recommended-serve"
 """Name of the bundle for routes to the service beside the sidecar."""
@@ -82,34 +82,53 @@ INBOUND: Final = "app"
 """Name of the upstream with the service beside the sidecar."""
 
 
-def with_recommended(document: dict[str, Any]) -> dict[str, Any]:
-    """Return policies, as plain values, with the recommended values in place of their own.
+class Values(NamedTuple):
+    """Values that can stand in place of those of any policies.
+
+    - `serve`, `call`: blocks of a route to the service beside the sidecar, and of one to another service.
+    - `app`, `upstream`: settings of the upstream with the service beside the sidecar, and of all others.
+    - `layers`: sections `policies` and `defaults`.
+    """
+
+    serve: dict[str, Any]
+    call: dict[str, Any]
+    app: dict[str, Any]
+    upstream: dict[str, Any]
+    layers: dict[str, Any]
+
+
+VALUES: Final = Values({"use": [SERVE]}, {"use": [CALL]}, APP, UPSTREAM, {"policies": BUNDLES})
+"""Recommended values."""
+
+
+def with_values(document: dict[str, Any], values: Values = VALUES) -> dict[str, Any]:
+    """Return policies, as plain values, with other values in place of their own.
 
     Names, addresses, matches, identities, stores and translations stay; every other policy goes.
     """
-    changed = {key: value for key, value in document.items() if key not in ("policies", "defaults")}
+    changed = {key: value for key, value in document.items() if key not in ("policies", "defaults")} | values.layers
     changed["upstreams"] = {
-        name: {key: each[key] for key in ADDRESS if key in each} | (APP if name == INBOUND else _settings(each))
+        name: {key: each[key] for key in ADDRESS if key in each}
+        | (values.app if name == INBOUND else _settings(each, values.upstream))
         for name, each in document.get("upstreams", {}).items()
     }
-    changed["policies"] = BUNDLES
-    changed["routes"] = [_route(each) for each in document.get("routes", [])]
+    changed["routes"] = [_route(each, values) for each in document.get("routes", [])]
     return changed
 
 
-def _settings(upstream: dict[str, Any]) -> dict[str, Any]:
+def _settings(upstream: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of an upstream; one endpoint alone is not ejected."""
     is_one = len(upstream.get("endpoints", [])) == 1
-    return {key: value for key, value in UPSTREAM.items() if key != "ejection" or not is_one}
+    return {key: value for key, value in values.items() if key != "ejection" or not is_one}
 
 
-def _route(route: dict[str, Any]) -> dict[str, Any]:
-    """Return a route with the bundle for its direction, and the store of its cache if it names one."""
+def _route(route: dict[str, Any], values: Values) -> dict[str, Any]:
+    """Return a route with the values for its direction, and the store of its cache if it names one."""
     kept = {key: route[key] for key in KEPT if key in route}
     cache = route.get("cache")
     if isinstance(cache, dict) and "store" in cache:
         kept["cache"] = {"store": cache["store"]}
-    return kept | {"use": [SERVE if route.get("upstream") == INBOUND else CALL]}
+    return kept | (values.serve if route.get("upstream") == INBOUND else values.call)
 
 
 # ----- the file

@@ -26,7 +26,8 @@ from zlib import crc32
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.core.exchange import Exchange
-from sidecar.rollout.evidence import ALPHA, Arm, Evidence
+from sidecar.core.stage import OutcomeCounter
+from sidecar.rollout.evidence import ALPHA, Evidence
 from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 
 STABLE: Final = 0
@@ -73,9 +74,9 @@ class Arms:
     """Arms of one route.  The state store has it under `("rollout", route)`."""
 
     __slots__ = (
-        "_condition", "_digest", "_draw", "_env", "_evidence", "_is_drawn", "_key", "_measured", "_meter", "_now",
-        "_returned", "_returns", "_route", "_salt", "_settings", "_since", "_tell", "_told", "is_ramping", "passing",
-        "shares",
+        "_condition", "_counters", "_digest", "_draw", "_env", "_evidence", "_is_drawn", "_key", "_measured", "_meter",
+        "_now", "_returned", "_returns", "_route", "_salt", "_settings", "_since", "_tell", "_told", "is_ramping",
+        "passing", "shares",
     )  # fmt: skip
 
     def __init__(self, route: str, settings: Settings, env: Env) -> None:
@@ -87,6 +88,7 @@ class Arms:
         self._returns = meter.counter(metrics.ROLLOUT_RETURNS, route=route)
         self._meter = meter
         self._measured: set[str] = set()
+        self._counters: list[OutcomeCounter] = []
         self._told: dict[str, Any] = {}
         """Latest return of each candidate that another worker has told."""
         self._tell: Callable[[str, Any], None] | None = None
@@ -110,6 +112,8 @@ class Arms:
         self.is_ramping = settings.ramp is not None
         self._returned: dict[int, Returned] = {}
         rule = settings.return_when
+        for counter in self._counters:
+            counter.clear()
         alpha = ALPHA / settings.routes
         self._evidence = [Evidence(rule or ReturnSpec(breaker=False), now, alpha) for _ in settings.shares]
         self._key = None if settings.sticky is None else key_reader(settings.sticky)
@@ -184,9 +188,11 @@ class Arms:
         elif reason := self._evidence[arm - 1].note_candidate(is_bad, seconds, is_refused, now):
             self._return(arm, reason)
 
-    def counts(self, arm: int) -> list[Arm]:
-        """Return the counts of an arm, until the settings change: one for each candidate that it is compared with."""
-        return [each.stable for each in self._evidence] if arm == STABLE else [self._evidence[arm - 1].candidate]
+    def counter(self, arm: int) -> OutcomeCounter:
+        """Return the stage of an arm that is compared with no other: it counts from each change of the settings on."""
+        while len(self._counters) <= arm:
+            self._counters.append(OutcomeCounter())
+        return self._counters[arm]
 
     def _return(self, arm: int, reason: str) -> None:
         """Take the share of a candidate away, and tell all workers."""
@@ -241,8 +247,16 @@ class Arms:
                 "share": round(self.share(number), 4),
                 "returned": None if returned is None else {"reason": returned.reason, "at": round(returned.at, 3)},
                 **each.describe(),
+                **self._describe_counts(number),
             })  # fmt: skip
         return {"route": self._route, "stable": names[STABLE], "candidates": candidates}
+
+    def _describe_counts(self, number: int) -> dict[str, Any]:
+        """Return the counts of the stable arm and a candidate that are not compared; empty for others."""
+        if self._settings.return_when is not None:
+            return {}
+        arms = {"stable": self.counter(STABLE), "candidate": self.counter(number)}
+        return {name: {"requests": each.good + each.bad, "errors": each.bad} for name, each in arms.items()}
 
     def __repr__(self) -> str:
         return f"<Arms of {self._route}: {', '.join(f'{share:.1%}' for share in self.shares)}>"

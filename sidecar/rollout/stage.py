@@ -2,6 +2,7 @@
 
 Its place is inside the cache, whose hits say nothing about an upstream, and outside of everything that limits, retries
 or judges attempts.  So it sees what the route's policies have made of the upstream, but not what a fallback hides.
+Without `return_when` an `OutcomeCounter` stands there.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from collections.abc import Callable
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import BREAKER_OPEN, Outcome
-from sidecar.core.stage import OutcomeObserver
 from sidecar.rollout.arms import Arms
-from sidecar.rollout.evidence import Arm
 
 
-class ArmStage(OutcomeObserver):
+class ArmStage:
     """Observer of one arm whose latencies are not compared."""
 
     __slots__ = ("_arm", "_arms")
@@ -30,28 +29,6 @@ class ArmStage(OutcomeObserver):
             self._arms.note(self._arm, outcome.verdict >= 500, 0.0, False)
         elif failure.origin != "client":
             self._arms.note(self._arm, True, 0.0, failure.code == BREAKER_OPEN.code)
-
-
-class ArmCounter(OutcomeObserver):
-    """Observer of one arm of a rollout without `return_when`: it counts only."""
-
-    __slots__ = ("_count", "_others")
-
-    def __init__(self, counts: list[Arm]) -> None:
-        self._count = counts[0]
-        self._others = counts[1:]
-
-    def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
-        failure = outcome.failure
-        if failure is not None and failure.origin == "client":
-            return
-        self._count.requests += 1
-        if self._others:
-            for each in self._others:
-                each.requests += 1
-        if failure is not None or outcome.verdict >= 500:
-            for each in (self._count, *self._others):
-                each.errors += 1
 
 
 class ArmTicket:

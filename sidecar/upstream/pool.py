@@ -214,8 +214,15 @@ class Pool:
         """Start to open a connection for a request; None if it is for all that wait."""
         self.opening += 1
         task = self.env.spawn(self._open(waiter))
-        timer = self.env.call_later(self.connect_timeout, task.cancel)
-        task.add_done_callback(lambda _: timer.cancel())
+        # The timer starts after the task: uvloop runs timers first, and counts from the start of a turn.  After a turn
+        # longer than the timeout it would cancel a task that has not begun, and `_open` would never count it out.
+        self.env.call_later(0.0, self._limit, task)
+
+    def _limit(self, task: Any) -> None:
+        """Start the timer of a task that opens a connection."""
+        if not task.done():
+            timer = self.env.call_later(self.connect_timeout, task.cancel)
+            task.add_done_callback(lambda _: timer.cancel())
 
     async def _open(self, waiter: Waiter | None) -> None:
         assert waiter is not None

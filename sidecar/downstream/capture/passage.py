@@ -79,11 +79,12 @@ class Passage:
         transport.set_write_buffer_limits(HIGH_WATER)
         client.is_eof = is_eof
         transport.pause_reading()
-        self.expires = self._listener.now() + self._capture.spec.connect_timeout
         self._task = self._listener.env.spawn(self._connect(data))
 
     async def _connect(self, data: bytes) -> None:
         """Connect to the destination, and join both sides."""
+        # Not before the task has begun: cancelled earlier, after a long turn of the loop, it would end nothing.
+        self.expires = self._listener.now() + self._capture.spec.connect_timeout
         try:
             await (self._dial() if self._upstream is None else self._dial_upstream(self._upstream))
         except NoEndpointError:

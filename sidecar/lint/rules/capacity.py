@@ -1,4 +1,4 @@
-"""Rules about capacity: limits of concurrency and rate, queues, ejections and health checks."""
+"""Rules about capacity: limits of concurrency and rate, quotas, queues, ejections, health checks and discovery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sidecar.lint.rule import Hit, Rule, RuleText, limit_rule, route_rule, upstr
 REFUSED: Final = 0.01
 """Share of requests that a limit may refuse at its usual load."""
 SLOW_DETECTION: Final = 60.0
-"""Seconds after which a health check should have found an endpoint that hangs."""
+"""Seconds after which a health check, or discovery, should have found an endpoint that no longer serves."""
+LONGEST_WINDOW: Final = {"hour": 3600, "day": 90_000, "week": 608_400, "month": 2_682_000}
+"""Longest window of a quota in seconds, with the hour that clocks are set back."""
 
 
 @limit_rule(
@@ -430,7 +432,114 @@ def nervous_check(upstream: UpstreamFacts) -> Iterator[Hit]:
         )
 
 
+@route_rule(
+    RuleText(
+        "R076",
+        "A quota that the rate limit beside it never lets be reached",
+        "warning",
+        "The rate limit refuses whatever the quota would, so the quota promises more than callers can have.",
+        "Google Apigee documentation: comparing Quota and SpikeArrest policies",
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}, "
+        "rate_limit: [{name: pace, rate: 10/m, burst: 10, key: client.address}], "
+        "quota: [{name: hourly, max: 5000, per: hour, key: client.address}]}]",
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}, "
+        "rate_limit: [{name: pace, rate: 10/s, burst: 10, key: client.address}], "
+        "quota: [{name: hourly, max: 5000, per: hour, key: client.address}]}]",
+    )
+)
+def unreachable_quota(route: RouteFacts) -> Iterator[Hit]:
+    block = route.blocks.get("quota")
+    limits = [
+        each for each in route.limits
+        if each.mode == "enforce" and each.cost == 1 and each.count == "all" and each.store is None
+    ]  # fmt: skip
+    for index, quota in enumerate(block.quotas if block is not None else ()):
+        for limit in limits if quota.cost == 1 else ():
+            most = limit.capacity + limit.rate * LONGEST_WINDOW[quota.per]
+            if (limit.key, limit.otherwise) == (quota.key, quota.otherwise) and most < quota.max:
+                yield Hit(
+                    route.at("quota", index, "max"),
+                    f"is never reached: `{limit.name}` lets at most {most:.0f} through in the {quota.per}; lower it",
+                )
+                break
+
+
+@upstream_rule(
+    RuleText(
+        "R077",
+        "A wait for pacing that takes the whole request",
+        "warning",
+        "An attempt that has waited that long is sent for a caller who has left.",
+        "SRE book ch. 22; RFC 9110 10.2.3 (Retry-After)",
+        'upstreams: {app: {endpoints: ["http://a:80"], pacing: {max_wait: 3s}}}\n'
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
+        'upstreams: {app: {endpoints: ["http://a:80"], pacing: {max_wait: 200ms}}}\n'
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
+    )
+)
+def long_pacing(upstream: UpstreamFacts) -> Iterator[Hit]:
+    pacing = upstream.spec.pacing
+    shortest = min(upstream.routes, key=lambda route: route.request, default=None)
+    if pacing is not None and shortest is not None and pacing.max_wait >= shortest.request:
+        yield Hit(
+            upstream.at("pacing", "max_wait"),
+            f"is not shorter than {shortest.whole} (timeout.request of {shortest.name}), so that who waits gets no "
+            "answer; shorten it",
+        )
+
+
+@upstream_rule(
+    RuleText(
+        "R078",
+        "A name that is looked up too seldom for its endpoints to leave",
+        "warning",
+        "Addresses that have left get their share of the requests until the next look-up.",
+        "Envoy dns_refresh_rate 5s; HAProxy hold valid 10s; Kubernetes DNS records with a TTL of 5 to 30s",
+        "upstreams: {app: {discover: {dns: app.prod.svc, port: 80, interval: 10m}}}\n"
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
+        "upstreams: {app: {discover: {dns: app.prod.svc, port: 80, interval: 10s}}}\n"
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
+    )
+)
+def seldom_looked_up(upstream: UpstreamFacts) -> Iterator[Hit]:
+    discover = upstream.spec.discover
+    if discover is None or not (discover.dns or discover.srv) or upstream.has_isolation:
+        return
+    if discover.interval > SLOW_DETECTION:
+        yield Hit(
+            upstream.at("discover", "interval"),
+            f"finds out after up to {seconds(discover.interval)} that an endpoint has left, and nothing else leaves it "
+            "out; shorten it, or add an ejection",
+        )
+
+
+@upstream_rule(
+    RuleText(
+        "R079",
+        "Discovered endpoints that one failed look-up takes away",
+        "warning",
+        "A name server that is away for a moment takes every endpoint away, although all of them serve.",
+        "Envoy documentation: a failed resolution keeps the last good endpoints; RFC 8767 (serving stale data)",
+        "upstreams: {app: {discover: {dns: app.prod.svc, port: 80, interval: 10s, keep_for: 5s}}}\n"
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
+        "upstreams: {app: {discover: {dns: app.prod.svc, port: 80, interval: 10s, keep_for: 1h}}}\n"
+        "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
+    )
+)
+def soon_forgotten(upstream: UpstreamFacts) -> Iterator[Hit]:
+    discover = upstream.spec.discover
+    if discover is None or discover.keep_for is None or not (discover.dns or discover.srv):
+        return
+    if discover.keep_for < discover.interval:
+        yield Hit(
+            upstream.at("discover", "keep_for"),
+            f"is shorter than {seconds(discover.interval)} (interval), so that one failed look-up leaves no endpoint; "
+            "lengthen it",
+        )
+
+
 RULES: Final[tuple[Rule, ...]] = (
     late_queue, dead_places, long_queue, small_limit, wide_route, few_connections, unreachable_limit, long_delay,
     unfair_limits, empty_set, overloaded_rest, short_ejection, kept_dead, slow_check, nervous_check,
+    unreachable_quota, long_pacing, seldom_looked_up, soon_forgotten,
 )  # fmt: skip

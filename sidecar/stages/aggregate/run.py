@@ -579,24 +579,21 @@ class Ask(InnerExchange):
 
     def report(self) -> None:
         """Take the answer.  A bug fails the whole: raised here, it would end a connection, and the client waited."""
-        try:
-            self._take_answer()
-        except Exception as error:
-            self._gathering.break_off(self._plan, error)
-
-    def _take_answer(self) -> None:
         gathering, plan, record, outcome = self._gathering, self._plan, self._record, self.value
         assert outcome is not None
-        if self.error is not None:
-            gathering.report_bug(plan, self.error)
-        record.outcome = outcome
-        result = self.result = evaluate(outcome, plan, gathering.allowance)
-        now = gathering.now()
-        gathering.end_request(plan, record, self._item, result, outcome, "failed", now)
-        followers, self.followers = self.followers, None
-        if followers is not None:
-            for each in followers:
-                gathering.end_request(each.plan, each.record, each.item, result, outcome, "duplicate", now)
+        try:
+            if self.error is not None:
+                gathering.report_bug(plan, self.error)
+            record.outcome = outcome
+            result = self.result = evaluate(outcome, plan, gathering.allowance)
+            now = gathering.now()
+            gathering.end_request(plan, record, self._item, result, outcome, "failed", now)
+            followers, self.followers = self.followers, None
+            if followers is not None:
+                for each in followers:
+                    gathering.end_request(each.plan, each.record, each.item, result, outcome, "duplicate", now)
+        except Exception as error:
+            gathering.break_off(plan, error)
 
 
 def evaluate(outcome: Outcome, plan: PartPlan, allowance: Allowance) -> Answered | Failed:

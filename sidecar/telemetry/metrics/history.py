@@ -95,7 +95,8 @@ class History:
                         continue
                     sums = routes.setdefault(labels.get("route", ""), {})
                     if name == metrics.CACHE_LOOKUPS:
-                        sums.setdefault("lookups", {})[labels["result"]] = added
+                        lookups, result = sums.setdefault("lookups", {}), labels["result"]
+                        lookups[result] = lookups.get(result, 0) + added
                     elif name == metrics.RETRIES or labels.get("result") in ("won", "lost"):
                         sums["again"] = sums.get("again", 0) + added
         found = {

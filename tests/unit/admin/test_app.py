@@ -318,7 +318,23 @@ async def test_policies_are_tried_beside_those_that_run(world: World) -> None:
     assert [each["severity"] for each in found["problems"] if each["severity"] == "error"] == []
     assert any("worst latency" in each["sentence"] for each in found["diff"]["subjects"])
     assert "orders" in found["explained"]
-    assert world.reloads == 0
+    assert (found["cascades"], world.reloads) == (None, 0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_cascades_are_simulated_in_a_process_of_their_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [b'[{"scenario": "one", "title": "One", "missed": []}]', b"Traceback\nCompileError: no"]
+    asked: list[tuple[Any, ...]] = []
+
+    async def output_of(env: Any, directory: str, module: str, arguments: list[str]) -> bytes:
+        asked.append((module, *arguments))
+        return said.pop(0) if module == "chaos.cli" else b'{"ok": true, "problems": [], "subjects": []}'
+
+    monkeypatch.setattr(what_if, "output_of", output_of)
+    assert (await tried(world, cascades=True))["cascades"][0]["scenario"] == "one"
+    assert asked[-1] == ("chaos.cli", "verdicts", "--json", "policies.yaml")
+    response = await world.client.post("/what-if", json={"policies": CHANGED, "cascades": True})
+    assert (await problem(response, 503))["detail"].endswith("with these values: CompileError: no")
 
 
 @pytest.mark.usefixtures("patient")
@@ -336,6 +352,7 @@ async def test_a_trial_with_problems_says_where(world: World) -> None:
         b"version: 1",
         b'{"policies": 1}',
         b'{"policies": "", "deep": 1}',
+        b'{"policies": "", "cascades": 1}',
         b'{"policies": "", "url": "--help"}',
     ],
 )

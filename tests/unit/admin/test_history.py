@@ -132,6 +132,19 @@ async def test_a_file_that_cannot_be_used_is_told_and_ignored(tmp_path: Path, te
         assert "cannot be written" in world.env.emitted(HISTORY_FAILED)[-1]["reason"]
 
 
+async def test_a_bound_below_one_period_is_told_once() -> None:
+    world = World()
+    world.spec = world.spec.model_copy(update={"size": 10})
+    world.keeper.start(world.spec)
+    await asyncio.sleep(0)
+    world.end += 2 * PERIOD
+    await world.until(lambda: world.refreshed == 2)
+    await world.keeper.stop()
+    assert [each["reason"] for each in world.env.emitted(HISTORY_FAILED)] == [
+        "the figures of one minute are larger than admin.history.size; raise it"
+    ]
+
+
 async def test_nothing_is_written_after_a_hand_over(tmp_path: Path) -> None:
     file = tmp_path / "history.json"
     world = await started(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -162,15 +163,19 @@ async def test_an_idle_connection_is_closed(admin: Fixture, asks_first: bool) ->
 
 
 async def half_closed(address: str, *sent: bytes) -> bytes:
-    """Send bytes and the end of the stream on a new connection; return all bytes received."""
+    """Send requests one after the other, the last with the end of the stream; return all bytes received."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    for data in sent:
-        writer.write(data)
-        await asyncio.sleep(0.05 if data is not sent[-1] else 0)
-    writer.write_eof()
+    received = b""
     async with asyncio.timeout(30):
-        received = await reader.read()
+        for data in sent[:-1]:
+            writer.write(data)
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = re.findall(rb"(?i)\r\ncontent-length: (\d+)\r\n", head)
+            received += head + await reader.readexactly(int(length))
+        writer.write(sent[-1])
+        writer.write_eof()
+        received += await reader.read()
     writer.close()
     return received
 

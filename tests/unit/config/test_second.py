@@ -17,6 +17,7 @@ from sidecar.control.compiler import Snapshot, compile_policies
 from sidecar.control.state import StateStore
 from sidecar.control.watch import fingerprint
 from sidecar.inspect.explain import explain_text
+from sidecar.lint.run import find
 from tests.support.clock import make_env
 from tests.support.service import exchange
 from tests.unit.config.policies import HEAD, ScriptedUpstream
@@ -149,6 +150,8 @@ def test_an_observed_set_counts_only() -> None:
         "differs in upstream, which mode: observe does not show; a share of the requests would"
     ]
     assert home.arms == (), "its upstream alone differs"
+    assert list(loaded.spec.upstreams) == ["app", "other"], "an observed set has no upstreams of its own"
+    assert shop.arms[0].upstream == "app"
 
 
 @pytest.mark.parametrize(
@@ -198,3 +201,17 @@ def test_the_files_of_the_directory_are_read_and_watched(tmp_path: Path) -> None
     before = fingerprint(str(tmp_path))
     (second / "a.yaml").write_text(HEAD + UPSTREAMS + ROUTES.replace("request: 3s", "request: 1s"))
     assert fingerprint(str(tmp_path)) != before
+
+
+def test_lint_shows_the_place_of_the_share() -> None:
+    ramp = "candidate: {share: 5%, ramp: {to: 100%, over: 1m}}\n"
+    whole = loading(ramp + UPSTREAMS + ROUTES, UPSTREAMS + ROUTES.replace("request: 3s", "request: 1s"))
+    route = ROUTES.replace(
+        "request: 3s}", "request: 3s}, candidate: {share: 5%, ramp: {to: 100%, over: 1m}, hedge: {after: 1s}}"
+    )
+    alone = load([Source("policies/a.yaml", (HEAD + UPSTREAMS + route).encode())], {})
+    places = []
+    for loaded in (whole, alone):
+        assert loaded.spec is not None
+        places.append([each.problem.path for each in find(loaded.spec) if each.rule == "R090"])
+    assert places == [["candidate.ramp"], ["routes.shop.candidate.ramp"]]

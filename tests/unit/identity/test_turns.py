@@ -17,7 +17,7 @@ from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.keys import encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.identity.verification import AT_ONCE, VerificationSpec
-from tests.support.clock import FakeEnv
+from tests.support.clock import FakeEnv, make_env
 from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import virtual, virtual_env
 from tests.support.service import exchange
@@ -33,7 +33,7 @@ def begin(found: JwtIdentity, token: bytes, address: str = "10.0.0.1") -> Any:
     """Return the verdict on a token, or the task that waits for it."""
     x = exchange(headers={"authorization": f"Bearer {token.decode()}"}, client_address=address)
     verdict = found.authenticate(x, x.lines, b"\n" + x.lines.lower(), found._now())
-    return asyncio.ensure_future(verdict.awaited) if isinstance(verdict, Wait) else verdict  # type: ignore[arg-type]
+    return asyncio.ensure_future(verdict.awaited) if isinstance(verdict, Wait) else verdict
 
 
 def rig(kind: str = "EC", **settings: Any) -> tuple[JwtIdentity, FakeEnv]:
@@ -148,9 +148,20 @@ async def test_a_verification_in_a_thread_is_paid_although_its_client_has_left()
     await asyncio.sleep(0)
     task.cancel()
     assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-    while budget._in_thread:
+    while budget.describe()["left"] >= left:  # ends with the thread
         await asyncio.sleep(0)
-    assert budget.describe()["left"] < left
+
+
+async def test_a_client_that_floods_a_slow_key_is_refused_before_all_its_tokens_are_verified() -> None:
+    limits = VerificationSpec.built_in(share=1.0, failures=5.0)  # a second, and the clock stands still
+    found = identity(jwk(key("P-384")), env=make_env(), limits=limits, at_once=AT_ONCE, algorithms=["ES384"])
+    forged = [sign(key("P-384", "forged"), {"jti": str(n)}, "ES384", kid="one") for n in range(20)]
+    verdicts = await asyncio.gather(*[begin(found, token, "10.9.9.9") for token in forged])
+    rejected = sum(isinstance(each, Rejection) for each in verdicts)
+    assert 5 <= rejected <= 5 + 2 * AT_ONCE
+    assert sum(isinstance(each, Unavailable) for each in verdicts) == len(forged) - rejected
+    good = sign(key("P-384"), alg="ES384")
+    assert isinstance(await begin(found, good, "10.0.0.2"), Caller), "no place is lost"
 
 
 @virtual

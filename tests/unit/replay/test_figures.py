@@ -208,6 +208,7 @@ async def test_the_command_reads_a_history(tmp_path: Path, monkeypatch: pytest.M
     [
         ((), "exactly one of --log, --admin and --history"),
         (("--log", "x", "--history", "y"), "exactly one of --log, --admin and --history"),
+        (("--history", "none", "--format", "nginx"), "is that of a log; add --log"),
         (("--history", "none"), "none: No such file"),
         (("--history", "p.yaml"), "p.yaml: is no history of this version: Invalid JSON"),
         (("--admin", "nonsense:x"), "nonsense:x"),

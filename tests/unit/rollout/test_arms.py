@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from sidecar.core import events
 from sidecar.core.exchange import Exchange
 from sidecar.core.outcome import ABANDONED, BREAKER_OPEN, CLIENT_CLOSED, RATE_LIMITED, TIMEOUT, Outcome, failed
+from sidecar.core.stage import OutcomeCounter
 from sidecar.rollout.arms import STABLE, Arms, Settings
 from sidecar.rollout.spec import RampSpec, ReturnSpec, SplitSpec, StickySpec
-from sidecar.rollout.stage import ArmCounter, ArmStage, TimedArmStage
+from sidecar.rollout.stage import ArmStage, TimedArmStage
 from tests.support.clock import FakeEnv, make_env
 from tests.support.service import exchange
 
@@ -212,6 +213,20 @@ def test_new_settings_begin_anew() -> None:
     assert arms.describe()["candidates"][0]["returned"] is None
 
 
+def test_counts_begin_anew_with_new_settings_and_go_on_from_there() -> None:
+    _, arms = of(0.1, 0.1)
+    stages = [arms.counter(number) for number in range(3)]
+    for changed in (settings(0.1, 0.2), settings(0.3, 0.2)):
+        for stage in stages:
+            stage.settle(exchange(), None, Outcome(200))
+        stages[2].settle(exchange(), None, Outcome(503))
+        first, second = arms.describe()["candidates"]
+        assert first["stable"] == second["stable"] == first["candidate"] == {"requests": 1, "errors": 0}
+        assert second["candidate"] == {"requests": 2, "errors": 1}
+        arms.retune(changed)
+        assert arms.describe()["candidates"][1]["candidate"] == {"requests": 0, "errors": 0}
+
+
 def test_without_a_rule_nothing_is_taken_back() -> None:
     env, arms = of(0.3)
     assert drive(env, arms, (0.0, 1.0), 30, random.Random(1)) == 30
@@ -255,13 +270,13 @@ def test_a_breaker_that_opens_for_the_candidate_alone() -> None:
 # ----- the stage
 
 
-@pytest.mark.parametrize("kind", [ArmStage, TimedArmStage, ArmCounter])
+@pytest.mark.parametrize("kind", [ArmStage, TimedArmStage, OutcomeCounter])
 def test_the_stage_reports_what_is_not_the_client_s_doing(kind: type) -> None:
-    env, arms = of(0.5, return_when=None if kind is ArmCounter else RULE)
+    env, arms = of(0.5, return_when=None if kind is OutcomeCounter else RULE)
 
     def stage(number: int) -> Any:
-        if kind is ArmCounter:
-            return ArmCounter(arms.counts(number))
+        if kind is OutcomeCounter:
+            return arms.counter(number)
         return TimedArmStage(arms, number, env.now) if kind is TimedArmStage else ArmStage(arms, number)
 
     def admit(stage: Any) -> Any:

@@ -102,6 +102,24 @@ async def test_waiting_in_line_ends_after_the_time_for_connecting_and_is_nobody_
 
 
 @virtual
+async def test_the_time_for_connecting_begins_once_the_task_has_begun() -> None:
+    """uvloop runs timers before new tasks.  After a long turn, the timer would cancel a task that counts nothing."""
+    back = Back(connect_timeout="1s")
+    back.connecting = for_ever
+
+    def timers() -> int:
+        handles = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        return sum(getattr(each._callback, "__name__", "") == "cancel" for each in handles if not each.cancelled())
+
+    run = back.send(get())
+    assert (back.pool.opening, timers()) == (1, 0)
+    await settle()
+    assert (back.pool.opening, timers()) == (1, 1)
+    await asyncio.sleep(1.1)
+    assert (back.pool.opening, outcome_of(run).reason) == (0, "connect_timeout")
+
+
+@virtual
 async def test_a_connection_that_breaks_makes_room_for_the_first_in_line() -> None:
     back = Back(connections={"max": 1})
     first, second = back.send(get()), back.send(get())

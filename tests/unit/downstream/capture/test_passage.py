@@ -107,6 +107,25 @@ async def test_a_destination_that_does_not_answer_is_given_up(monkeypatch: pytes
 
 
 @virtual
+async def test_the_sweep_after_a_long_turn_of_the_loop_finds_no_attempt_that_has_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task that is cancelled before it has begun would leave the passage and its client for ever."""
+    world, begin, opened = World(monkeypatch), Passage.open, []
+
+    def open_and_look(passage: Passage, *arguments: Any, **more: Any) -> None:
+        begin(passage, *arguments, **more)
+        opened.append((passage, passage.expires))
+
+    monkeypatch.setattr(Passage, "open", open_and_look)
+    world.delay = 2
+    world.connect().write(b"\x00")
+    await settle()
+    ((passage, expires),) = opened
+    assert (expires, passage.expires) == (float("inf"), pytest.approx(world.front.env.now() + 3))
+
+
+@virtual
 async def test_a_client_that_leaves_ends_the_attempt_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
     world.delay = 2

@@ -8,8 +8,11 @@ import zlib
 
 import pytest
 
+from sidecar.downstream.connection import DownstreamConnection
+from sidecar.simulation.transport import join
 from tests.support.backends import RESET, Answer, answer
-from tests.support.loop import virtual
+from tests.support.loop import settle, virtual
+from tests.support.streams import CALL, MESSAGE, StreamEnd
 from tests.unit.stages.aggregate.test_stage import ANSWER, Page, policies
 
 ECHO = """
@@ -283,3 +286,45 @@ async def test_a_long_list_of_requests_that_end_at_once_is_answered(
     assert page.results()["items[0]"] == reason
     assert json.loads(found.body)["items"] == ([1] * 1000 if reason == "ok" else None)
     assert len(found.get("server-timing")) < 8192, "a client refuses longer heads"
+
+
+# ----- callers of other kinds
+
+
+@virtual
+async def test_conditions_and_ranges_are_of_the_whole_and_go_to_no_part() -> None:
+    fields = {"If-None-Match": '"1"', "If-Modified-Since": "Mon, 01 Jan 2029 00:00:00 GMT", "Range": "bytes=0-1"}
+    page = Page(policies(), {"orders/orders": answer(b"{}", etag='"1"', last_modified="Mon, 01 Jan 2024 00:00:00 GMT")})
+    found = await page.get(fields)
+    assert found.status == 200
+    assert json.loads(found.body)["orders"] == {}
+    assert [found.get(name) for name in ("etag", "last-modified", "content-range")] == [""] * 3
+    assert not [head for head in page.services.heads if b"\nif-" in head.lower() or b"\nrange" in head.lower()]
+
+
+@virtual
+async def test_a_head_request_has_the_head_of_the_answer() -> None:
+    page = Page(policies())
+    client = page.proxy.send(method="HEAD", path="/profile/7")
+    found = await client.answer("HEAD")
+    assert (found.status, found.body, found.get("content-type")) == (200, b"", "application/json")
+    assert bytes(client.received).endswith(b"\r\n\r\n")
+    assert all(head.startswith(b"GET ") for head in page.services.heads), "parts are asked as the policy says"
+
+
+@virtual
+async def test_callers_of_http2_get_answers_and_callers_of_grpc_a_status() -> None:
+    page = Page(policies().replace('address: "127.0.0.1:0"', 'address: "127.0.0.1:0", protocols: [http1, http2]'))
+    client = StreamEnd(is_client=True)
+    join(page.proxy.loop, client, DownstreamConnection(page.proxy.listener))
+    found = await client.ask(b"GET", b"", path=b"/profile/7").end()
+    assert json.loads(found.body)["user"]["name"] == "Ada"
+    head = await client.ask(b"HEAD", b"", path=b"/profile/7").end()
+    assert (head.is_whole, head.body) == (True, b"")
+    call = await client.ask(b"POST", CALL, MESSAGE, path=b"/profile/7").end()
+    assert call.body == b""
+    assert b"grpc-status: 2" in call.lines + call.trailers
+    gone = client.ask(b"GET", b"", path=b"/profile/7")
+    gone.reset(8)
+    await settle()
+    assert (await client.ask(b"GET", b"", path=b"/profile/7").end()).body == found.body

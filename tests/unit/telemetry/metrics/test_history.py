@@ -78,10 +78,11 @@ async def test_repetitions_look_ups_and_openings() -> None:
     counter(metrics.HEDGES, route="order", result="lost").add(2)
     counter(metrics.HEDGES, route="order", result="budget").add(9)
     counter(metrics.CACHE_LOOKUPS, route="order", result="hit", mode="enforce").add(7)
+    counter(metrics.CACHE_LOOKUPS, route="order", result="hit", mode="observe").add(2)
     counter(metrics.BREAKER_TRANSITIONS, breaker="upstream:app", to="open").add()
     counter(metrics.BREAKER_TRANSITIONS, breaker="upstream:app", to="closed").add()
     period = await world.end()
-    assert period["routes"] == {"order": {"again": 5, "lookups": {"hit": 7}}}
+    assert period["routes"] == {"order": {"again": 5, "lookups": {"hit": 9}}}
     assert period["opened"] == {"upstream:app": 1}
 
 
