@@ -4,7 +4,9 @@ The sidecar watches an API server of Kubernetes.  Every change replaces a ready 
 hundred.  All endpoints are addresses of 127/8, on which one upstream listens.
 
 1. The same load runs in turns without and with the changes.  CPU time a request is compared within a pair of turns,
-   since a machine's speed wanders.
+   since a machine's speed wanders.  In the turns without, another service changes: the API server makes the same texts
+   on the core of load and upstream, which answers fewer requests then, and a sidecar that waits more does less at a
+   time.
 2. The upstream records the arrival of each request by address.  None may arrive later than `LATE_SECONDS` after its
    endpoint has left; requests in flight have arrived before.
 """
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -31,6 +33,10 @@ from bench.subject import Subject
 from bench.upstream import SMALL, like_nginx
 from chaos.parts.kubernetes import ApiServer, endpoint
 
+SERVICE: Final = "orders"
+ANOTHER: Final = "others"
+"""Service that nobody watches."""
+NAMESPACE: Final = "shop"
 SLICE: Final = 100
 """Endpoints in a slice, as many as Kubernetes puts there."""
 SPARE: Final = 100
@@ -96,9 +102,9 @@ class Cluster:
         for number in range(len(self._slices)):
             self._put(number)
 
-    def _put(self, number: int) -> None:
+    def _put(self, number: int, service: str = SERVICE) -> None:
         endpoints = [endpoint(host, "zone-a") for host in self._slices[number]]
-        self.api.put(f"orders-{number}", endpoints, port=self.port)
+        self.api.put(f"{service}-{number}", endpoints, port=self.port, service=service)
 
     def _change(self) -> None:
         """Replace one endpoint, and judge the one that comes back after its absence."""
@@ -118,18 +124,25 @@ class Cluster:
         if since is not None and (late := Served.last.get(host, 0.0) - since) > LATE_SECONDS:
             self.late.append(late)
 
-    async def _run(self, seconds: float) -> None:
+    def _change_another(self) -> None:
+        """Replace a slice of a service that nobody watches, and make the text that a watch would get."""
+        number = self._rng.randrange(len(self._slices))
+        self._put(number, ANOTHER)
+        json.dumps(self.api.slices[NAMESPACE, f"{ANOTHER}-{number}"])
+
+    async def _run(self, seconds: float, change: Callable[[], None]) -> None:
         loop, due = self._loop, self._loop.time()
         end = due + seconds
         while due < end:
-            self._change()
+            change()
             due += 1 / self.rate
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     @contextmanager
-    def changing(self, seconds: float) -> Iterator[None]:
-        """Change endpoints for so many seconds."""
-        future = asyncio.run_coroutine_threadsafe(self._run(seconds), self._loop)
+    def changing(self, seconds: float, *, is_watched: bool) -> Iterator[None]:
+        """Change endpoints for so many seconds: those that the sidecar watches, or those of another service."""
+        change = self._change if is_watched else self._change_another
+        future = asyncio.run_coroutine_threadsafe(self._run(seconds, change), self._loop)
         yield
         future.result()
 
@@ -140,7 +153,7 @@ class Cluster:
 
 
 def policies(cluster: Cluster) -> dict[str, Any]:
-    source = {"service": "orders", "port": "http", "namespace": "shop", "api": {"url": cluster.api.url}}
+    source = {"service": SERVICE, "port": "http", "namespace": NAMESPACE, "api": {"url": cluster.api.url}}
     return {
         "upstreams": {"app": {"discover": {"kubernetes": source}, "ejection": {}}},
         "routes": [{"name": "order", "match": {"path_prefix": "/orders"}, "upstream": "app"}],
@@ -162,17 +175,14 @@ def main() -> None:
         subject = stack.enter_context(Subject(policies(cluster), directory, TARGET))
         url = f"http://127.0.0.1:{subject.port}{TARGET}"
 
-        def fire() -> tuple[float, load.Load]:
-            began = machine.cpu_seconds(subject.pid)
-            found = generate(url, CONNECTIONS, options.seconds, core)
+        def fire(*, is_watched: bool) -> tuple[float, load.Load]:
+            with cluster.changing(options.seconds, is_watched=is_watched):
+                began = machine.cpu_seconds(subject.pid)
+                found = generate(url, CONNECTIONS, options.seconds, core)
             return (machine.cpu_seconds(subject.pid) - began) / found.requests * 1e6, found
 
-        fire()
-        pairs = []
-        for _ in range(PAIRS):
-            quiet = fire()
-            with cluster.changing(options.seconds):
-                pairs.append((quiet, fire()))
+        fire(is_watched=False)
+        pairs = [(fire(is_watched=False), fire(is_watched=True)) for _ in range(PAIRS)]
         cluster.settle()
         state = next(iter(subject.state()["state"]["discovery"].values()))
     ratio = median(busy[0] / quiet[0] for quiet, busy in pairs)
