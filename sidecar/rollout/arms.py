@@ -9,7 +9,7 @@ Rules:
    requests need no draw.  It has a geometric distribution, as if each request were drawn.
 4. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
    start anew, as they do with each start of the process.
-4. Each worker has evidence on its own requests.  The first that takes a candidate back tells all others.
+5. Each worker has evidence on its own requests.  The first that takes a candidate back tells all others.
 """
 
 from __future__ import annotations
