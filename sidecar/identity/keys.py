@@ -8,8 +8,7 @@ Rules:
    the reason.  Secrets (`oct`) come from files and policies only.
 3. An algorithm and a key ID name one key of a set at most, and a set has either secrets or public keys.  A set that
    breaks this rule is refused as a whole, because nobody can tell which key its issuer means (RFC 7517 4.5).
-4. Verification runs on the event loop: the library holds Python's global lock meanwhile, so a thread would not help.
-   `verification.py` bounds the CPU that it takes.
+4. Keys that take long for an event loop are marked as slow.  `verification.py` bounds the CPU that verification takes.
 """
 
 from __future__ import annotations

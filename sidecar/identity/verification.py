@@ -7,9 +7,10 @@ Rules:
 2. A client whose tokens have wrong signatures too often gets none verified for a while.  Right signatures cost a client
    nothing, because many callers may share an address.
 3. Clients are addresses, or IPv6 networks of 64 bits, which is the least that a network gives a subscriber.
-4. At most `AT_ONCE` run in one turn of the event loop; the other tokens wait for theirs, `MOST_WAITING` at most, and
-   requests without a new token come between them.
+4. `AT_ONCE` run in one turn of the event loop; the other tokens wait for theirs, `MOST_WAITING` at most, and requests
+   without a new token come between them.
 5. Keys that take long verify in one worker thread, because cryptography releases the interpreter's lock meanwhile.
+   It has `IN_THREAD` at most, so that few are verified for a client whose tokens have failed by then.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ BURST: Final = 1.0
 """Seconds for which an idle bucket has filled up."""
 MOST_CLIENTS: Final = 4096
 """Most clients that are tracked; the one that failed longest ago is forgotten first."""
-AT_ONCE: Final = 4
+AT_ONCE: Final = 1
 """Most verifications in one turn of the event loop."""
+IN_THREAD: Final = 4
+"""Most verifications that are given to the worker thread: one that it runs, and some for a turn that takes long."""
 MOST_WAITING: Final = 1024
 """Most tokens that wait for their turn, or for the worker thread."""
 
@@ -70,7 +73,7 @@ class VerificationBudget:
         """Verifications in this turn of the loop."""
         self._has_timer = False
         self._thread = ThreadPoolExecutor(1, "verification")  # starts its thread when it is needed
-        self._places = asyncio.Semaphore(at_once)
+        self._places = asyncio.Semaphore(IN_THREAD)
         """Places for verifications that are given to the thread."""
         self._outside = 0
         """Tokens that wait for such a place."""

@@ -16,10 +16,10 @@ from sidecar.identity import verification
 from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.keys import encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
-from sidecar.identity.verification import AT_ONCE, VerificationSpec
+from sidecar.identity.verification import AT_ONCE, IN_THREAD, VerificationSpec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.issuer import KeyServer, jwk, key, sign
-from tests.support.loop import virtual, virtual_env
+from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import exchange
 from tests.unit.identity.test_jwt import identity
 from tests.unit.identity.test_key_source import Rig
@@ -87,13 +87,13 @@ async def test_the_queue_is_bounded_and_clients_that_leave_give_their_place_up(
     assert isinstance(refused, Unavailable)
     assert (refused.cause, refused.retry_after) == (CAUSE, 1.0)
     assert env.meter.value("sidecar.authentications", result="unavailable") == 1
+    await asyncio.sleep(0)  # the engine begins to wait at once, a task in the next turn
     for task in begun[AT_ONCE + 1 :]:
         task.cancel()
     assert isinstance(await begun[AT_ONCE], Rejection)
     await asyncio.gather(*begun[AT_ONCE + 1 :], return_exceptions=True)
-    while not isinstance(accepted := begin(found, fresh(1)), Caller):
-        accepted.cancel()
-        await asyncio.sleep(0)
+    await settle()  # far fewer turns than clients have left
+    assert isinstance(begin(found, fresh(1)), Caller)
     assert env.meter.value("sidecar.authentications", result="rejected") == AT_ONCE + 1
 
 
@@ -158,7 +158,7 @@ async def test_a_client_that_floods_a_slow_key_is_refused_before_all_its_tokens_
     forged = [sign(key("P-384", "forged"), {"jti": str(n)}, "ES384", kid="one") for n in range(20)]
     verdicts = await asyncio.gather(*[begin(found, token, "10.9.9.9") for token in forged])
     rejected = sum(isinstance(each, Rejection) for each in verdicts)
-    assert 5 <= rejected <= 5 + 2 * AT_ONCE
+    assert 5 <= rejected <= 5 + 2 * IN_THREAD
     assert sum(isinstance(each, Unavailable) for each in verdicts) == len(forged) - rejected
     good = sign(key("P-384"), alg="ES384")
     assert isinstance(await begin(found, good, "10.0.0.2"), Caller), "no place is lost"
