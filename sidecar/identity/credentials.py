@@ -28,6 +28,8 @@ LONGEST_LINES: Final = 4096
 REQUEST_ID: Final = b"x-request-id: "
 STRIDE: Final = 16
 """Distance in bytes of the octets by which field lines are looked up."""
+NOTHING: Final[tuple[bytes | None, bytes, object]] = (None, b"", None)
+"""Lines that none are equal to."""
 AMBIGUOUS: Final = Rejection("the request has more than one credential of a kind", is_ambiguous=True)
 
 
@@ -80,13 +82,15 @@ class KnownLines:
     all costs more than the comparison.  There is the same table in C, which forgets one for another at the same place.
     """
 
-    __slots__ = ("_found", "_kept", "_latest")
+    __slots__ = ("_found", "_kept", "_last", "_latest")
 
     def __init__(self, found: list[Any]) -> None:
         """`found` is a list of one, which `find` sets."""
         self._found = found
-        self._kept: dict[bytes, tuple[int, bytes, bytes, object]] = {}
-        """Lines up to the value of X-Request-Id, with their length and those in their place, by octets of theirs."""
+        self._kept: dict[bytes, tuple[bytes | None, bytes, object]] = {}
+        """Lines up to the value of X-Request-Id, with those in their place and their entry, by octets of theirs."""
+        self._last = NOTHING
+        """Those of `_kept` that were found last: callers often ask again before another one does."""
         self._latest: dict[bytes, bytes] = {}
         """Octets of lines that are kept, by the `token_tail` of their token."""
 
@@ -95,25 +99,30 @@ class KnownLines:
 
         The last of them is X-Request-Id with this value, which goes on as it is.
         """
-        size = len(lines) - len(request_id) - 2
-        kept = self._kept.get(lines[:size:STRIDE])
-        if kept is None or kept[0] != size or not lines.startswith(kept[1]):
-            return None
-        self._found[0] = kept[3]
-        return kept[2] + lines[size:]
+        rest = -2 - len(request_id)
+        known = lines[:rest]
+        kept = self._last
+        if kept[0] != known:
+            kept = self._kept.get(known[::STRIDE], NOTHING)
+            if kept[0] != known:
+                return None
+            self._last = kept
+        self._found[0] = kept[2]
+        return kept[1] + lines[rest:]
 
     def keep(self, known: bytes, others: bytes, entry: object) -> None:
         """Keep the lines that go on in place of `known`."""
         tail, latest = token_tail(known), self._latest
         if tail is None:
             return
+        self._last = NOTHING
         if tail not in latest and len(latest) >= MOST_LINES:
             self._kept.pop(latest.pop(next(iter(latest))), None)
         if (before := latest.pop(tail, None)) is not None:
             self._kept.pop(before, None)
         known += REQUEST_ID
         latest[tail] = octets = known[::STRIDE]
-        self._kept[octets] = (len(known), known, others + REQUEST_ID, entry)
+        self._kept[octets] = (known, others + REQUEST_ID, entry)
 
 
 def known_lines(found: list[Any]) -> Any:

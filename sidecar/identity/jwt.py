@@ -8,7 +8,6 @@ needs a key which is not there waits for one fetch of the keys.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from sidecar.identity.keys import Key
 from sidecar.identity.spec import JwtSpec
 from sidecar.identity.tokens import ACCEPTED_FOR, TokenCache
 from sidecar.identity.verdict import Rejection, Unavailable, Verdict
-from sidecar.identity.verification import VerificationBudget
+from sidecar.identity.verification import VerificationBudget, wake
 
 MOST_TRIED: Final = 4
 """Most keys that are tried for a token without a key ID."""
@@ -33,9 +32,11 @@ MOST_TRIED: Final = 4
 class Unverified:
     """Token whose header and claims are right, and whose signature is to be verified."""
 
-    __slots__ = ("algorithm", "caller", "digest", "left", "parsed", "token")
+    __slots__ = ("algorithm", "caller", "digest", "keys", "left", "parsed", "token")
 
-    def __init__(self, token: bytes, digest: bytes, parsed: Token, algorithm: str, caller: str, left: float) -> None:
+    def __init__(
+        self, token: bytes, digest: bytes, parsed: Token, algorithm: str, caller: str, left: float, keys: list[Key]
+    ) -> None:
         self.token = token
         self.digest = digest
         """Digest by which its verdict is cached."""
@@ -46,10 +47,12 @@ class Unverified:
         """Caller that its claims name."""
         self.left = left
         """Seconds for which it is still valid."""
+        self.keys = keys
+        """Keys that may have signed it."""
 
-    def signer(self, keys: list[Key]) -> Key | None:
+    def signer(self) -> Key | None:
         """Return the key that has made the signature; None if it is wrong."""
-        for key in keys:
+        for key in self.keys:
             if key.verify(self.algorithm, self.parsed.signature, self.parsed.signed):
                 return key
         return None
@@ -105,12 +108,10 @@ class JwtIdentity:
             counter.value += 1
         return known
 
-    def _judge(
-        self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_fetch: bool = True, may_queue: bool = True
-    ) -> Verdict | Wait:
+    def _judge(self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_fetch: bool = True) -> Verdict | Wait:
         """Judge a token that has no verdict yet, and count the verdict.
 
-        `may_fetch` is False for a token that has waited for keys, and `may_queue` for one whose turn it is.
+        `may_fetch` is False for a token that has waited for keys.
         """
         budget = self._budget
         if (denied := budget.deny(x.client_address, now)) is not None:  # cheaper than parsing
@@ -129,30 +130,43 @@ class JwtIdentity:
         if not keys:
             waiting = source.fetched(kid, now) if may_fetch else None
             if waiting is not None:
-                return Wait(self._after(x, token, digest, waiting, now, has_turn=False))
+                return Wait(self._after_fetch(x, token, digest, waiting, now))
             if not usable or (isinstance(source, RemoteKeys) and source.is_failing):
                 cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
                 return self._refused(Unavailable(cause, 1.0))
             return self._refused(Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}"))
-        keys = keys[:MOST_TRIED]
-        unverified = Unverified(token, digest, parsed, algorithm, caller, left)
-        for key in keys:
+        unverified = Unverified(token, digest, parsed, algorithm, caller, left, keys[:MOST_TRIED])
+        for key in unverified.keys:
             if key.is_slow:
                 if (denied := budget.crowd()) is not None:
                     return self._refused(denied)
-                return Wait(self._verify_in_thread(x, unverified, keys))
-        if may_queue and (turn := budget.turn()) is not None:
-            if isinstance(turn, Unavailable):
-                return self._refused(turn)
-            return Wait(self._after(x, token, digest, turn, now, has_turn=True))
+                return Wait(self._verify_in_thread(x, unverified))
+        if (turn := budget.turn(now)) is None:
+            return self._verify(x, unverified, now)
+        return self._refused(turn) if isinstance(turn, Unavailable) else Wait(self._in_turn(x, unverified, turn, now))
+
+    def _verify(self, x: Exchange, unverified: Unverified, now: float) -> Verdict:
+        """Verify a signature, and charge its CPU."""
         began = self._now()
-        signer = unverified.signer(keys)
-        budget.pay(self._now() - began)
+        signer = unverified.signer()
+        self._budget.pay(self._now() - began)
         return self._conclude(x, unverified, signer, now)
 
-    async def _verify_in_thread(self, x: Exchange, unverified: Unverified, keys: list[Key]) -> Verdict:
+    async def _in_turn(self, x: Exchange, unverified: Unverified, turn: Any, now: float) -> Verdict:
+        """Verify a signature in its turn, unless the client has been refused or the token verified meanwhile."""
+        await self._until(x, turn, now)
+        now = self._now()
+        found: Verdict | None = self._known(unverified.digest, now)
+        if found is None:
+            denied = self._budget.deny(x.client_address, now)
+            found = self._verify(x, unverified, now) if denied is None else self._refused(denied)
+        if found.__class__ is not Caller:
+            await self._budget.pause()
+        return found
+
+    async def _verify_in_thread(self, x: Exchange, unverified: Unverified) -> Verdict:
         """Verify a signature whose key takes long, while the event loop goes on."""
-        found = await self._budget.in_thread(x.client_address, partial(unverified.signer, keys))
+        found = await self._budget.in_thread(x.client_address, unverified.signer)
         if isinstance(found, Unavailable):
             return self._refused(found)
         return self._conclude(x, unverified, found, self._now())
@@ -168,22 +182,24 @@ class JwtIdentity:
         self._tokens.accept(unverified.digest, found, signer, until, len(token), token)
         return found
 
-    async def _after(
-        self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float, *, has_turn: bool
-    ) -> Verdict:
-        """Judge a token after a fetch of the keys, or when it `has_turn`, or at the deadline of its request."""
-        timer = self._env.call_later(max(0.0, x.deadline - now), _wake, waiting) if x.deadline < 1e9 + now else None
+    async def _after_fetch(self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float) -> Verdict:
+        """Judge a token after a fetch of the keys, or at the deadline of its request."""
+        await self._until(x, waiting, now)
+        now = self._now()
+        found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False)
+        if isinstance(found, Wait):  # for its turn, or for a slow key
+            verdict: Verdict = await found.awaited
+            return verdict
+        return found
+
+    async def _until(self, x: Exchange, waiting: Any, now: float) -> None:
+        """Wait for a future, until the deadline of a request at most."""
+        timer = self._env.call_later(max(0.0, x.deadline - now), wake, waiting) if x.deadline < 1e9 + now else None
         try:
             await waiting
         finally:
             if timer is not None:
                 timer.cancel()
-        now = self._now()
-        found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False, may_queue=not has_turn)
-        if isinstance(found, Wait):  # for its turn, or for a slow key
-            verdict: Verdict = await found.awaited
-            return verdict
-        return found
 
     def _reject(self, digest: bytes, cause: str, now: float) -> Verdict:
         """Reject a token, also when it comes again soon."""
@@ -202,8 +218,3 @@ class JwtIdentity:
     def describe(self) -> dict[str, Any]:
         """Return kind and number of cached tokens as JSON-ready values."""
         return {"kind": "jwt", "tokens": len(self._tokens), "keys": len(self.source.keys.keys)}
-
-
-def _wake(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)

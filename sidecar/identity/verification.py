@@ -8,7 +8,8 @@ Rules:
    nothing, because many callers may share an address.
 3. Clients are addresses, or IPv6 networks of 64 bits, which is the least that a network gives a subscriber.
 4. `AT_ONCE` run in one turn of the event loop; the other tokens wait for theirs, `MOST_WAITING` at most, and requests
-   without a new token come between them.
+   without a new token come between them.  While signatures are wrong (`WARY_FOR`), all wait for a turn, and what a
+   forged token costs is spread over three: its head, its signature, and its answer.
 5. Keys that take long verify in one worker thread, because cryptography releases the interpreter's lock meanwhile.
    It has `IN_THREAD` at most, so that few are verified for a client whose tokens have failed by then.
 """
@@ -19,6 +20,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import inf
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field
@@ -40,6 +43,8 @@ AT_ONCE: Final = 1
 """Most verifications in one turn of the event loop."""
 IN_THREAD: Final = 4
 """Most verifications that are given to the worker thread: one that it runs, and some for a turn that takes long."""
+WARY_FOR: Final = 1.0
+"""Seconds after a wrong signature in which each verification has a turn of its own."""
 MOST_WAITING: Final = 1024
 """Most tokens that wait for their turn, or for the worker thread."""
 
@@ -58,13 +63,16 @@ class VerificationSpec(Model):
 class VerificationBudget:
     """Budget of verifications; one for the process."""
 
-    def __init__(self, spec: VerificationSpec, env: Env, *, at_once: int = AT_ONCE) -> None:
-        """`at_once` bounds the verifications in one turn of the loop."""
+    def __init__(self, spec: VerificationSpec, env: Env, *, at_once: int = AT_ONCE, wary_for: float = WARY_FOR) -> None:
+        """`at_once` bounds the verifications in one turn of the loop; `wary_for` is in seconds."""
         self._now: Callable[[], float] = env.now
         self._limited = env.meter.counter(metrics.VERIFICATIONS_DENIED)
         self._clients: dict[str, tuple[float, float]] = {}
         """Failures in the bucket of each client, and the instant of the last one."""
         self._filled_at = env.now()
+        self._wary_for = wary_for
+        self._wary_until = -inf
+        """Instant until which each verification has a turn of its own."""
         self._env = env
         self._waiting: deque[Any] = deque()
         """Futures of the tokens that wait for their turn."""
@@ -114,12 +122,12 @@ class VerificationBudget:
         self._limited.value += 1
         return Unavailable("too many tokens wait for their verification", 1.0)
 
-    def turn(self) -> Any | None:
+    def turn(self, now: float) -> Any | None:
         """Return a future for the turn of a verification, or the refusal to let it wait; None if it may begin now."""
         if not self._has_timer:
             self._has_timer = True
             self._env.call_later(0.0, self._next_turn)
-        if self._begun < self._at_once and not self._waiting:
+        if self._begun < self._at_once and not self._waiting and now >= self._wary_until:
             self._begun += 1
             return None
         if (refused := self.crowd()) is not None:
@@ -140,6 +148,12 @@ class VerificationBudget:
         self._has_timer = self._begun > 0
         if self._has_timer:
             self._env.call_later(0.0, self._next_turn)
+
+    def pause(self) -> Any:
+        """Return a future for the next turn of the event loop."""
+        future = self._env.future()
+        self._env.call_later(0.0, partial(wake, future))
+        return future
 
     async def in_thread(self, client: str, verify: Callable[[], T]) -> T | Unavailable:
         """Return the result of a verification in the worker thread, and charge it, also if nobody waits any more.
@@ -174,6 +188,7 @@ class VerificationBudget:
 
     def fail(self, client: str, now: float) -> None:
         """Charge a client for a wrong signature."""
+        self._wary_until = now + self._wary_for
         clients, key = self._clients, network(client)
         failures, at = clients.pop(key, (0.0, now))
         if len(clients) >= MOST_CLIENTS:
@@ -183,6 +198,12 @@ class VerificationBudget:
     def describe(self) -> dict[str, Any]:
         """Return the bounds and the tracked clients as JSON-ready values."""
         return {"share": self._share, "left": round(self._left, 6), "clients": len(self._clients)}
+
+
+def wake(future: Any) -> None:
+    """Resolve a future that may be done already."""
+    if not future.done():
+        future.set_result(None)
 
 
 def network(client: str) -> str:

@@ -135,6 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
         "pool",
         "served",
         "transport",
+        "used_before",
     )
 
     def __init__(self, pool: Pool) -> None:
@@ -143,6 +144,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Number of exchanges after which the connection was reusable."""
         self.idle_since = 0.0
         """Instant at which the pool last kept the connection idle; 0.0 before that."""
+        self.used_before: UpstreamConnection | None = None
+        """While this connection is idle, the idle one that was used before it; else None."""
         self.expires = NEVER
         """Deadline after which the sweep calls `expire`, while an exchange is in flight."""
         self._phase = CONNECTING

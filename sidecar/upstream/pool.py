@@ -132,8 +132,9 @@ class Pool:
         """Number of exchanges after which a connection is closed."""
         self.times = ResponseTimes()
         """Usual response time of the endpoint."""
-        self.idle: list[UpstreamConnection] = []
-        """Idle connections, the most recently used one last."""
+        self.latest: UpstreamConnection | None = None
+        """Idle connection that was used last; each links the one that was used before it.  In a list, one connection
+        that comes and goes would be memory allocated and freed for each request."""
         self.connections: set[UpstreamConnection] = set()
         """Open connections, idle or busy."""
         self.opening = 0
@@ -165,6 +166,16 @@ class Pool:
         return 0
 
     @property
+    def idle(self) -> list[UpstreamConnection]:
+        """Idle connections, the most recently used one first."""
+        found: list[UpstreamConnection] = []
+        connection = self.latest
+        while connection is not None:
+            found.append(connection)
+            connection = connection.used_before
+        return found
+
+    @property
     def has_room(self) -> bool:
         """True if another connection may be opened."""
         return self.size < self.max_size
@@ -174,8 +185,9 @@ class Pool:
 
         For a request that is not idempotent, a connection with unread input is closed: it may hold the peer's close.
         """
-        while self.idle:
-            connection = self.idle.pop()
+        while (connection := self.latest) is not None:
+            self.latest = connection.used_before
+            connection.used_before = None
             transport = connection.transport
             if transport is None or transport.is_closing():
                 self.connections.discard(connection)
@@ -304,7 +316,8 @@ class Pool:
             connection.close()
         else:
             connection.idle_since = self._now()
-            self.idle.append(connection)
+            connection.used_before = self.latest
+            self.latest = connection
             if not self._is_reaping:
                 self._is_reaping = True
                 self.env.call_later(self.idle_timeout, self._reap)
@@ -324,9 +337,18 @@ class Pool:
         """Remove a connection that is closing, and open one for the first request in the queue.  Idempotent."""
         if connection in self.connections:
             self.connections.discard(connection)
-            if connection in self.idle:
-                self.idle.remove(connection)
+            self._unlink(connection)
             self._advance()
+
+    def _unlink(self, connection: UpstreamConnection) -> None:
+        """Remove a connection from the idle ones if it is one of them."""
+        if self.latest is connection:
+            self.latest = connection.used_before
+        else:
+            for each in self.idle:
+                if each.used_before is connection:
+                    each.used_before = connection.used_before
+        connection.used_before = None
 
     def forget(self, waiter: Waiter) -> None:
         """Remove a request that no longer waits.  A connection being opened for it will serve another request."""
@@ -344,7 +366,7 @@ class Pool:
         limit = self.env.now() - self.idle_timeout
         for connection in [c for c in self.idle if c.idle_since <= limit]:
             connection.close()
-        self._is_reaping = bool(self.idle)
+        self._is_reaping = self.latest is not None
         if self._is_reaping:
             self.env.call_later(self.idle_timeout, self._reap)
 
@@ -357,11 +379,11 @@ class Pool:
     @property
     def has_lasting_connections(self) -> bool:
         """True if a connection may outlast the addresses of its endpoint's name."""
-        return bool(self.idle)
+        return self.latest is not None
 
     def leave_addresses(self, addresses: Collection[str]) -> None:
         """Close idle connections to other addresses than these."""
-        for connection in list(self.idle):
+        for connection in self.idle:
             if connection.peer_address() not in addresses:
                 connection.close()
 
@@ -375,7 +397,7 @@ class Pool:
     def retire(self) -> None:
         """Close idle connections now, and the others after their exchange."""
         self._is_retired = True
-        for connection in list(self.idle):
+        for connection in self.idle:
             connection.close()
 
     def abandon(self) -> None:

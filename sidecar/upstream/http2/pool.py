@@ -99,7 +99,7 @@ class StreamPool(Pool):
                 ):
                     continue
                 return UpstreamStream(carrier, True)
-        return super().take(x, now) if self.idle else None
+        return None if self.latest is None else super().take(x, now)
 
     def open(self, expires: float, x: Exchange | None = None) -> Promise[Acquired]:
         """Open a connection, or wait for a stream, and return its promise; `expires` is the deadline of the request."""
@@ -271,7 +271,7 @@ class StreamPool(Pool):
             connection.close()
         for carrier in [each for each in self.carriers if not each.active and each.idle_since <= limit]:
             carrier.close()
-        self._is_reaping = bool(self.idle or self.carriers)
+        self._is_reaping = self.latest is not None or bool(self.carriers)
         if self._is_reaping:
             self.env.call_later(self.idle_timeout, self._reap)
 
@@ -291,7 +291,7 @@ class StreamPool(Pool):
 
     @property
     def has_lasting_connections(self) -> bool:
-        return bool(self.idle or self.carriers)
+        return self.latest is not None or bool(self.carriers)
 
     def retune(self, spec: UpstreamSpec) -> None:
         super().retune(spec)

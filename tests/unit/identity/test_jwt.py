@@ -39,6 +39,7 @@ def identity(
     env: FakeEnv | None = None,
     limits: VerificationSpec | None = None,
     at_once: int = 1000,
+    wary_for: float = 0.0,
     **settings: Any,
 ) -> JwtIdentity:
     keys = keys or (jwk(key()),)
@@ -46,7 +47,7 @@ def identity(
     env = env or make_env()
     source = InlineKeys("corporate", keys[:1])
     source.keys = KeySet(read_key(each, has_secrets=True) for each in keys)  # also sets that policies cannot have
-    budget = VerificationBudget(limits or VerificationSpec(), env, at_once=at_once)
+    budget = VerificationBudget(limits or VerificationSpec(), env, at_once=at_once, wary_for=wary_for)
     return JwtIdentity("corporate", spec, source, budget, env)
 
 

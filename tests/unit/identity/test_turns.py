@@ -16,7 +16,7 @@ from sidecar.identity import verification
 from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.keys import encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
-from sidecar.identity.verification import AT_ONCE, IN_THREAD, VerificationSpec
+from sidecar.identity.verification import AT_ONCE, IN_THREAD, WARY_FOR, VerificationSpec
 from tests.support.clock import FakeEnv, make_env
 from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import settle, virtual, virtual_env
@@ -62,6 +62,38 @@ async def test_of_many_new_tokens_a_few_are_verified_in_each_turn_of_the_loop() 
     assert accepted[-1] == 3 * AT_ONCE
     assert all([isinstance(await each, Caller) for each in begun[AT_ONCE:]])
     assert isinstance(begin(found, fresh(99)), Caller), "the queue is empty again"
+
+
+@virtual
+async def test_while_signatures_are_wrong_head_signature_and_answer_have_turns_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, _ = rig(wary_for=WARY_FOR)
+    (known,) = found.source.keys.keys
+    verified = []
+    verify = known._verifiers["ES256"]
+
+    def spy(signature: bytes, signed: bytes) -> bool:
+        verified.append(signature)
+        return verify(signature, signed)
+
+    monkeypatch.setitem(known._verifiers, "ES256", spy)
+    forged = [sign(key("EC", "forged"), {"jti": str(number)}, kid="one") for number in range(2)]
+    assert isinstance(begin(found, forged[0]), Rejection)
+    verified.clear()
+    task = begin(found, forged[1])
+    assert not verified
+    turns = 0
+    while not task.done():
+        counted = len(verified)
+        await asyncio.sleep(0)
+        turns += 1
+        assert not (len(verified) > counted and task.done()), "verified and answered in one turn"
+    assert turns > 2
+    assert isinstance(task.result(), Rejection)
+    assert isinstance(await begin(found, fresh(1)), Caller), "one that is right waits too"
+    await asyncio.sleep(WARY_FOR)
+    assert isinstance(begin(found, fresh(2)), Caller)
 
 
 @virtual
