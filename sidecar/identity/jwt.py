@@ -68,7 +68,6 @@ class JwtIdentity:
         self._max_token = spec.max_token
         self._rules = ClaimRules(spec)
         self._budget = budget
-        self._env = env
         self._now: Callable[[], float] = env.now
         self._wall: Callable[[], float] = env.wall
         counter = env.meter.counter
@@ -129,7 +128,7 @@ class JwtIdentity:
         if not keys:
             waiting = source.fetched(kid, now) if may_fetch else None
             if waiting is not None:
-                return Wait(self._after(x, token, digest, waiting, now, has_turn=False))
+                return Wait(self._after(x, token, digest, waiting, has_turn=False))
             if not usable or (isinstance(source, RemoteKeys) and source.is_failing):
                 cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
                 return self._refused(Unavailable(cause, 1.0))
@@ -144,7 +143,7 @@ class JwtIdentity:
         if may_queue and (turn := budget.turn()) is not None:
             if isinstance(turn, Unavailable):
                 return self._refused(turn)
-            return Wait(self._after(x, token, digest, turn, now, has_turn=True))
+            return Wait(self._after(x, token, digest, turn, has_turn=True))
         began = self._now()
         signer = unverified.signer(keys)
         budget.pay(self._now() - began)
@@ -168,16 +167,9 @@ class JwtIdentity:
         self._tokens.accept(unverified.digest, found, signer, until, len(token), token)
         return found
 
-    async def _after(
-        self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float, *, has_turn: bool
-    ) -> Verdict:
-        """Judge a token after a fetch of the keys, or when it `has_turn`, or at the deadline of its request."""
-        timer = self._env.call_later(max(0.0, x.deadline - now), _wake, waiting) if x.deadline < 1e9 + now else None
-        try:
-            await waiting
-        finally:
-            if timer is not None:
-                timer.cancel()
+    async def _after(self, x: Exchange, token: bytes, digest: bytes, waiting: Any, *, has_turn: bool) -> Verdict:
+        """Judge a token after a fetch of the keys, or when it `has_turn`."""
+        await waiting
         now = self._now()
         found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False, may_queue=not has_turn)
         if isinstance(found, Wait):  # for its turn, or for a slow key
@@ -202,8 +194,3 @@ class JwtIdentity:
     def describe(self) -> dict[str, Any]:
         """Return kind and number of cached tokens as JSON-ready values."""
         return {"kind": "jwt", "tokens": len(self._tokens), "keys": len(self.source.keys.keys)}
-
-
-def _wake(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)
