@@ -21,7 +21,7 @@ override INSTALL := $(PIP) install --require-hashes --no-deps
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo shop docs site screenshots check test testasyncio testcompiled lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
+.PHONY: help demo shop docs site screenshots check test testasyncio testcompiled node lint compiled instructions bench soak fuzz fuzzcompiled chaos lock clean
 .SUFFIXES:
 
 help:  ## this list
@@ -66,6 +66,13 @@ build/compiled/.built: $(shell find sidecar chaos policies -type f -not -name '*
 
 testasyncio: $(VENV)/.dev  ## the tests with real processes, whose sidecars run on asyncio's own loop instead of uvloop
 	@TEST_LOOP=asyncio $(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/neighbours
+
+node: build/node/.installed  ## what some tests run beside the sidecar, such as an OpenID provider, into build/node (needs Node and npm)
+
+build/node/.installed: requirements/node/package-lock.json
+	@rm -rf build/node; mkdir -p build/node; cp requirements/node/*.json build/node
+	@npm ci --prefix build/node --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 testcompiled: $(VENV)/.bench  ## tests of the request path against those extensions, two minutes (COMPILED_TESTS="tests/e2e" for others)
 	@command -v cc >/dev/null && $(BIN)/python -c 'import os, sys, sysconfig; \

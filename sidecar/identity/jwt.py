@@ -23,7 +23,7 @@ from sidecar.identity.keys import Key
 from sidecar.identity.spec import JwtSpec
 from sidecar.identity.tokens import ACCEPTED_FOR, TokenCache
 from sidecar.identity.verdict import Rejection, Unavailable, Verdict
-from sidecar.identity.verification import VerificationBudget, wake
+from sidecar.identity.verification import VerificationBudget
 
 MOST_TRIED: Final = 4
 """Most keys that are tried for a token without a key ID."""
@@ -71,7 +71,6 @@ class JwtIdentity:
         self._max_token = spec.max_token
         self._rules = ClaimRules(spec)
         self._budget = budget
-        self._env = env
         self._now: Callable[[], float] = env.now
         self._wall: Callable[[], float] = env.wall
         counter = env.meter.counter
@@ -130,7 +129,7 @@ class JwtIdentity:
         if not keys:
             waiting = source.fetched(kid, now) if may_fetch else None
             if waiting is not None:
-                return Wait(self._after_fetch(x, token, digest, waiting, now))
+                return Wait(self._after_fetch(x, token, digest, waiting))
             if not usable or (isinstance(source, RemoteKeys) and source.is_failing):
                 cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
                 return self._refused(Unavailable(cause, 1.0))
@@ -143,7 +142,7 @@ class JwtIdentity:
                 return Wait(self._verify_in_thread(x, unverified))
         if (turn := budget.turn(now)) is None:
             return self._verify(x, unverified, now)
-        return self._refused(turn) if isinstance(turn, Unavailable) else Wait(self._in_turn(x, unverified, turn, now))
+        return self._refused(turn) if isinstance(turn, Unavailable) else Wait(self._in_turn(x, unverified, turn))
 
     def _verify(self, x: Exchange, unverified: Unverified, now: float) -> Verdict:
         """Verify a signature, and charge its CPU."""
@@ -152,9 +151,9 @@ class JwtIdentity:
         self._budget.pay(self._now() - began)
         return self._conclude(x, unverified, signer, now)
 
-    async def _in_turn(self, x: Exchange, unverified: Unverified, turn: Any, now: float) -> Verdict:
+    async def _in_turn(self, x: Exchange, unverified: Unverified, turn: Any) -> Verdict:
         """Verify a signature in its turn, unless the client has been refused or the token verified meanwhile."""
-        await self._until(x, turn, now)
+        await turn
         now = self._now()
         found: Verdict | None = self._known(unverified.digest, now)
         if found is None:
@@ -182,24 +181,15 @@ class JwtIdentity:
         self._tokens.accept(unverified.digest, found, signer, until, len(token), token)
         return found
 
-    async def _after_fetch(self, x: Exchange, token: bytes, digest: bytes, waiting: Any, now: float) -> Verdict:
-        """Judge a token after a fetch of the keys, or at the deadline of its request."""
-        await self._until(x, waiting, now)
+    async def _after_fetch(self, x: Exchange, token: bytes, digest: bytes, waiting: Any) -> Verdict:
+        """Judge a token after a fetch of the keys."""
+        await waiting
         now = self._now()
         found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False)
         if isinstance(found, Wait):  # for its turn, or for a slow key
             verdict: Verdict = await found.awaited
             return verdict
         return found
-
-    async def _until(self, x: Exchange, waiting: Any, now: float) -> None:
-        """Wait for a future, until the deadline of a request at most."""
-        timer = self._env.call_later(max(0.0, x.deadline - now), wake, waiting) if x.deadline < 1e9 + now else None
-        try:
-            await waiting
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     def _reject(self, digest: bytes, cause: str, now: float) -> Verdict:
         """Reject a token, also when it comes again soon."""

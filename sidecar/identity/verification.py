@@ -152,7 +152,7 @@ class VerificationBudget:
     def pause(self) -> Any:
         """Return a future for the next turn of the event loop."""
         future = self._env.future()
-        self._env.call_later(0.0, partial(wake, future))
+        self._env.call_later(0.0, partial(_wake, future))
         return future
 
     async def in_thread(self, client: str, verify: Callable[[], T]) -> T | Unavailable:
@@ -200,7 +200,7 @@ class VerificationBudget:
         return {"share": self._share, "left": round(self._left, 6), "clients": len(self._clients)}
 
 
-def wake(future: Any) -> None:
+def _wake(future: Any) -> None:
     """Resolve a future that may be done already."""
     if not future.done():
         future.set_result(None)

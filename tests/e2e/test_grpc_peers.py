@@ -1,6 +1,6 @@
 """gRPC with other implementations at either end: grpclib and @grpc/grpc-js, where they are installed.
 
-`NODE_PATH` says where packages of Node are, as for every program of Node.
+`make node` installs the latter.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,21 +20,16 @@ import pytest_asyncio
 
 from sidecar.process.children import tied_to_parent
 from tests.support.grpc_server import EchoServer
+from tests.support.node import NODE, NODE_ENV, needs_node_package
 from tests.support.process import NOTHING, Sidecar, policies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATIENCE = 60.0
-NODE = shutil.which("node") or ""
 EXPECTED = {
     "unary": [0, 70_000], "out": 100, "in": "3 73094", "both": [27182, 8, 45904], "status": [9, "nö"], "unknown": 12,
 }  # fmt: skip
 """Answers that every client has to get."""
-
-
-def has_grpc_js() -> bool:
-    resolve = [NODE, "-e", "require.resolve('@grpc/grpc-js')"]
-    return bool(NODE) and subprocess.run(resolve, capture_output=True, check=False).returncode == 0
 
 
 PEERS = [
@@ -48,7 +41,7 @@ PEERS = [
     pytest.param(
         [NODE, str(Path(__file__).with_name("grpc_peer.cjs"))],
         id="grpc-js",
-        marks=pytest.mark.skipif(not has_grpc_js(), reason="there is no @grpc/grpc-js"),
+        marks=needs_node_package("@grpc/grpc-js"),
     ),
 ]
 
@@ -74,7 +67,9 @@ async def through(shared: Sidecar, port: int) -> AsyncIterator[Sidecar]:
 async def started(*words: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a peer; its input ends with the context."""
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*words, stdin=pipe, stdout=pipe, preexec_fn=tied_to_parent())
+    process = await asyncio.create_subprocess_exec(
+        *words, stdin=pipe, stdout=pipe, env=NODE_ENV, preexec_fn=tied_to_parent()
+    )
     try:
         yield process
     finally:

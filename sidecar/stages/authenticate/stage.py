@@ -5,7 +5,7 @@ Rules:
 1. The identities are asked in order, and the first that accepts the credentials names the caller.
 2. Without credentials the answer is 401 without an error code; wrong ones get `invalid_token`, ambiguous ones 400 with
    `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).
-3. If an identity cannot tell and no other accepts, the answer is 503 with Retry-After.
+3. If an identity cannot tell by the deadline of the request and no other accepts, the answer is 503 with Retry-After.
 4. A client learns no more than these words.  The reason is in the access log and in the span.
 5. A token that was verified before is judged at the instant at which the head of its request was complete.
 6. `mode: observe` lets all requests pass, counts those that would have been refused, and keeps their responses out of
@@ -14,7 +14,9 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from sidecar.core import events, metrics
@@ -22,6 +24,7 @@ from sidecar.core.env import BuildContext
 from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
+from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Stage, Wait
 from sidecar.http2.hpack import never_index
 from sidecar.identity.credentials import (
@@ -44,6 +47,8 @@ INVALID: Final = "The credentials are malformed, expired, revoked or invalid for
 AMBIGUOUS: Final = "The request has more than one credential of a kind."
 UNDECIDED: Final = "The credentials cannot be verified at present."
 BEARER: Final = b"Bearer"
+LONGEST_WAIT: Final = 3600.0
+"""Most seconds for which a request without a deadline waits for an identity; each has a shorter timeout of its own."""
 IN_LINE: Final = 16
 """Bytes of the line X-Request-Id besides its value."""
 
@@ -52,8 +57,8 @@ class Authenticator:
     """Stage of one route.  A ticket is always None."""
 
     __slots__ = (
-        "_caches", "_challenges", "_find", "_first", "_forwarding", "_found", "_has_ranks", "_identities", "_keep",
-        "_now", "_observed", "_optional", "_ranks", "_where",
+        "_caches", "_challenges", "_env", "_find", "_first", "_forwarding", "_found", "_has_ranks", "_identities",
+        "_keep", "_now", "_observed", "_optional", "_ranks", "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -72,6 +77,7 @@ class Authenticator:
         self._keep: Callable[[bytes, bytes, object], None] = known.keep
         self._optional = spec.optional
         self._where = ctx.where
+        self._env = ctx.env
         self._now: Callable[[], float] = ctx.env.now
         self._ranks: Mapping[str, str] = ctx.resources("criticality", ctx.route)
         """Criticality of callers by their ID."""
@@ -209,9 +215,42 @@ class Authenticator:
         self, x: Exchange, index: int, wait: Wait, worst: Rejection | Unavailable | None, lines: bytes, lower: bytes
     ) -> Outcome | None:
         """Wait for the verdict of an identity, then go on."""
-        found: Verdict | None = await wait.awaited
+        found = await self._told(x, index, wait)
         following = self._go_on(x, index, found, worst, lines, lower)
         return await following.awaited if isinstance(following, Wait) else following
+
+    async def _told(self, x: Exchange, index: int, wait: Wait) -> Verdict | None:
+        """Return the verdict of the identity at `index`; at the deadline of the request, that it cannot tell.
+
+        It goes on after that, because its verdict may be cached for the next request.
+        """
+        awaited = wait.awaited
+        assert not isinstance(awaited, Promise)  # an identity waits in a coroutine
+        told: Promise[Run[Any] | None] = Promise()
+        run: Run[Any] = Run(awaited, partial(self._end, told))
+        left = min(x.deadline - self._now(), LONGEST_WAIT)
+        timer = self._env.call_later(max(0.0, left), told.resolve, None)
+        try:
+            ended = await told
+        except asyncio.CancelledError:
+            run.cancel()
+            raise
+        finally:
+            timer.cancel()
+        if ended is None:
+            name = self._identities[index].name
+            self._env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="unavailable").value += 1
+            return Unavailable(f"{name} has not told by the deadline of the request")
+        if ended.error is not None:
+            raise ended.error
+        verdict: Verdict | None = ended.value
+        return verdict
+
+    def _end(self, told: Promise[Run[Any] | None], run: Run[Any]) -> None:
+        """Tell that an identity has come to an end; a bug is logged if nobody waits for that any more."""
+        if told.done() and isinstance(run.error, Exception):
+            self._env.emit(events.BUG, where=f"{self._where}: authenticate", error=run.error)
+        told.resolve(run)
 
     def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:
         self._name(x, caller)

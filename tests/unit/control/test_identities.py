@@ -49,7 +49,7 @@ def ask(snapshot: Snapshot, route: str, headers: dict[str, str]) -> tuple[int, A
     Run(snapshot.routes[route].pipeline(x), done.append)  # type: ignore[arg-type]
     assert done[0].error is None
     for found in snapshot.identities.values():
-        found._env.advance(0.0)  # type: ignore[attr-defined]  # the next turn, in which another token may be verified
+        found._budget._env.advance(0.0)  # type: ignore[attr-defined]  # the next turn, in which another token may be verified
     return int(done[0].value.status), x
 
 

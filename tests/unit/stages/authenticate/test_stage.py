@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from sidecar.http2.hpack import UNINDEXED
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.stages import BY_NAME
 from tests.support.clock import FakeEnv, make_env
-from tests.support.loop import virtual, virtual_env
+from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import ScriptedService, context, exchange
 
 
@@ -251,6 +252,44 @@ async def test_identities_that_take_time_are_asked_in_turn() -> None:
         outcome = await Pipeline([found], service)(exchange(headers=BEARER))
         assert outcome.status == status
     assert service.calls == 2
+
+
+@virtual
+async def test_no_request_waits_for_a_verdict_beyond_its_deadline() -> None:
+    env = virtual_env()
+    ended = []
+
+    async def wait(seconds: float) -> Caller:
+        await env.sleep(seconds)
+        ended.append(env.now())
+        return alice()
+
+    async def fail() -> Caller:
+        await env.sleep(1.0)
+        raise RuntimeError("a bug")
+
+    hung = Listed("hung", lambda: Wait(wait(5.0)))
+    service, began = ScriptedService(200), env.now()
+    x = exchange(headers=BEARER, deadline=began + 2.0)
+    outcome = await Pipeline([stage(hung, env=env)], service)(x)
+    assert (outcome.status, outcome.reason, env.now() - began) == (503, "unverifiable", 2.0)
+    assert outcome.cause == "hung has not told by the deadline of the request"
+    assert env.meter.value("sidecar.authentications", identity="hung", result="unavailable") == 1
+    assert (service.calls, ended) == (0, [])
+    await env.sleep(4.0)
+    assert ended == [began + 5.0], "the verdict may be cached, for the next request"
+    known = stage(hung, Listed("other", alice), env=env)
+    x = exchange(headers=BEARER, deadline=env.now() + 2.0)
+    assert (await Pipeline([known], service)(x)).status == 200, "another one knows the caller"
+    task = asyncio.ensure_future(Pipeline([stage(hung, env=env)], service)(exchange(headers=BEARER, deadline=1e9)))
+    await settle()
+    task.cancel()
+    failing = Listed("failing", lambda: Wait(fail()))
+    x = exchange(headers=BEARER, deadline=env.now() + 0.5)
+    assert (await Pipeline([stage(failing, env=env)], service)(x)).status == 503
+    await env.sleep(9.0)
+    assert str(env.emitted("bug")[0]["error"]) == "a bug"
+    assert len(ended) == 2, "without a client nobody waits, except for the one of the request before"
 
 
 def test_a_realm_is_quoted_safely() -> None:
