@@ -4,8 +4,9 @@ Rules:
 
 1. The lessor runs the generic cell rate algorithm (ITU-T I.371) over what it grants.  For demand that is expected it
    grants tokens ahead of their time, by half a lease at most.  So a lessee spends at the full rate between two asks.
-2. A token is spent neither before it conforms nor after its lease has ended.  So in any second all lessees together
-   spend at most the capacity and the tokens of one second and one lease.
+2. A token is spent neither before it conforms nor after its lease has ended; what is kept for the time of a renewal,
+   about an eighth, counts to the next lease.  So in any second all lessees together spend little more than the
+   capacity and the tokens of one second and one lease.
 3. Tokens given back count as never granted, but only as far as the bucket would not have been full without them.  So
    idle lessees that renew and give back cannot pile up tokens.
 4. Half of what is available may be granted for demand that is only expected.  Requests that wait get the rest, so the
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from math import floor
+from math import floor, sqrt
 from typing import Final, NamedTuple
 
 TOLERANCE: Final = 1e-9
@@ -33,8 +34,10 @@ PERIOD: Final = 0.025
 """Seconds whose grants to one key are counted together."""
 PERIODS: Final = 8
 """Periods that are remembered: those of `MEMORY`."""
-ENOUGH: Final = 3.0
+ENOUGH: Final = 2.0
 """Least requests in a lease that make a demand: fewer come too irregularly to expect them."""
+AHEAD: Final = 1 / 8
+"""Part of a lease before its end in which the next one is asked for."""
 LOOKS: Final = 8
 """Keys that are examined for eviction when a new key comes to a full table."""
 OVERFLOW: Final = "\0overflow"
@@ -210,8 +213,9 @@ class RateLease:
     """Lease of one key: its tokens, perhaps those of the next lease, and the demand."""
 
     __slots__ = (
-        "asked_at", "demand", "end", "expires", "first_waiting", "following", "is_asked", "key", "low", "missed",
-        "refused_until", "retry_at", "stamp", "taken", "tat", "waiting",
+        "asked_at", "average", "counted_from", "demand", "due", "end", "expires", "first_waiting", "following",
+        "is_asked", "is_old", "key", "low", "missed", "refused_until", "retry_at", "stamp", "taken", "tat", "used",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, key: str, now: float) -> None:
@@ -230,6 +234,8 @@ class RateLease:
         """TAT, end, expiry and stamp of the next lease; None without one."""
         self.is_asked = False
         """True while an ask is to be sent, or is on its way."""
+        self.is_old = False
+        """True if the lease is renewed along with others."""
         self.asked_at = now
         """Instant of the last ask."""
         self.taken = 0.0
@@ -242,23 +248,51 @@ class RateLease:
         """Tokens for the first request that waits."""
         self.demand = 0.0
         """Expected demand in tokens per second."""
+        self.average = 0.0
+        """Demand of the last leases in tokens per second, on average."""
+        self.used = 0.0
+        """Tokens spent or refused from `counted_from` to the last ask."""
+        self.counted_from = now
+        """Instant from which the demand is counted."""
         self.refused_until = 0.0
         """Instant before which the lessor is not asked again."""
         self.retry_at = 0.0
         """Instant at which the lessor expects to have tokens, as far as it knew."""
+        self.due = NEVER
+        """Instant at which the lease is looked at; infinite if it is not to be."""
 
-    def promote(self) -> None:
-        """Begin the next lease; what is left of this one lapses."""
+    def has_tokens(self, now: float) -> bool:
+        """True if tokens are left, in this lease or in the next."""
+        return self.following is not None or not self.is_over(now)
+
+    def is_over(self, now: float) -> bool:
+        """True if the lease is spent or has ended."""
+        return now >= self.expires or self.tat + TOLERANCE >= self.end
+
+    def promote(self, margin: float) -> None:
+        """Begin the next lease, with what is left of this one, which was kept for the time until then.
+
+        More tokens are asked for when those are left that are used in `margin` seconds of TAT, half of them at most.
+        """
         assert self.following is not None
+        left = max(0.0, self.end - self.tat)
         self.tat, self.end, self.expires, self.stamp = self.following
-        self.low = (self.tat + self.end) / 2
+        self.tat -= left
+        self.low = self.end - min(margin, (self.end - self.tat) / 2)
         self.following = None
 
 
 class RateLessee:
-    """Leases of one limit in one process, by key."""
+    """Leases of one limit in one process, by key.
 
-    __slots__ = ("_asks", "_due", "_serial", "depth", "interval", "lease", "leases", "max_keys", "on_ask", "pace")
+    A key in use is asked for once in each lease, shortly before its tokens are used up or end; or from half of the
+    lease on, along with other keys.  While the lessor has less than is wanted, it is asked twice in each lease.
+    """
+
+    __slots__ = (
+        "_asks", "_due", "_old", "_serial", "ahead", "depth", "interval", "lease", "leases", "max_keys", "on_ask",
+        "pace",
+    )  # fmt: skip
 
     def __init__(self, rate: float, capacity: float, lease: float, max_keys: int = 10_000) -> None:
         """The arguments are those of the lessor."""
@@ -269,7 +303,9 @@ class RateLessee:
         self._asks: list[RateLease] = []
         """Leases with an ask to be sent."""
         self._due: list[tuple[float, int, RateLease]] = []
-        """Heap of instants at which a lease is looked at, one entry for each lease."""
+        """Heap of instants at which a lease is looked at.  An entry counts if its instant is the lease's `due`."""
+        self._old: list[RateLease] = []
+        """Leases in use of which half is over, and which are not asked for yet."""
         self._serial = 0
         self.retune(rate, capacity, lease, max_keys)
 
@@ -278,8 +314,13 @@ class RateLessee:
         self.interval = 1.0 / rate
         self.depth = capacity / rate + TOLERANCE
         self.lease = lease
-        self.pace = lease / 8
-        """Least seconds between an answer without tokens and the next ask."""
+        self.ahead = lease * AHEAD
+        """Seconds before the end of a lease in which the next one is asked for."""
+        self.pace = max(lease / 4, min(lease, self.depth) / 2)
+        """Least seconds between two asks while the lessor has nothing to spare.
+
+        A grant for expected demand is half of what the lessor has, which is at most the depth and half a lease.  So
+        one lessee alone can use the whole rate at this pace."""
         self.max_keys = max_keys
         for each in self.leases.values():
             each.tat = each.low = each.end = each.expires = 0.0
@@ -294,12 +335,12 @@ class RateLessee:
         lease = self.leases.get(key)
         if lease is None:
             lease = self._add(key, now)
-        if lease.following is not None and (now >= lease.expires or lease.tat + TOLERANCE >= lease.end):
-            lease.promote()
+        if lease.following is not None and lease.is_over(now):
+            self._promote(lease)
         tat = lease.tat + cost * self.interval
         if tat > lease.end + TOLERANCE or now >= lease.expires:
             if lease.following is not None:  # the cost is more than what is left
-                lease.promote()
+                self._promote(lease)
                 return self.take(key, cost, now)
             if now < lease.refused_until:
                 lease.missed += cost
@@ -311,7 +352,7 @@ class RateLessee:
             return tat - now - self.depth
         lease.tat = tat
         lease.taken += cost
-        if tat > lease.low and lease.following is None:
+        if tat > lease.low and lease.following is None and now >= lease.refused_until:
             lease.low = lease.end
             self._ask(lease)
         return ADMITTED
@@ -337,13 +378,30 @@ class RateLessee:
     @property
     def due(self) -> float:
         """Next instant at which a lease is to be renewed or given back; infinite without one."""
-        return self._due[0][0] if self._due else NEVER
+        due = self._due
+        while due and due[0][0] != due[0][2].due:
+            heappop(due)
+        return due[0][0] if due else NEVER
 
     def collect(self, now: float, most: int = 1000) -> list[Ask]:
         """Return the asks to be sent now, at most so many.  Each is answered by `receive` or `fail`."""
-        due = self._due
-        while due and due[0][0] <= now:
-            self._look(heappop(due)[2], now)
+        while self.due <= now:
+            lease = heappop(self._due)[2]
+            lease.due = NEVER
+            self._look(lease, now)
+        return self._write_all(now, most)
+
+    def collect_old(self, now: float, most: int = 1000) -> list[Ask]:
+        """Return the asks of leases that are worth renewing along with others, at most so many."""
+        for lease in self._old:
+            lease.is_old = False
+            if lease.following is None and lease.taken + lease.missed > 0 and not lease.is_over(now):
+                self._ask(lease)
+        self._old.clear()
+        return self._write_all(now, most)
+
+    def _write_all(self, now: float, most: int) -> list[Ask]:
+        """Return the asks that wait, at most so many."""
         asks, self._asks = self._asks[:most], self._asks[most:]
         found = []
         for lease in asks:
@@ -352,6 +410,7 @@ class RateLessee:
                 found.append(ask)
             else:
                 lease.is_asked = False
+            self._plan(lease, now)
         return found
 
     def receive(self, ask: Ask, grant: Grant, now: float) -> None:
@@ -365,12 +424,15 @@ class RateLessee:
             start = now + grant.start
             end = start + grant.tokens * self.interval
             lease.following = (start, end, lease.asked_at + self.lease, grant.stamp)
-            if now >= lease.expires or lease.tat + TOLERANCE >= lease.end:
-                lease.promote()
-            lease.refused_until = 0.0
+            if lease.is_over(now):
+                self._promote(lease)
+        lease.refused_until = 0.0
+        if grant.tokens < ask.want and grant.tokens * self.interval < self.lease / 2 + self.interval:
+            lease.refused_until = lease.asked_at + self.pace  # as much is left, and none of it conforms yet
         if grant.wait > 0:
             lease.retry_at = now + grant.wait
-            lease.refused_until = now + min(max(grant.wait, self.pace), self.lease / 2)
+            lease.refused_until = max(lease.refused_until, now + min(grant.wait, self.lease))
+        self._plan(lease, now)
 
     def fail(self, ask: Ask) -> None:
         """Give up an ask that was not answered.  What it gave back is lost."""
@@ -384,12 +446,18 @@ class RateLessee:
         if len(self.leases) >= self.max_keys and key != OVERFLOW:
             return self.leases.get(OVERFLOW) or self._add(OVERFLOW, now)
         lease = self.leases[key] = RateLease(key, now)
-        self._watch(lease, now + self.lease / 2)
+        self._watch(lease, now + self.lease)
         return lease
 
+    def _promote(self, lease: RateLease) -> None:
+        lease.promote(lease.demand * self.ahead * self.interval)
+
     def _watch(self, lease: RateLease, at: float) -> None:
-        self._serial += 1
-        heappush(self._due, (at, self._serial, lease))
+        """Look at a lease at an instant, or earlier if that was planned."""
+        if at < lease.due:
+            lease.due = at
+            self._serial += 1
+            heappush(self._due, (at, self._serial, lease))
 
     def _ask(self, lease: RateLease) -> None:
         if not lease.is_asked:
@@ -398,51 +466,80 @@ class RateLessee:
             if self.on_ask is not None:
                 self.on_ask()
 
+    def _plan(self, lease: RateLease, now: float) -> None:
+        """Plan the next look at a lease."""
+        if lease.is_asked:
+            at = now + self.lease  # earlier if there is an answer
+        elif lease.has_tokens(now):
+            at = lease.asked_at + self.lease / 2
+            if at <= now:
+                at = lease.asked_at + self.lease - self.ahead
+            if lease.refused_until > now:
+                at = min(at, lease.refused_until)
+        else:
+            at = lease.refused_until if lease.refused_until > now else lease.asked_at + self.lease
+        self._watch(lease, at if at > now else now + self.ahead)
+
     def _look(self, lease: RateLease, now: float) -> None:
         """Renew a lease that is in use, give back what is left of another, and forget one that has neither."""
-        quarter = self.lease / 4
-        age = now - lease.asked_at + TOLERANCE
-        if lease.is_asked or age < quarter:
-            self._watch(lease, now + quarter)
-            return
-        if lease.following is not None and (now >= lease.expires or lease.tat + TOLERANCE >= lease.end):
-            lease.promote()
-        has_tokens = lease.following is not None or (now < lease.expires and lease.tat + TOLERANCE < lease.end)
-        is_used = lease.taken > 0 or lease.missed > 0
-        if has_tokens and (lease.expires - now < 1.5 * quarter or (not is_used and age >= 2 * quarter)):
-            self._ask(lease)
-        elif is_used:
-            if age >= 2 * quarter and lease.following is None and now >= lease.refused_until:
-                self._ask(lease)
-        elif not has_tokens and now >= lease.refused_until:
-            del self.leases[lease.key]
-            return
-        self._watch(lease, now + quarter)
+        if not lease.is_asked:
+            if lease.following is not None and lease.is_over(now):
+                self._promote(lease)
+            age = now - lease.asked_at + TOLERANCE
+            is_used = lease.taken + lease.missed > 0
+            is_refused = now < lease.refused_until
+            if not lease.has_tokens(now):
+                if is_used and not is_refused:
+                    self._ask(lease)
+                elif not is_used and not is_refused and age >= self.lease:
+                    del self.leases[lease.key]
+                    return
+            elif not is_used:
+                if age >= self.lease / 2:
+                    self._ask(lease)
+            elif lease.following is None:
+                if age >= self.lease - self.ahead or (lease.tat > lease.low and not is_refused):
+                    self._ask(lease)
+                elif age >= self.lease / 2 and not lease.is_old and not is_refused:
+                    lease.is_old = True
+                    self._old.append(lease)
+        self._plan(lease, now)
 
-    def _expect(self, demand: float) -> float:
-        """Return the tokens to ask for ahead of need; no more than twice what the rate brings in a lease."""
-        return float(floor(min(1.1 * demand, 2.0 / self.interval) * self.lease + TOLERANCE))
+    def _count_demand(self, lease: RateLease, now: float) -> None:
+        """Estimate the demand: the average, or more if the last requests are too many to be chance.
+
+        Reserves for chance bursts of many lessees would starve a small bucket."""
+        lease.used += lease.taken + lease.missed
+        used = max(0.0, lease.used + lease.waiting)  # sums and differences of costs may fall below 0
+        passed = now - lease.counted_from
+        lease.demand = max(lease.average, (used - sqrt(used)) / max(passed, self.lease))
+        if passed >= self.lease:
+            lease.average += (used / passed - lease.average) * passed / (passed + 3 * self.lease)
+            lease.used = 0.0
+            lease.counted_from = now
 
     def _write(self, lease: RateLease, now: float) -> Ask:
         """Return the ask for a lease, and take from the lease what the ask gives back."""
-        used = lease.taken + lease.missed + lease.waiting
-        rate = used / max(now - lease.asked_at, self.lease)
-        lease.demand = rate if rate > lease.demand else (rate + lease.demand) / 2
-        back, stamp, rest = 0.0, lease.stamp, lease.expires - now
-        if rest > 0 and lease.tat + TOLERANCE < lease.end:
+        is_used = lease.taken + lease.missed + lease.waiting > 0
+        self._count_demand(lease, now)
+        expected, seconds = 0.0, min(self.lease, self.depth)
+        if is_used and lease.following is None and min(1.1 * lease.demand, 1 / self.interval) * seconds >= ENOUGH:
+            expected = min(1.1 * lease.demand, 2 / self.interval) * seconds  # a burst may be twice the rate
+        back, stamp, kept = 0.0, lease.stamp, 0.0
+        if lease.tat + TOLERANCE < lease.end:
             left = (lease.end - lease.tat) / self.interval
-            kept = 0.0
-            if used and rest > 0.4 * self.lease and lease.following is None:
-                kept = lease.demand * rest
+            if expected and now < lease.expires:
+                kept = min(left, lease.demand * (lease.expires - now))
             if left > kept:
-                back = float(floor(left - kept + TOLERANCE)) if kept else left
+                back = float(floor(left - kept + 0.5)) if kept else left
                 lease.end -= back * self.interval
-                lease.low = lease.end
+                kept = left - back
+        lease.low = lease.end
         firm, least, want = lease.waiting, lease.first_waiting, lease.waiting
         if lease.following is not None:
-            lease.promote()
-        elif used and (expected := self._expect(lease.demand)) >= ENOUGH:
-            want = max(firm, expected)
+            self._promote(lease)
+        elif expected:
+            want = max(firm, float(floor(expected - kept + TOLERANCE)))
         lease.taken = lease.missed = lease.waiting = lease.first_waiting = 0.0
         lease.asked_at = now
         return Ask(lease.key, least, firm, want, back, stamp)

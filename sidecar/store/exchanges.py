@@ -163,9 +163,7 @@ class Exchanges(Generic[L, C]):
         now = self._env.now()
         sent: list[tuple[L, Any]] = []
         if self.is_up:
-            for limit in self.limits.values():
-                if len(sent) < MAX_ASKS:
-                    sent += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(sent))]
+            sent = self._collect(now)
             if not sent and not self._waiting:
                 self._rearm()
                 return
@@ -175,6 +173,14 @@ class Exchanges(Generic[L, C]):
         self._task = self._env.spawn(self._send(sent, now))
         timer = self._env.call_later(self._timeout, self._give_up_call)
         self._task.add_done_callback(lambda task: self._finish(task, now, timer))
+
+    def _collect(self, now: float) -> list[tuple[L, Any]]:
+        """Return the asks that are due, with their limits."""
+        found: list[tuple[L, Any]] = []
+        for limit in self.limits.values():
+            if len(found) < MAX_ASKS:
+                found += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(found))]
+        return found
 
     def _give_up_call(self) -> None:
         """Cancel a call that takes too long, and go on without its answer."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from sidecar.core.env import Env
 from sidecar.leases.rate import NEVER, Ask, Grant, RateLessee, RateLessor
-from sidecar.store.exchanges import Counts, Exchanges
+from sidecar.store.exchanges import MAX_ASKS, Counts, Exchanges
 from sidecar.store.script import LEASES
 from sidecar.store.spec import StoreSpec
 
@@ -104,6 +104,15 @@ class SharedLimits(Exchanges[SharedLimit, Script]):
     def retune(self, spec: StoreSpec) -> None:
         super().retune(spec)
         self._epoch, self._answered_at = "", -NEVER
+
+    def _collect(self, now: float) -> list[tuple[SharedLimit, Ask]]:
+        """Return the asks that are due, and those that go along with them."""
+        found = super()._collect(now)
+        if found:
+            for limit in self.limits.values():
+                if len(found) < MAX_ASKS:
+                    found += [(limit, ask) for ask in limit.lessee.collect_old(now, MAX_ASKS - len(found))]
+        return found
 
     async def _send(self, sent: list[tuple[SharedLimit, Ask]], now: float) -> Any:
         return await self._counts.run(*self._write(sent, now))

@@ -29,6 +29,8 @@ class Fleet:
     """Longest time of a message, in seconds."""
     admitted: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
+    waited: int = 0
+    """Requests that had to wait for an answer."""
     exchanges: int = 0
 
     def __post_init__(self) -> None:
@@ -101,16 +103,17 @@ class Process:
             self.admitted += 1
         elif result == UNKNOWN and may_wait:
             self.lessee.wait("key", 1.0)
+            fleet.waited += began == fleet.now
             self.waiting.append(began)
         else:
             fleet.refused.append(fleet.now)
 
     def pump(self) -> None:
         now = self.fleet.now
-        if self.in_flight is None:
+        if self.in_flight is None and (self.lessee.is_asking or self.lessee.due <= now):
             asks = self.lessee.collect(now)
             if asks:
-                self.send(asks)
+                self.send(asks + self.lessee.collect_old(now))
         if self.in_flight is None and self.lessee.due < self.wake_at:
             self.wake_at = self.lessee.due
             self.fleet.at(self.wake_at, self.wake, self.lessee)

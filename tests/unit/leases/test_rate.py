@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.leases.rate import ADMITTED, OVERFLOW, UNKNOWN, Ask, RateLessee, RateLessor
+from tests.support.cases import each
 from tests.unit.leases.fleet import Fleet, Process
 
 START = 1000.0
@@ -85,13 +86,56 @@ def test_a_request_below_the_limit_is_never_refused() -> None:
     assert len(fleet.admitted) > 400
 
 
-def test_a_busy_process_asks_a_few_times_a_second() -> None:
-    fleet = Fleet(10_000.0, 10_000.0, 0.1, Random(2))
-    fleet.add(5_000.0)
+@each(
+    (processes, load, burst, lease)
+    for processes in (1, 4, 20)
+    for load, burst in ((0.5, 1.0), (0.98, 1.0), (1.5, 1.0), (4.0, 0.2))
+    for lease in (0.05, 0.1, 0.2)
+)
+def test_a_process_asks_once_in_each_lease_and_twice_over_the_limit(case: tuple[int, float, float, float]) -> None:
+    """Twelve requests or more in each lease.  Below the limit few requests wait for an answer."""
+    processes, load, burst, lease = case
+    rate = 24 * processes / lease
+    fleet = Fleet(rate, 1 + burst * rate, lease, Random(2), delay=0.001)
+    for _ in range(processes):
+        fleet.add(load * rate / processes)
     fleet.run(START + 1)
-    fleet.exchanges = 0
-    fleet.run(START + 3)
-    assert fleet.exchanges <= 2 * 45
+    fleet.exchanges = fleet.waited = 0
+    fleet.run(START + 1 + 20 * lease)
+    asks = fleet.exchanges / processes / 20
+    if load < 1:
+        assert asks <= 1.5
+        assert fleet.waited <= 0.03 * load * rate * 20 * lease
+    else:
+        assert asks <= 2.2
+
+
+def test_a_process_with_much_load_never_waits() -> None:
+    fleet = Fleet(100_000.0, 100_000.0, 0.1, Random(2))
+    fleet.add(5_000.0)
+    fleet.run(START + 0.3)
+    fleet.exchanges = fleet.waited = 0
+    fleet.run(START + 2.3)
+    assert fleet.exchanges <= 2 / (0.1 * 7 / 8) + 1
+    assert fleet.waited == 0
+
+
+def test_keys_are_renewed_together() -> None:
+    """100 keys whose first requests come one after the other."""
+    lessor, lessee = RateLessor(1000.0, 1000.0, 0.1), RateLessee(1000.0, 1000.0, 0.1)
+    keys = [str(number) for number in range(100)]
+    calls = 0
+    for turn in range(3000):
+        now = turn * 0.001
+        for index, key in enumerate(keys):
+            if turn >= index and (turn + index) % 3 == 0 and lessee.take(key, 1.0, now) == UNKNOWN:
+                lessee.wait(key, 1.0)
+        if lessee.is_asking or lessee.due <= now:
+            asks = lessee.collect(now)
+            calls += turn >= 1000 and bool(asks)
+            for ask in asks + (lessee.collect_old(now) if asks else []):
+                lessee.receive(ask, lessor.exchange(ask, now), now)
+    assert calls <= 2 * 25
 
 
 def test_an_idle_process_gives_back_what_it_has_not_spent() -> None:
@@ -103,8 +147,8 @@ def test_an_idle_process_gives_back_what_it_has_not_spent() -> None:
     lessee.receive(ask, lessor.exchange(ask, 0.0), 0.0)
     assert lessee.take("a", 1.0, 0.0) == ADMITTED
     for tick in range(1, 11):
-        for each in lessee.collect(tick * 0.025):
-            lessee.receive(each, lessor.exchange(each, tick * 0.025), tick * 0.025)
+        for ask in lessee.collect(tick * 0.025):
+            lessee.receive(ask, lessor.exchange(ask, tick * 0.025), tick * 0.025)
     assert lessee.leases == {}
     # One token was spent, and 0.25 s have filled it again: the whole burst is there.
     assert lessor.exchange(Ask("a", 10.0, 10.0, 10.0, 0.0, 0.0), 0.25).tokens == 10.0

@@ -71,6 +71,26 @@ async def test_requests_wait_for_one_answer_and_later_ones_for_none() -> None:
 
 
 @virtual
+async def test_a_store_is_called_once_in_each_lease_and_no_request_waits() -> None:
+    """Two limits, each with two keys; 1000 requests a second."""
+    env = virtual_env()
+    roomy = {"rate": "10000/s", "burst": 10000, "key": "header.x-tenant", "lease": "100ms"}
+    fleet = Fleet(env, 1, LIMIT | {"name": "other"} | roomy, **roomy)
+    began = slow = 0
+    for turn in range(2300):
+        if turn == 300:
+            began = len(fleet.script.calls)
+        before = env.now()
+        assert await fleet.statuses(1, **{"x-tenant": str(turn % 2)}) == [200]
+        slow += turn >= 300 and env.now() > before
+        await env.sleep(0.001)
+    calls = fleet.script.calls[began:]
+    assert len(calls) <= 2 * 12
+    assert sum(calls) == 4 * len(calls)
+    assert slow == 0
+
+
+@virtual
 async def test_two_processes_share_a_limit() -> None:
     fleet = Fleet(virtual_env(), 2)
     found = await fleet.statuses(6) + await fleet.statuses(6, process=1)
