@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +119,7 @@ async def serve(path: str, names: NameResolver | None = None) -> int:
         meter=registry,
         names=names,
         workers=link,
+        instance=socket.gethostname(),
     )
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
     refusals = Refusals(time.time, registry)

@@ -182,6 +182,8 @@ class Env:
     """Resolver of host names.  None if the loop resolves them itself when it connects, as a virtual loop does."""
     workers: Workers | None = None
     """All workers of the sidecar; None if it is one process."""
+    instance: str = ""
+    """Name of the sidecar among those of its fleet, the same for all its workers; empty if it has none."""
 
     @classmethod
     def on(
@@ -196,6 +198,7 @@ class Env:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         names: NameResolver | None = None,
         workers: Workers | None = None,
+        instance: str = "",
     ) -> E:
         """Return an env with the timers and tasks of `loop`, and with its clock unless `now` is given."""
         return cls(
@@ -210,6 +213,7 @@ class Env:
             meter=meter,
             names=names,
             workers=workers,
+            instance=instance,
         )
 
 

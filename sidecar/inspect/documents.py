@@ -491,6 +491,8 @@ class PartEntry(TypedDict):
     """True if the whole fails without the part."""
     otherwise: list[Any]
     """Substitutes in their order: `stale` or an object with `json`; null after the last."""
+    streams: bool
+    """True if its body passes as it arrives."""
     place: Place | None
     """Place of the part."""
 

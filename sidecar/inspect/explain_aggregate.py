@@ -44,6 +44,7 @@ def plan_of(snapshot: Snapshot, route: Route) -> PlanEntry | None:
                     "timeout": part.timeout,
                     "is_required": part.required,
                     "otherwise": [] if part.required else [masked(each, masks) for each in _substitutes(part)],
+                    "streams": part.stream,
                     "place": place_of(route.spec.where(AGGREGATE, "parts", name)),
                 }
             )
@@ -80,6 +81,8 @@ def _words(part: PartEntry) -> str:
         words.append(f"after {', '.join(part['needs'])}")
     if part["timeout"] is not None:
         words.append(f"within {part['timeout']:g}s")
+    if part["streams"]:
+        words.append("streams")
     words.append("required" if part["is_required"] else f"otherwise {_otherwise(part['otherwise'])}")
     return ", ".join(words)
 

@@ -55,8 +55,8 @@ class UpstreamFacts:
 
     @property
     def endpoints(self) -> int:
-        """Number of endpoints; 0 if they are discovered."""
-        return len(self.spec.urls)
+        """Number of endpoints that are in use at a time; 0 if they are discovered."""
+        return self.spec.most_in_use
 
     @property
     def has_isolation(self) -> bool:

@@ -5,6 +5,7 @@
     reverse_rewrite                Location and Set-Cookie of a response, in the client's terms
     buffering                      bodies buffered whole and parsed as documents: start reading here for bodies
     jsonbody, pointer              JSON documents; operations on them by JSON Pointers (RFC 6901)
+    structure                      check of a JSON text that streams
     selection                      texts of single values in JSON documents, with their spelling
     forms, coding                  form bodies as documents; gzip, deflate and br
     validators                     fields that are wrong once a body has changed

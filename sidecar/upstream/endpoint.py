@@ -13,7 +13,8 @@ Rules:
    Envoy it gets all its traffic at once.  A trial without a result ends after a second.
 4. Discovery may divide the endpoints into tiers.  The first tier with members is `preferred`; the balancer takes the
    others only in rare cases, so that the request path reads one tuple.
-5. Weights come with the targets, those of a file and those that discovery finds.  Shares of zones are weights too.
+5. With `subset`, the set has the endpoints that it chooses, and chooses again when one of them is out or back.
+6. Weights come with the targets, those of a file and those that discovery finds.  Shares of zones are weights too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sidecar.core import metrics
 from sidecar.core.env import Env
 
 if TYPE_CHECKING:
+    from sidecar.upstream.balancing.subset import Subset
     from sidecar.upstream.spec import UpstreamSpec
 
 TRIAL_INTERVAL: Final = 1.0
@@ -190,6 +192,7 @@ class Endpoint:
         "key",
         "latency",
         "measured_at",
+        "on_change",
         "path",
         "port",
         "seed",
@@ -251,6 +254,13 @@ class Endpoint:
         """Average latency in seconds (`balancing.strategies.observe`); 0 until one is known."""
         self.measured_at = 0.0
         """Instant of the last change of `latency`."""
+        self.on_change: Callable[[], None] | None = None
+        """Called after a check or an ejection has excluded or restored the endpoint; None without a `subset`."""
+
+    @property
+    def is_out(self) -> bool:
+        """True if a check or an ejection excludes the endpoint."""
+        return not self.is_healthy or self.ejected_until != 0.0
 
     def is_available(self, now: float) -> bool:
         """True if the endpoint may get a request: it is up, or the next request on trial is due."""
@@ -260,6 +270,8 @@ class Endpoint:
         """Set the result of the active check; an endpoint that comes up by it at `now` starts slowly."""
         self.is_healthy = is_healthy
         self._update(now)
+        if self.on_change is not None:
+            self.on_change()
 
     def describe_as(self, target: Target, now: float = 0.0) -> None:
         """Set what discovery says of the endpoint; one that comes up by it at `now` starts slowly."""
@@ -279,6 +291,8 @@ class Endpoint:
         self.ejected_until = until
         self.is_on_trial = self.is_up = False
         self.failures = self.successes = 0
+        if self.on_change is not None:
+            self.on_change()
 
     def begin_trial(self, now: float) -> None:
         """Record a request on trial; the next one is due after `TRIAL_INTERVAL`."""
@@ -291,6 +305,8 @@ class Endpoint:
         self.is_on_trial = False
         self.is_up = self.is_healthy and self.is_ready
         self.up_since = now
+        if self.on_change is not None:
+            self.on_change()
 
     @property
     def state(self) -> str:
@@ -339,8 +355,8 @@ class EndpointSet:
     """
 
     __slots__ = (
-        "_by_url", "_env", "_listeners", "_server_name", "_shares", "_special", "_targets", "is_weighted", "members",
-        "preferred", "spills", "tiers", "trial_begun", "upstream",
+        "_all", "_by_url", "_env", "_listeners", "_may_spill", "_server_name", "_shares", "_special", "_subset",
+        "_targets", "is_weighted", "members", "preferred", "spills", "tiers", "trial_begun", "upstream",
     )  # fmt: skip
 
     def __init__(self, upstream: str, spec: UpstreamSpec, env: Env) -> None:
@@ -364,6 +380,12 @@ class EndpointSet:
         """Target of each endpoint, by URL."""
         self._special = 0
         """Number of targets that are not ready, or not in the first tier."""
+        self._all: Sequence[Target] = ()
+        """Targets of which the subset is chosen, as they were assigned."""
+        self._may_spill = False
+        """True if they came with `spills`."""
+        self._subset: Subset | None = None
+        """Chooser of the endpoints in use; None if all are."""
         self._env = env
         self._listeners: list[Callable[[tuple[Endpoint, ...]], None]] = []
         for state in STATES:
@@ -374,9 +396,14 @@ class EndpointSet:
         """Apply the endpoints of a new spec.  Discovered ones stay until discovery finds others."""
         self._server_name = (spec.tls and spec.tls.server_name) or (spec.discover.host if spec.discover else "")
         self._shares = dict(spec.locality.shares) if spec.locality is not None else {}
+        had_subset = self._subset is not None
+        self._subset = self._make_subset(spec)
         if spec.endpoints is not None:
             weights, zones = spec.weights, spec.zones
             self.assign([Target(url, 0, weights.get(url, 1), zone=zones.get(url, "")) for url in spec.urls])
+        elif had_subset or self._subset is not None:
+            self.assign(self._all, spills=self._may_spill)
+            self._weigh()
         else:
             self._weigh()
         for endpoint in self.members:
@@ -389,8 +416,48 @@ class EndpointSet:
     def assign(self, targets: Sequence[Target], *, spills: bool = False) -> tuple[list[str], list[str]]:
         """Replace the endpoints by these, whose URLs must differ; endpoints that stay are the same objects.
 
-        Return the URLs that were added, and those that were removed.
+        With a subset, those that it chooses are used.  Return the URLs that were added, and those that were removed.
         """
+        self._all, self._may_spill = targets, spills
+        subset = self._subset
+        if subset is None:
+            return self._use(targets, spills)
+        subset.rank(targets)
+        return self._choose(subset)
+
+    @property
+    def has_subset(self) -> bool:
+        """True if only a part of the endpoints is in use."""
+        return self._subset is not None
+
+    def _make_subset(self, spec: UpstreamSpec) -> Subset | None:
+        if spec.subset is None:
+            return None
+        from sidecar.upstream.balancing.subset import Subset  # only if it is configured
+
+        instance = self._env.instance if spec.subset.instance is None else spec.subset.instance
+        return Subset(spec.subset.size, instance, spec.locality is not None)
+
+    def _choose(self, subset: Subset) -> tuple[list[str], list[str]]:
+        """Use the endpoints that the subset chooses."""
+        for endpoint in self.members:
+            endpoint.on_change = None  # what the endpoints become is taken from the targets
+        known = self._by_url
+        changes = self._use(
+            subset.choose(lambda target: not target.is_ready or (target.url in known and known[target.url].is_out)),
+            self._may_spill,
+        )
+        for endpoint in self.members:
+            endpoint.on_change = self._choose_again
+        return changes
+
+    def _choose_again(self) -> None:
+        """Choose anew, since an endpoint of the subset is out or back."""
+        if self._subset is not None:
+            self._choose(self._subset)
+
+    def _use(self, targets: Sequence[Target], spills: bool) -> tuple[list[str], list[str]]:
+        """Replace the endpoints in use."""
         known, before = self._by_url, self._targets
         fresh = {target.url: target for target in targets}
         changed = list(compress(targets, map(is_not, targets, map(before.get, fresh))))  # unchanged ones are the same
@@ -478,7 +545,12 @@ class EndpointSet:
 
     def describe(self) -> dict[str, Any]:
         now = self._env.now()
-        return {"upstream": self.upstream, "endpoints": [endpoint.describe(now) for endpoint in self.members]}
+        endpoints, subset = [endpoint.describe(now) for endpoint in self.members], self._subset
+        return {
+            "upstream": self.upstream,
+            "endpoints": endpoints,
+            **({} if subset is None else {"subset": {"size": subset.size, "of": subset.found}}),
+        }
 
     def __repr__(self) -> str:
         return f"<EndpointSet {self.upstream}: {self.count('up')} of {len(self.members)} up>"

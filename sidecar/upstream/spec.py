@@ -118,6 +118,18 @@ class LocalitySpec(Model):
         return self
 
 
+class SubsetSpec(Model):
+    """Part of many endpoints that this sidecar uses.  Each sidecar of a fleet has another part, and all parts together
+    spread evenly over the endpoints (subsetting, as in Google's SRE book, chapter 20, by the hashing of gRPC's A68)."""
+
+    size: Annotated[int, Field(ge=2, le=1000)]
+    """Endpoints that are in use, of each zone if the upstream has zones.  One that is out is replaced until it is back;
+    at most as many more are checked and tried again."""
+    instance: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """Name of this sidecar, such as `${POD_NAME}`, by which it finds its part.  By default it is the name of the host,
+    which in Kubernetes is that of the pod."""
+
+
 class TtlSpec(Model):
     """Limits on the time for which an answer of a name server is used."""
 
@@ -296,6 +308,7 @@ class UpstreamSpec(Model):
     (peak EWMA: Finagle, Linkerd); failures and signs of overload count as slow.  `{hash: {header: x-user}}` sends equal
     keys to the same endpoint."""
     locality: LocalitySpec | None = None
+    subset: SubsetSpec | None = None
     slow_start: Duration | None = None
     """Time in which an endpoint that has come up, by discovery, a probe or the end of an ejection, gets from a tenth of
     its share of the requests to all of it (Envoy's `slow_start_window`); without it, all of it at once."""
@@ -332,6 +345,11 @@ class UpstreamSpec(Model):
         if self.resolve is not None and not self.has_names:
             raise ValueError("has a resolve block, but no endpoint has a name to look up; remove the block")
         self._check_locality()
+        if self.subset is not None and isinstance(self.load_balancing, HashBalancingSpec):
+            raise ValueError(
+                "has a subset beside load_balancing by hash, so each sidecar would send a key to another endpoint; "
+                "keep one of them"
+            )
         if self.tls is not None and not self.is_tls:
             raise ValueError("has a tls block, but no endpoint is https://; change the scheme or remove the block")
         return self
@@ -363,6 +381,17 @@ class UpstreamSpec(Model):
     def urls(self) -> tuple[str, ...]:
         """Canonical URLs of the listed endpoints; empty with `discover`."""
         return tuple(map(_url_of, self.endpoints or ()))
+
+    @property
+    def most_in_use(self) -> int:
+        """Number of listed endpoints that are in use at a time; 0 with `discover`."""
+        subset = self.subset
+        if subset is None:
+            return len(self.urls)
+        if self.locality is None:
+            return min(len(self.urls), subset.size)
+        zones = [self.zones.get(url, "") for url in self.urls]
+        return sum([min(zones.count(zone), subset.size) for zone in set(zones)])
 
     @property
     def weights(self) -> dict[str, int]:

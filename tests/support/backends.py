@@ -22,6 +22,8 @@ class Answer(NamedTuple):
     """Seconds from the request to the answer."""
     is_reset: bool = False
     """True to close the connection in place of an answer."""
+    then: tuple[tuple[float, bytes], ...] = ()
+    """Pieces that follow, each with its seconds after the answer; an empty one resets the connection."""
 
 
 def answer(body: bytes = b"{}", status: int = 200, after: float = 0.0, **fields: str) -> Answer:
@@ -43,6 +45,10 @@ class Services(Service):
     def __init__(self, answers: dict[str, Answer]) -> None:
         super().__init__()
         self.answers = answers
+        self.hosts: dict[str, Host] = {}
+        """Latest connection to each host."""
+        self.split: int | None = None
+        """Most bytes that arrive in one turn of the loop; None for all that were sent."""
         self.seen: list[str] = []
         """Hosts, paths and queries of all requests, in their order."""
         self.heads: list[bytes] = []
@@ -53,7 +59,8 @@ class Services(Service):
         """Most requests without an answer at the same time."""
 
     async def accept(self, address: Address) -> asyncio.BaseProtocol:
-        return Host(self, address[0])
+        self.hosts[address[0]] = host = Host(self, address[0])
+        return host
 
     def of(self, host: str) -> list[str]:
         """Return the requests of one host."""
@@ -72,6 +79,7 @@ class Host(Wire):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         services = self._services
+        self.transport.split = services.split
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             head = bytes(self.received[: end + 4])
             length = next(
@@ -100,5 +108,13 @@ class Host(Wire):
         self._services.active -= 1
         if found.is_reset:
             self.transport.abort()
+            return
+        self.write(found.data)
+        for seconds, piece in found.then:
+            self._timers.append(asyncio.get_running_loop().call_later(seconds, self._go_on, piece))
+
+    def _go_on(self, piece: bytes) -> None:
+        if piece:
+            self.write(piece)
         else:
-            self.write(found.data)
+            self.transport.abort()

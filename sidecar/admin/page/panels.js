@@ -214,7 +214,9 @@ export function endpoints(model) {
   const pools = Object.assign({}, ...list(model.parts["state.pools"]).map((p) => p.pools ?? {}));
   all.sort((a, b) => (a.state === "up") - (b.state === "up"));
   const out = all.filter((e) => e.state !== "up").length;
-  setText($("#endpoints-sum"), all.length ? `${all.length - out} of ${all.length} up` : "");
+  const others = list(model.parts["state.endpoints"]).reduce((sum, set) => sum + (set.subset ? Math.max(0, set.subset.of - set.endpoints.length) : 0), 0);
+  const beyond = others ? `, ${number(others)} left to other sidecars` : "";
+  setText($("#endpoints-sum"), all.length ? `${all.length - out} of ${all.length} up${beyond}` : "");
   fill($("#endpoints"), [
     { title: "Upstream", value: (e) => e.upstream },
     { title: "Endpoint", value: (e) => e.url, kind: "mono name" },

@@ -29,8 +29,14 @@ def check_upstreams(spec: PolicySpec, report: Report) -> None:
 def _check_upstream(spec: PolicySpec, upstream: UpstreamSpec, node: Node, report: Report) -> None:
     """Warn of an ejection without enough endpoints, and of endpoints that are own listeners."""
     endpoints = upstream.urls
-    if upstream.ejection is not None and endpoints and upstream.ejection.min_healthy >= len(endpoints):
-        least, count = upstream.ejection.min_healthy, len(endpoints)
+    subset = upstream.subset
+    if subset is not None:
+        count = len(endpoints) or (upstream.discover.most_of_subset if upstream.discover is not None else 0)
+        if subset.size >= count:
+            found = f"there are {count}" if endpoints else f"max_endpoints is {count}"
+            report.warn(node.nearest("subset", "size"), f"takes all: {found}; lower it, or take `subset` out")
+    if upstream.ejection is not None and endpoints and upstream.ejection.min_healthy >= upstream.most_in_use:
+        least, count = upstream.ejection.min_healthy, upstream.most_in_use
         message = (
             f"never ejects: min_healthy is {least} of {count} endpoint{'s' * (count > 1)}; lower it, or add endpoints"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from math import ceil
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sidecar.stages.aggregate.spec import AnswerSpec, PartSpec, Spec
 from sidecar.stages.aggregate.texts import Reference, references, references_in, split_target
@@ -71,6 +71,7 @@ def find_problems(spec: Spec) -> Iterator[tuple[Place, str]]:
                 yield ("answer", "json"), text
     if cycle := find_cycle({name: list(needs_of(part)) for name, part in spec.parts.items()}):
         yield ("parts", cycle[0]), f"needs itself: {' > '.join([*cycle, cycle[0]])}; break this circle"
+    yield from _find_stream_problems(spec)
     if spec.answer == "merged":
         for name, part in spec.parts.items():
             if part.each is not None:
@@ -81,6 +82,33 @@ def find_problems(spec: Spec) -> Iterator[tuple[Place, str]]:
                         ("parts", name, "otherwise", str(number)),
                         "is no object, and cannot be merged; write an object or null",
                     )
+
+
+def _find_stream_problems(spec: Spec) -> Iterator[tuple[Place, str]]:
+    """Yield errors of parts that stream."""
+    streamed = [name for name, part in spec.parts.items() if part.stream]
+    for name in streamed[1:]:
+        yield ("parts", name, "stream"), f"streams as {streamed[0]} does, but one part can; take it out of the others"
+    for name in streamed[:1]:
+        at = ("parts", name, "stream")
+        users = [other for other, part in spec.parts.items() if name in needs_of(part)]
+        if spec.parts[name].each is not None:
+            yield at, "is on a part with `each`, whose answers are joined; leave one of them out"
+        if users:
+            yield at, f"is on a part whose answer the part {users[0]} needs, so it must be held; take `stream` out"
+        if spec.answer == "merged":
+            yield at, "is on a part whose members are merged, so it must be held; make the answer nested"
+        elif isinstance(spec.answer, AnswerSpec) and _places_of(name, spec.answer.json_) != [f"{{parts.{name}}}"]:
+            text = f'must have the part {name}, which streams, once and as a whole value: "{{parts.{name}}}"'
+            yield ("answer", "json"), text
+
+
+def _places_of(part: str, value: Any) -> list[str]:
+    """Return the texts of a JSON value that name a part, once for each time they do."""
+    if isinstance(value, str):
+        return [value for each in references(value) if each.part == part]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for each in inner for text in _places_of(part, each)]
 
 
 def _known(names: list[str]) -> str:

@@ -10,6 +10,7 @@ Rules:
 4. An answer of 2xx that is JSON is a success; anything else is a failure.  If a required part fails, the others are
    cancelled and the whole fails at once.
 5. If the client leaves, all parts are cancelled.
+6. A part that streams ends last: once its head has come, it waits for the others (`streaming.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from typing import Final
 
 from sidecar.cache.rfc.lines import without
 from sidecar.core import events, metrics
+from sidecar.core.body import Body
 from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER, SHORTEST_ANSWER, Caller, Exchange, Part
-from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PART_FAILED, Outcome, Refusal, failed
+from sidecar.core.outcome import ANSWER_TOO_LARGE, INTERNAL, PART_FAILED, Failure, Outcome, Refusal, failed
 from sidecar.core.promise import Promise
 from sidecar.core.stage import Wait
 from sidecar.engine.inner import Allowance, InnerExchange
@@ -31,6 +33,7 @@ from sidecar.stages.aggregate.answer import Answer
 from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head, remembered
 from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.spec import EachSpec
+from sidecar.stages.aggregate.streaming import HOLE, PartStream, body_to_stream
 from sidecar.stages.aggregate.targets import PartPlan, key_of
 from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
 from sidecar.transform.buffering import read_body
@@ -113,7 +116,8 @@ class Gathering:
     """Parts of one request, from the start of the first to the whole answer."""
 
     __slots__ = (
-        "_answer", "_env", "_outcomes", "_plans", "_promise", "_speaks", "_unfinished", "_waiting", "_where", "absent",
+        "_answer", "_env", "_outcomes", "_plans", "_promise", "_speaks", "_streamed", "_unfinished", "_waiting",
+        "_waits", "_where", "absent",
         "allowance", "asked", "asks", "is_over", "lines", "missing", "now", "outcome", "parts", "scope",
         "values", "x",
     )  # fmt: skip
@@ -159,6 +163,10 @@ class Gathering:
         self._waiting = [len(plan.needs) for plan in plans]
         """Number of parts that each part still waits for."""
         self._unfinished = len(plans)
+        self._waits: Ask | None = None
+        """Request whose body streams once all other parts have ended; None without one."""
+        self._streamed: PartStream | None = None
+        """Body that streams in the answer; None without one."""
         self._promise: Promise[Outcome] | None = None
         """Promise of the outcome; None if nobody waits."""
 
@@ -189,10 +197,14 @@ class Gathering:
                 record.result = "cancelled"
         for ask in self._close():
             ask.give_up()
+        streamed, self._streamed = self._streamed, None
+        if streamed is not None:
+            streamed.cancel()
 
     def _close(self) -> list[Ask]:
         """Start no more parts, and return the requests that were sent."""
         self.is_over = True
+        self._waits = None
         asks, self.asks = self.asks, []  # breaks reference cycles, which only the garbage collector would free
         self.asked.clear()
         return asks
@@ -349,6 +361,25 @@ class Gathering:
                 self._begin(each, now)
         if self._unfinished == 0 and not self.is_over:
             self._conclude()
+        elif self._unfinished == 1 and self._waits is not None:
+            self.release(self._waits)
+
+    def hold(self, ask: Ask) -> None:
+        """Take a request whose head has come, and whose body streams once all other parts have ended."""
+        self._waits = ask
+        if self._unfinished == 1:
+            self.release(ask)
+
+    def release(self, ask: Ask) -> None:
+        """End the part that streams, if it waits: all others have ended, or its body has broken off."""
+        if self._waits is ask:
+            self._waits = None
+            ask.pass_on()
+
+    def take_body(self, plan: PartPlan, record: Part, body: Body) -> Value:
+        """Take a body that streams in the answer, and return the value that stands for it."""
+        self._streamed = PartStream(body, record, plan.max_streamed, self.now)
+        return Value(HOLE)
 
     def _replace(self, plan: PartPlan, failure: Failed, records: list[Part]) -> Value:
         """Return the first substitute that is there for a part that has failed, else null."""
@@ -359,7 +390,7 @@ class Gathering:
             if substitute is not None:
                 value, word = substitute, "substituted"
             elif records and plan.each is None:
-                value, word = self._stale(plan, records[0].x), "stale"
+                value, word = self._stale(plan, records[0]), "stale"
             if value is not None:
                 break
         else:
@@ -372,12 +403,17 @@ class Gathering:
         plan.counter(metrics.AGGREGATE_PARTS, word).value += 1
         return value
 
-    def _stale(self, plan: PartPlan, x: Exchange | None) -> Value | None:
+    def _stale(self, plan: PartPlan, record: Part) -> Value | None:
         """Return the stale response of the cache that a request has met; None if there is none."""
+        x = record.x
         if x is None or x.stale is None:
             return None
         outcome = x.stale()
+        body = body_to_stream(outcome) if plan.streams else None
+        if body is not None:
+            return self.take_body(plan, record, body)
         if outcome.stream is not None:
+            outcome.discard()
             return None
         self.allowance.left -= len(outcome.body)
         found = evaluate(outcome, plan, self.allowance)
@@ -402,6 +438,11 @@ class Gathering:
                 if inner is not None and inner.caller is not caller and is_of_another(inner.caller, caller):
                     made.lines = NO_STORE + without(made.lines, frozenset((b"cache-control",)))
                     break
+        streamed = self._streamed
+        if streamed is not None and self.x.method == b"HEAD":
+            streamed.cancel()
+        elif streamed is not None:
+            made.stream, made.body = streamed.splice(made.body), b""
         self._resolve(made)
 
     def _fail(self, plan: PartPlan, result: Failed) -> None:
@@ -563,7 +604,7 @@ class ListRun:
 class Ask(InnerExchange):
     """Request of a part in flight."""
 
-    __slots__ = ("_gathering", "_item", "_plan", "_record", "followers", "result")
+    __slots__ = ("_gathering", "_held", "_item", "_plan", "_record", "followers", "result")
 
     def __init__(self, gathering: Gathering, plan: PartPlan, record: Part, x: Exchange, item: Item | None) -> None:
         pipeline = plan.pipeline if plan.pick is None else plan.pipeline_of(x)
@@ -572,10 +613,52 @@ class Ask(InnerExchange):
         """Result; None until the end."""
         self.followers: list[Follower] | None = None
         """Requests that are the same, and wait for its result; None without any."""
+        self._held: Body | None = None
+        """Body that waits for the other parts; None without one."""
         self._gathering = gathering
         self._plan = plan
         self._record = record
         self._item = item
+
+    def ended(self) -> None:
+        """Take the head of a part that streams; collect the body of any other."""
+        outcome = self.value
+        body = None
+        if self._plan.streams and outcome is not None and not self._is_given_up:
+            body = body_to_stream(outcome)
+        if body is None:
+            InnerExchange.ended(self)
+        elif max(body.length or 0, body.received) > self._plan.max_streamed:
+            body.cancel(ANSWER_TOO_LARGE)
+            self.value = failed(ANSWER_TOO_LARGE)
+            self.report()
+        else:
+            self._stream = self._held = body  # `give_up` cancels it
+            self._gathering.hold(self)
+            body.on_close(self._closed)
+
+    def _closed(self, failure: Failure | None) -> None:
+        """Fail at once if the body breaks off while it waits."""
+        if failure is not None:
+            self._gathering.release(self)
+
+    def pass_on(self) -> None:
+        """Take the head as the answer, unless the body has broken off."""
+        outcome, body = self.value, self._held
+        self._stream = self._held = None
+        assert outcome is not None
+        assert body is not None
+        if body.failure is not None:
+            self.value = failed(body.failure, cause=body.cause)
+            self.report()
+            return
+        gathering, plan, record = self._gathering, self._plan, self._record
+        try:
+            record.outcome = outcome
+            result = self.result = Answered(read_head(outcome), gathering.take_body(plan, record, body))
+            gathering.end_request(plan, record, None, result, outcome, "failed", gathering.now())
+        except Exception as error:
+            gathering.break_off(plan, error)
 
     def report(self) -> None:
         """Take the answer.  A bug fails the whole: raised here, it would end a connection, and the client waited."""

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from sidecar.core.exchange import CapturingRule, Exchange, MatchedRoute
 from sidecar.core.metrics import Counter, Meter
 from sidecar.core.uri import canonical
+from sidecar.engine.inner import NO_LIMIT
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.aggregate.heads import NO_ANSWER, Answered
 from sidecar.stages.aggregate.spec import EachSpec, PartSpec
@@ -88,6 +89,7 @@ class PartPlan:
         "latest",
         "list_of",
         "max_body",
+        "max_streamed",
         "may_repeat",
         "method",
         "name",
@@ -96,6 +98,7 @@ class PartPlan:
         "pick",
         "pipeline",
         "route",
+        "streams",
         "substitutes",
         "succeeded",
         "timeout",
@@ -125,6 +128,10 @@ class PartPlan:
         self.is_required = spec.required
         """True if the whole answer fails without the part."""
         self.max_body = spec.max_body
+        self.streams = spec.stream
+        """True if its body passes as it arrives."""
+        self.max_streamed = spec.max_body if "max_body" in spec.model_fields_set else NO_LIMIT
+        """Most bytes of a body that passes."""
         self.substitutes = [_substitute(each.json_) if each.stale is None else None for each in spec.otherwise]
         """Substitutes in order; None stands for the stale response of a cache."""
         self.each: EachSpec | None = spec.each
@@ -157,7 +164,12 @@ class PartPlan:
 
     def note_repeats(self, other: PartPlan) -> None:
         """Note that requests of this part and of another may be the same, if they may."""
-        is_alike = self._route is other._route and self.method == other.method and self.method in SAFE
+        is_alike = (
+            not (self.streams or other.streams)
+            and self._route is other._route
+            and self.method == other.method
+            and self.method in SAFE
+        )
         if is_alike and self._target.may_equal(other._target):
             self.may_repeat = other.may_repeat = True
 

@@ -54,14 +54,18 @@ class Strategy:
 
 def make_strategy(spec: UpstreamSpec, env: Env, endpoints: EndpointSet) -> Strategy:
     """Return a new strategy of the kind in the spec, for the endpoints of a set."""
-    strategy: Strategy
+    strategy = _make_one(spec, env, endpoints)
+    if not spec.slow_start:
+        return strategy
+    return SlowStart(strategy, _make_one(spec, env, endpoints), spec.slow_start, env)
+
+
+def _make_one(spec: UpstreamSpec, env: Env, endpoints: EndpointSet) -> Strategy:
     if spec.locality is not None or spec.may_have_weights:
         from sidecar.upstream.balancing import weights  # only if they are configured
 
-        strategy = weights.make(spec, env, endpoints, _make_kind)
-    else:
-        strategy = _make_kind(spec, env)
-    return SlowStart(strategy, spec.slow_start, env) if spec.slow_start else strategy
+        return weights.make(spec, env, endpoints, _make_kind)
+    return _make_kind(spec, env)
 
 
 def _make_kind(spec: UpstreamSpec, env: Env) -> Strategy:
@@ -176,11 +180,15 @@ class PeakEwma(Strategy):
         return second if cost(second, now) < cost(first, now) else first
 
 
-def cost(endpoint: Endpoint, now: float) -> float:
-    """Return the cost of one more request at an endpoint: seconds of latency times requests in flight."""
+def cost(endpoint: Endpoint, now: float, weight: int = 1) -> float:
+    """Return the cost of one more request at an endpoint: seconds of latency times requests in flight.
+
+    At an endpoint with a higher weight each request in flight adds less.  Those that are equally quick and idle cost
+    the same, so that the draw by weight decides.
+    """
     if not endpoint.latency:
         return UNKNOWN + endpoint.in_flight if endpoint.in_flight else 0.0
-    return endpoint.latency * exp((endpoint.measured_at - now) / DECAY) * (endpoint.in_flight + 1)
+    return endpoint.latency * exp((endpoint.measured_at - now) / DECAY) * (endpoint.in_flight / weight + 1)
 
 
 def observe(endpoint: Endpoint, outcome: Outcome, seconds: float, now: float) -> None:
@@ -201,13 +209,18 @@ def observe(endpoint: Endpoint, outcome: Outcome, seconds: float, now: float) ->
 
 
 class SlowStart(Strategy):
-    """Strategy that gives endpoints which have just come up fewer requests than another strategy does."""
+    """Strategy that gives endpoints which have just come up fewer requests than another strategy does.
 
-    __slots__ = ("_draw", "_now", "_seconds", "_strategy")
+    The others get these by a strategy object of their own: one more step of the same round robin would always come
+    before the neighbour of an endpoint that starts.
+    """
 
-    def __init__(self, strategy: Strategy, seconds: float, env: Env) -> None:
+    __slots__ = ("_draw", "_now", "_seconds", "_strategy", "_strategy_of_others")
+
+    def __init__(self, strategy: Strategy, strategy_of_others: Strategy, seconds: float, env: Env) -> None:
         """Take the length of the slow start."""
         self._strategy = strategy
+        self._strategy_of_others = strategy_of_others
         self._seconds = seconds
         self._draw = env.rng.random
         self._now = env.now
@@ -221,5 +234,5 @@ class SlowStart(Strategy):
             elif self._draw() > max(LEAST_SHARE, age / self._seconds):
                 warm = tuple([e for e in candidates if e.is_up and not e.up_since])
                 if warm:
-                    return self._strategy.choose(warm, x)
+                    return self._strategy_of_others.choose(warm, x)
         return chosen

@@ -6,7 +6,8 @@ Rules:
 
 1. In the long run endpoints get requests in proportion to their weights.  `round_robin` spreads them evenly over time
    (nginx's smooth weighted round robin).  `least_request` and `latency` draw two endpoints by weight and take the one
-   with fewer requests in flight for its weight, or with the lower cost.
+   with fewer requests in flight for its weight, or with the lower cost, to which requests in flight add by weight.
+   Where zones have shares, both are of one zone.
 2. Hashing by weight is weighted rendezvous hashing (Schindelhauer and Schomaker 2005, the logarithmic method): a
    changed weight moves only keys of that endpoint.
 3. A zone gets all requests while `spill_below` of its endpoints are up.  With fewer up, its share falls in proportion.
@@ -34,10 +35,14 @@ def make(
     spec: UpstreamSpec, env: Env, endpoints: EndpointSet, make_plain: Callable[[UpstreamSpec, Env], Strategy]
 ) -> Strategy:
     """Return a strategy for weights or zones; `make_plain` makes one for endpoints of equal weight."""
+    locality = spec.locality
+    has_shares = locality is not None and bool(locality.shares)
 
     def make_one() -> Strategy:
         if not spec.may_have_weights:
             return make_plain(spec, env)
+        if has_shares:
+            return make_weighted()
         return ByWeight(make_plain(spec, env), make_weighted(), endpoints)
 
     def make_weighted() -> Strategy:
@@ -46,9 +51,8 @@ def make(
             return WeightedRendezvous(key.header, env, by_caller=key.caller)
         if spec.load_balancing == "round_robin":
             return SmoothRoundRobin()
-        return WeightedChoice(spec.load_balancing, env)
+        return WeightedChoice(spec.load_balancing, env, has_shares)
 
-    locality = spec.locality
     if locality is None or locality.zone is None:
         return make_one()
     return Nearest(make_one(), make_one(), locality.zone, locality.spill_below, endpoints, env)
@@ -93,9 +97,11 @@ class SmoothRoundRobin(Strategy):
 class WeightedChoice(Strategy):
     """Strategy that draws by weight: one endpoint (`random`), or the better of two."""
 
-    __slots__ = ("_draw", "_is_single", "_now", "_sees_latency")
+    __slots__ = ("_draw", "_is_single", "_now", "_sees_latency", "_within_zone")
 
-    def __init__(self, kind: str, env: Env) -> None:
+    def __init__(self, kind: str, env: Env, within_zone: bool = False) -> None:
+        """`within_zone`: True to choose between endpoints of one zone alone, so that the first draw decides on it."""
+        self._within_zone = within_zone
         self._draw = env.rng.random
         self._now = env.now
         self._is_single = kind == "random"
@@ -105,12 +111,15 @@ class WeightedChoice(Strategy):
         first = self._draw_by_weight(candidates)
         if self._is_single or len(candidates) == 1:
             return first
-        second = self._draw_by_weight(tuple([endpoint for endpoint in candidates if endpoint is not first]))
+        others = tuple([e for e in candidates if e is not first and (not self._within_zone or e.zone == first.zone)])
+        if not others:
+            return first
+        second = self._draw_by_weight(others)
         if not second.is_up:
             return first
         if self._sees_latency:
             now = self._now()
-            is_better = cost(second, now) * first.weight < cost(first, now) * second.weight
+            is_better = cost(second, now, second.weight) < cost(first, now, first.weight)
         else:
             is_better = second.in_flight * first.weight < first.in_flight * second.weight
         return second if is_better or not first.is_up else first

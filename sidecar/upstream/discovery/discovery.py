@@ -110,8 +110,9 @@ class Discovery:
         """
         self.confirm()
         self._found = len(targets)
-        if len(targets) > self.spec.most:
-            targets = sorted(targets, key=lambda each: (not each.is_ready, each.tier, each.url))[: self.spec.most]
+        most = self.spec.most_of_subset if self.endpoints.has_subset else self.spec.most
+        if len(targets) > most:
+            targets = sorted(targets, key=lambda each: (not each.is_ready, each.tier, each.url))[:most]
         found = (targets, spills)
         if found == self._last:
             self._unchanged.value += 1
@@ -167,7 +168,7 @@ class Discovery:
                 removed=sorted(removed)[:SHOWN],
                 **({"more": len(added) + len(removed) - SHOWN} if max(len(added), len(removed)) > SHOWN else {}),
                 found=self._found,
-                used=len(targets),
+                used=len(self.endpoints.members),
             )
 
     # ----- telemetry

@@ -15,6 +15,8 @@ MOST_NAMES: Final = 100
 """Most endpoints from a name, unless the policy says otherwise."""
 MOST_LISTED: Final = 1000
 """Most endpoints from a file or from Kubernetes, unless the policy says otherwise."""
+MOST_OF_SUBSET: Final = 10_000
+"""Most endpoints of which a subset is chosen, unless the policy says otherwise."""
 KEEP_NAMES: Final = 3600.0
 """Seconds for which addresses of a name are kept while look-ups fail, unless the policy says otherwise."""
 LOCAL: Final = ("127.0.0.1", "::1", "localhost")
@@ -143,8 +145,8 @@ class DiscoverSpec(Model):
     in a cluster addresses are eventually reassigned to other services; endpoints from a file or from Kubernetes are
     kept until the source is back, as Envoy and kube-proxy do."""
     max_endpoints: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Most endpoints used; by default 100 of a name, and 1000 of a file or of Kubernetes.  If there are more, ready
-    ones are preferred, then the lowest addresses."""
+    """Most endpoints used; by default 100 of a name, 1000 of a file or of Kubernetes, and 10000 where `subset` chooses
+    among them.  If there are more, ready ones are preferred, then the lowest addresses."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> DiscoverSpec:
@@ -188,6 +190,11 @@ class DiscoverSpec(Model):
     def most(self) -> int:
         """Most endpoints used."""
         return self.max_endpoints or (MOST_NAMES if self.dns or self.srv else MOST_LISTED)
+
+    @property
+    def most_of_subset(self) -> int:
+        """Most endpoints of which a subset is chosen: all sidecars would leave out the same ones beyond `most`."""
+        return self.max_endpoints or MOST_OF_SUBSET
 
     @property
     def kept_for(self) -> float | None:

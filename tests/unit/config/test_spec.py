@@ -432,6 +432,14 @@ def test_what_makes_sense_is_none(blocks: str) -> None:
             HEAD.replace("]}", "], ejection: {}}") + ROUTE,
             "upstreams.app.ejection: never ejects: min_healthy is 1 of 1 endpoint;",
         ),
+        (
+            HEAD.replace("]}", "], subset: {size: 5}}") + ROUTE,
+            "upstreams.app.subset.size: takes all: there are 1; lower it, or take `subset` out",
+        ),
+        (
+            HEAD.replace("]}", ", 'http://b:1', 'http://b:2'], subset: {size: 2}, ejection: {min_healthy: 2}}") + ROUTE,
+            "never ejects: min_healthy is 2 of 2 endpoints;",
+        ),
         (HEAD.replace("9000", "8080") + ROUTE, "endpoints[0]: is the sidecar's own listener `inbound`"),
         (
             HEAD.replace('8080"', '8080", untrusted: {pass: [x-original-url, x-orginal-uri]}') + ROUTE,

@@ -59,11 +59,17 @@ def test_an_aggregate_has_no_upstream_and_other_routes_have_no_plan() -> None:
     assert document["route"]["upstream"]["name"] == "users"
 
 
+LONG = """
+        orders: {upstream: orders, path: /orders, stream: true}"""
+
+
 def test_lists_and_substitutes_are_told() -> None:
     parts = """
         orders: {upstream: orders, path: /orders, otherwise: [stale, {json: {ids: []}}]}
         items: {upstream: users, path: "/item/{item}", each: {of: "{parts.orders./ids}", max: 30}, otherwise: stale}"""
     text = explained(policies(parts).replace("timeout: {request: 800ms}", "timeout: off"))
     assert 'otherwise stale, then {"ids": []}' in text
+    assert "> orders streams, otherwise null" in " ".join(explained(policies(LONG)).split())
+    assert [part["streams"] for part in plan(policies(LONG))["parts"]] == [True]
     assert "for each of {parts.orders./ids}, after orders, otherwise stale, then null" in text
     assert "at most 31 requests of parts" in text

@@ -9,6 +9,7 @@ import pytest
 from sidecar.core.exchange import NEVER
 from sidecar.stages.aggregate.plan import Cost, find_cycle, find_problems, levels, needs_of, path_of, worst_case
 from sidecar.stages.aggregate.spec import Spec
+from tests.support.cases import each as each_of
 
 
 def spec(answer: Any = "nested", **parts: Any) -> Spec:
@@ -66,6 +67,30 @@ def test_circles_are_found(needs: dict[str, list[str]], circle: list[str]) -> No
 )
 def test_errors_across_parts_are_found(parts: dict[str, Any], message: str) -> None:
     assert any(message in found for _, found in find_problems(spec(**parts)))
+
+
+LONG = {"path": "/a", "stream": True}
+
+
+@each_of(
+    [
+        (spec(a=LONG, b="/b"), ""),
+        (spec({"json": ["{parts.b./x}", {"all": "{parts.a}"}]}, a=LONG, b="/b"), ""),
+        (spec(a=LONG, b=LONG), "streams as a does, but one part can; take it out of the others"),
+        (spec(a="/a", b={**each(), "stream": True}), "leave one of them out"),
+        (spec(a=LONG, b="/b/{parts.a./x}"), "whose answer the part b needs, so it must be held; take `stream` out"),
+        (spec("merged", a=LONG), "make the answer nested"),
+        (spec({"json": "{parts.b}"}, a=LONG, b="/b"), "must have the part a, which streams, once"),
+        (spec({"json": ["{parts.a}", "{parts.a}"]}, a=LONG), 'once and as a whole value: "{parts.a}"'),
+        (spec({"json": ["{parts.a./x}"]}, a=LONG), "once and as a whole value"),
+        (spec({"json": ["all: {parts.a}"]}, a=LONG), "once and as a whole value"),
+    ]
+)
+def test_errors_of_a_part_that_streams_are_found(case: tuple[Spec, str]) -> None:
+    block, message = case
+    found = [text for _, text in find_problems(block)]
+    assert len(found) == bool(message), found
+    assert not message or message in found[0]
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,29 @@ def test_an_endpoint_that_joins_gets_a_tenth_of_its_share_at_first_and_all_of_it
     assert 0.22 < share(env, endpoints, balancer) < 0.28
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1, 1), (2, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize("strategy", ["round_robin", "least_request", "latency", "random"])
+def test_the_ramp_takes_from_all_others_alike(strategy: str, weights: tuple[int, ...]) -> None:
+    entries = [{"url": f"http://10.0.0.{n}:80", "weight": weight} for n, weight in enumerate(weights)]
+    before, spec = [
+        UpstreamSpec.model_validate({"endpoints": each, "load_balancing": strategy, "slow_start": "30s"})
+        for each in (entries[:3], entries)
+    ]
+    env = make_env(seed=7)
+    endpoints = EndpointSet("app", before, env)
+    endpoints.retune(spec)
+    balancer, total = Balancer(endpoints, spec, env), sum(weights)
+    for ramp, age in ((0.1, 1), (0.5, 14), (1.0, 15)):
+        env.advance(age)
+        for each in endpoints.members:
+            each.latency, each.measured_at = 0.01, env.now()
+        picks = Counter(balancer.pick(GET, env.now()) for _ in range(6000))
+        own = ramp * weights[3] / total
+        for each, weight in zip(endpoints.members, weights, strict=True):
+            share = own if each is endpoints.members[3] else (1 - own) * weight / (total - weights[3])
+            assert picks[each] / 6000 == pytest.approx(share, abs=0.03), (ramp, each)
+
+
 def test_endpoints_of_the_start_do_not_start_slowly() -> None:
     env, endpoints, balancer = of("random")
     assert 0.3 < share(env, endpoints, balancer) < 0.37

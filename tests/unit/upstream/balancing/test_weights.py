@@ -29,6 +29,11 @@ class Weighted:
         self.set = EndpointSet("app", self.spec, self.env)
         self.balancer = Balancer(self.set, self.spec, self.env)
 
+    def measure(self, *latencies: float) -> None:
+        """Set the average latency of each endpoint, in seconds."""
+        for endpoint, latency in zip(self.set.members, latencies, strict=True):
+            endpoint.latency, endpoint.measured_at = latency, self.env.now()
+
     def picks(self, number: int, *avoid: Endpoint) -> Counter[int]:
         found: Counter[int] = Counter()
         for n in range(number):
@@ -40,9 +45,12 @@ class Weighted:
         return found
 
 
+@pytest.mark.parametrize("latency", [0.0, 0.05])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_requests_are_in_proportion_to_the_weights(kind: Any) -> None:
-    found = Weighted(kind, {"weight": 5}, {"weight": 3}, {"weight": 2}).picks(4000)
+def test_requests_are_in_proportion_to_the_weights(kind: Any, latency: float) -> None:
+    bench = Weighted(kind, {"weight": 5}, {"weight": 3}, {"weight": 2})
+    bench.measure(latency, latency, latency)
+    found = bench.picks(4000)
     for number, share in enumerate((0.5, 0.3, 0.2)):
         assert found[number] / 4000 == pytest.approx(share, abs=0.03)
 
@@ -66,12 +74,14 @@ def test_requests_in_flight_count_for_the_weight() -> None:
     assert set(bench.picks(100)) == {1}
 
 
-def test_a_slower_endpoint_needs_more_weight() -> None:
+def test_requests_in_flight_cost_less_at_an_endpoint_with_more_weight() -> None:
     bench = Weighted("latency", {"weight": 3}, {"weight": 1})
-    for endpoint, latency in zip(bench.set.members, (0.2, 0.1), strict=True):
-        endpoint.latency, endpoint.measured_at = latency, bench.env.now()
+    bench.measure(0.11, 0.1)
+    assert set(bench.picks(100)) == {1}, "the slower one costs more, whatever its weight"
+    for endpoint in bench.set.members:
+        endpoint.in_flight = 3
     assert set(bench.picks(100)) == {0}
-    bench.set.members[0].latency = 0.4
+    bench.measure(0.3, 0.1)
     assert set(bench.picks(100)) == {1}
 
 
@@ -142,6 +152,22 @@ def test_shares_of_zones_hold_whatever_the_number_of_endpoints(kind: Any) -> Non
         assert found[number] / 4000 == pytest.approx(share, abs=0.03)
     bench.set.members[0].set_health(False)
     assert set(bench.picks(200)) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("zones", [{"a": "40%", "b": "60%"}, {"a": "75%", "b": "25%"}], ids=["more", "as many"])
+@pytest.mark.parametrize("kind", KINDS[:4], ids=str)
+def test_shares_of_zones_hold_where_a_zone_is_slower_and_busier(kind: Any, zones: dict[str, str]) -> None:
+    """Within a zone the strategy chooses: the second endpoint of zone a is quicker and less busy than the others."""
+    share = float(zones["b"].rstrip("%")) / 100
+    more = [{"zone": "a"}] if share == 0.25 else []
+    bench = Weighted(kind, {"zone": "a"}, {"zone": "a"}, {"zone": "b"}, *more, locality={"shares": zones})
+    bench.measure(0.1, 0.01, 0.5, *[0.1 for _ in more])
+    for busy in (0, 2, 3)[: 2 + len(more)]:
+        bench.set.members[busy].in_flight = 9
+    found = bench.picks(4000)
+    assert found[2] / 4000 == pytest.approx(share, abs=0.03)
+    if kind in ("least_request", "latency") and not more:
+        assert set(found) == {1, 2}
 
 
 def test_shares_of_zones_hold_for_discovered_endpoints() -> None:
