@@ -50,6 +50,8 @@ class Operation:
     streams: bool
     """True if a response is a stream of events, which may last."""
     place: str
+    is_pattern: bool = False
+    """True if the path is a regular expression, because a parameter is only a part of a segment."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ def place(file: str, node: Node) -> str:
 
 def safe_name(text: str) -> str:
     """Return a text as the name of a route or an upstream."""
-    return UNSAFE.sub("-", text).strip("-.")[:60].strip("-.") or "all"
+    return UNSAFE.sub("-", text).strip("-._")[:50].strip("-._") or "all"
 
 
 def number(text: str) -> int:

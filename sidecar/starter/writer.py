@@ -80,7 +80,8 @@ def _upstream(peer: Peer) -> Iterator[str]:
 def _operation(operation: Operation) -> Iterator[str]:
     yield _line(f"  - name: {operation.name}", operation.place)
     yield "    listener: inbound"
-    yield f"    match: {{path: {quoted(operation.path)}, methods: [{', '.join(operation.methods)}]}}"
+    key = "path_regex" if operation.is_pattern else "path"
+    yield f"    match: {{{key}: {quoted(operation.path)}, methods: [{', '.join(operation.methods)}]}}"
     yield "    upstream: app"
     if operation.streams:
         yield _line("    timeout: {request: off, idle: 5m}", "a stream of events may last")
