@@ -64,6 +64,8 @@ class Facts:
     port: int = 0
     """Port on which it listens; 0 if no file states it."""
     port_place: str = ""
+    entry_place: str = ""
+    """Place of the port by which others reach the service now, past the sidecar; empty if no file states one."""
     health: str = ""
     """Path of its health check; empty if no file states one."""
     health_place: str = ""

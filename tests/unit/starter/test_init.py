@@ -199,6 +199,12 @@ def test_each_value_has_its_place_or_reason() -> None:
     assert 'endpoints: ["http://127.0.0.1:8000"] # docker-compose.yml:4' in lines
     assert 'health_check: {path: "/healthz"} # docker-compose.yml:17' in lines
     assert "#   docker-compose.yml:15: db (postgres) does not speak HTTP; ask it directly\n" in policy
+    past = (
+        "  # docker-compose.yml:4 leads to port 8000, past the sidecar: write 8080 there, and where callers name it.\n"
+    )
+    assert past in policy
+    assert "past the sidecar" not in write_policy(read("services: {orders: {environment: [PORT=8000]}}\n"))
+    assert "docker-compose.yml:4 leads to port 8000, past" in write_policy(read(KUBERNETES))
     assert "no file states the port" in write_policy(read("services: {orders: {}}\n"))
 
 
