@@ -16,6 +16,7 @@ from typing import Any
 
 from chaos.cluster.containers import Containers
 from chaos.cluster.local import Local
+from chaos.cluster.namespaces import Namespaces
 from chaos.run import RowSink, empty_recording, run_arm
 from chaos.scenario.files import Loaded
 from chaos.scenario.spec import RECOMMENDED, Scenario
@@ -106,7 +107,11 @@ async def _run_arm(
     guard = loaded.scenario.guard
     rows = RowSink(empty_recording(loaded, arm, seed, without and arm != "bare"), guard.rows)
     where = (directory, rows.report, seed, arm, guard.memory)
-    cluster = Containers(*where, network) if network else Local(*where)
+    captured = [] if arm == "bare" else loaded.scenario.captured_replicas
+    if network:
+        cluster: Local = Containers(*where, network)
+    else:
+        cluster = Namespaces(*where, captured) if captured else Local(*where)
     return await run_arm(loaded, cluster, rows, lambda text: progress(f"{loaded.name}, {arm}: {text}"), without=without)
 
 

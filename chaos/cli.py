@@ -123,8 +123,7 @@ def run_(
     from chaos.battery import run
 
     scenarios = choose(paths, arm, without_decisive)
-    if network:
-        scenarios = in_containers(scenarios, arm)
+    scenarios = in_containers(scenarios, arm) if network else in_namespaces(scenarios)
     results: list[Result] = []
     stopped = False
     try:
@@ -337,9 +336,26 @@ def in_containers(scenarios: list[Loaded], arm: str) -> list[Loaded]:
     except ClusterError as error:
         raise Failure(f"chaos run: --network: {error}") from error
     for loaded in scenarios:
-        if not is_possible(loaded.scenario):
+        if loaded.scenario.captured:
+            leave_out(loaded, "in containers no rules of the kernel can be set")
+        elif not is_possible(loaded.scenario):
             leave_out(loaded, "in containers the engine resolves names")
     return [loaded for loaded in scenarios if is_possible(loaded.scenario)]
+
+
+def in_namespaces(scenarios: list[Loaded]) -> list[Loaded]:
+    """Return the scenarios that can run here, and print which cannot: captured services need namespaces and root."""
+    from chaos.cluster.namespaces import obstacle
+
+    why = obstacle() if any(loaded.scenario.captured for loaded in scenarios) else ""
+    if not why:
+        return scenarios
+    for loaded in scenarios:
+        if loaded.scenario.captured:
+            leave_out(loaded, why)
+    if not (found := [loaded for loaded in scenarios if not loaded.scenario.captured]):
+        raise Failure(f"chaos run: nothing to run: captured services {why.replace('needs', 'need', 1)}")
+    return found
 
 
 def arms(word: str) -> list[str]:

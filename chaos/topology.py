@@ -3,7 +3,8 @@
     load -> [link] -> [sidecar] -> service -> [its sidecar's outbound] -> [link] -> [sidecar] -> service
 
 1. In the bare arm a service calls its peers directly, with its own naive timeouts and retries.
-2. With sidecars it calls the outbound listener of its own sidecar, where it has one, and leaves retries to that.
+2. With sidecars it calls the outbound listener of its own sidecar, where it has one, and leaves retries to that.  A
+   captured service dials its peers all the same, and its connections are redirected.
 3. A link stands in front of each replica that a fault on the wire strikes, in every arm alike.
 
 Not here: the times of faults (`timeline`), and how a part is started and commanded (`cluster`).
@@ -63,9 +64,7 @@ class Topology:
 
     def replicas(self, service: str) -> list[str]:
         """Return the names of a service's replicas; a store has one."""
-        spec = self.scenario.services.get(service)
-        count = 1 if spec is None else spec.replicas
-        return [service] if count == 1 else [f"{service}.{number}" for number in range(count)]
+        return self.scenario.replicas(service)
 
     def has_sidecar(self, service: str) -> bool:
         return self.arm != "bare" and service in self.scenario.policies
@@ -144,7 +143,11 @@ class Topology:
         called = {call.to for work in self.scenario.services[service].work.values() for call in work.calls}
         sidecar = self.sidecars.get(replica)
         outbound = sidecar.outbound if sidecar is not None else ""
-        peers = {name: [outbound] if outbound else self._addresses_of(name) for name in called}
+        if outbound and service in self.scenario.captured:
+            redirected = self.cluster.redirected
+            peers = {name: redirected(sidecar_of(replica), self._addresses_of(name)) for name in called}
+        else:
+            peers = {name: [outbound] if outbound else self._addresses_of(name) for name in called}
         await self.cluster.tell(replica, "wire", peers=peers, keeps_retries=not outbound)
 
     def _addresses_of(self, service: str) -> list[str]:
@@ -229,12 +232,20 @@ def _service(scenario: Scenario, name: str) -> dict[str, Any]:
         {
             "path": path, "median": each.time, "spread": each.spread, "body": each.body,
             "cache_control": each.cache_control, "answer": each.answer,
-            "calls": [call.model_dump() for call in each.calls],
+            "calls": [{**call.model_dump(), "tcp": _tcp(scenario, call.to)} for call in each.calls],
         }
         for path, each in spec.work.items()
     ]  # fmt: skip
     host = "127.0.0.1:0"
-    return {"workers": spec.workers, "queue": spec.queue, "warm_up": spec.warm_up, "work": work, "address": host}
+    return {
+        "workers": spec.workers, "queue": spec.queue, "warm_up": spec.warm_up, "work": work, "address": host,
+        "tcp": spec.tcp,
+    }  # fmt: skip
+
+
+def _tcp(scenario: Scenario, service: str) -> str:
+    """Return the side that speaks first in a service's plain TCP; empty for HTTP."""
+    return scenario.services[service].tcp if service in scenario.services else ""
 
 
 def _load(scenario: Scenario) -> dict[str, Any]:

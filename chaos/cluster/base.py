@@ -43,6 +43,9 @@ class Cluster(Protocol):
     async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
         """Start a sidecar, or its peer in the arm `envoy`; `env` holds the variables of its policies."""
 
+    def redirected(self, name: str, addresses: Sequence[str]) -> list[str]:
+        """Return where a captured service dials these addresses, so that its sidecar `name` gets the connections."""
+
     def examples(self) -> str:
         """Return the directory of the example policies, as a sidecar sees it."""
 

@@ -6,7 +6,7 @@
 3. Faults on the wire are links, which are containers too; nothing needs privileges.
 4. The engine has to run on this machine's kernel, whose clock the parts share.
 
-Not here: faults of names, which the engine resolves, and Envoy, which is not in the image.
+Not here: faults of names, which the engine resolves, captured services, and Envoy, which is not in the image.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def engine() -> str:
 
 def is_possible(scenario: Scenario) -> bool:
     """True if a scenario can run in containers."""
-    return not any(isinstance(fault, NamesFault) for fault in scenario.faults)
+    return not scenario.captured and not any(isinstance(fault, NamesFault) for fault in scenario.faults)
 
 
 class Containers(Local):

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from chaos.cluster.base import Addresses, ClusterError
 from chaos.parts.kinds import make_part
-from chaos.parts.part import Part, PartEnv, Row
+from chaos.parts.part import Part, PartEnv, Row, split
 from chaos.parts.service import Service
 from chaos.run import RowSink, empty_recording, run_arm
 from chaos.scenario.files import Loaded
@@ -62,12 +62,14 @@ class VirtualSidecar:
     """Sidecar without a process: as `sidecar run` composes it, without admin listener and log.
 
     - `sources`: its policy files; replaced ones are noticed as in production.
+    - `outbound`: address of its outbound listener; empty before the start, and without one.
     - `is_dead`: True once it has ended.
     """
 
     def __init__(self, name: str, seed: int, report: Callable[[Row], None]) -> None:
         loop = running_loop()
         self.name = name
+        self.outbound = ""
         self.is_dead = False
         self.secrets = secrets = Secrets()
 
@@ -97,7 +99,11 @@ class VirtualSidecar:
             raise ClusterError(f"{self.name}: " + "\n".join(first.problems))
         self.watching = self.env.spawn(control.watch())
         self.server.start()
+        for listener in self.server.listeners.values():
+            if listener.capture is not None:
+                listener.capture.open_socket = running_loop().network.open_socket
         found = {name: listener.addresses[0] for name, listener in self.server.listeners.items()}
+        self.outbound = found.get("outbound", "")
         return Addresses(found.get("inbound", ""), found.get("outbound", ""))
 
     async def end(self, how: str) -> None:
@@ -162,6 +168,11 @@ class Virtual:
     async def start_sidecar(self, name: str, sources: Sequence[Source], env: Mapping[str, str]) -> Addresses:
         sidecar = self.sidecars[name] = VirtualSidecar(name, self.seed, self.report)
         return await sidecar.start(sources, {"INBOUND": "127.0.0.1:0", "OUTBOUND": "127.0.0.1:0", **env})
+
+    def redirected(self, name: str, addresses: Sequence[str]) -> list[str]:
+        outbound = split(self.sidecars[name].outbound)
+        found = [self.loop.network.redirect(split(address), outbound) for address in addresses]
+        return [f"{host}:{port}" for host, port in found]
 
     async def push(self, name: str, sources: Sequence[Source]) -> None:
         self.sidecars[name].sources = list(sources)

@@ -10,6 +10,7 @@ sockets, and on one virtual loop with all other parts in `chaos simulate`.  Star
 - `kubernetes`: API server of Kubernetes, for discovery.
 - `pooled_client`: client of load and services; `port`: a listening port that can refuse or hang.
 - `http`: HTTP/1.1 messages, read and written without the sidecar's grammar.
+- `plain`: plain TCP of services and clients.
 - `http2`: HTTP/2 and gRPC of services and clients, on the sidecar's engine.
 
 Raw ends of connections, for tests and the benchmark:

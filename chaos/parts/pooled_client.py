@@ -5,14 +5,18 @@ Rules:
 1. The client is naive: no retries, and no limit but its own bound on connections.
 2. A connection that the peer closed while it was idle is replaced once if the method is safe, as browsers and libraries
    do.
-3. Calls of gRPC go over connections of their own (`http2`), and are never repeated.
+3. Calls by plain TCP are lines (`plain`); where the server speaks first, its greeting is awaited.
+4. Calls of gRPC go over connections of their own (`http2`), and are never repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
+from chaos.parts import plain
 from chaos.parts.http import MalformedError, Message, request, take
 from chaos.parts.http2 import Channels
 from chaos.parts.part import split
@@ -21,6 +25,10 @@ from sidecar.grpc.status import status_to_http
 
 MAX_CONNECTIONS: Final = 512
 """Bound on connections to all addresses together; a request beyond it fails with `client_full`."""
+
+
+SERVER_FIRST: Final = "server_first"
+take_response: Final = partial(take, is_response=True)
 
 
 class Answer(NamedTuple):
@@ -41,9 +49,13 @@ class Answer(NamedTuple):
 
 
 class ClientConnection(asyncio.Protocol):
-    """Connection that carries one exchange at a time; `waiter` gets the response, or why there is none."""
+    """Connection that carries one exchange at a time; `waiter` gets the response, or why there is none.
 
-    def __init__(self) -> None:
+    - `take`: function that takes a whole response off a buffer.
+    """
+
+    def __init__(self, take: Callable[[bytearray], Message | None]) -> None:
+        self.take = take
         self.buffer = bytearray()
         self.waiter: asyncio.Future[Message | str] | None = None
         self.transport: asyncio.Transport | None = None
@@ -57,7 +69,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.buffer += data
         try:
-            message = take(self.buffer, is_response=True)
+            message = self.take(self.buffer)
         except MalformedError:
             self._resolve("malformed")
             self.close()
@@ -100,10 +112,12 @@ class PooledClient:
         timeout: float = 10.0,
         *,
         is_call: bool = False,
+        tcp: str = "",
     ) -> Answer:
         """Send one request; return the complete response, or one with the reason why there is none.
 
-        `is_call`: True for a call of gRPC, whose path names service and method.
+        `is_call`: True for a call of gRPC, whose path names service and method.  `tcp`: side that speaks first in plain
+        TCP; empty for HTTP.
         """
         if self.connections >= MAX_CONNECTIONS:
             return Answer(0, "client_full")
@@ -114,8 +128,8 @@ class PooledClient:
             timed = [*fields.items(), ("grpc-timeout", f"{max(1, round(timeout * 1000))}m")]
             task = loop.create_task(self._call(address, path, host, timed, body))
         else:
-            data = request(method, path, body, host=host, **fields)
-            task = loop.create_task(self._exchange(address, data, method == "GET"))
+            data = plain.request(path, fields) if tcp else request(method, path, body, host=host, **fields)
+            task = loop.create_task(self._exchange(address, data, method == "GET", tcp))
 
         def finish(done: asyncio.Task[Answer] | None = None) -> None:
             if not waiter.done():
@@ -132,20 +146,23 @@ class PooledClient:
                 task.cancel()
         return Answer(0, "timeout") if done is None else cast("Answer", done.result())
 
-    async def _exchange(self, address: str, data: bytes, is_safe: bool) -> Answer:
+    async def _exchange(self, address: str, data: bytes, is_safe: bool, tcp: str) -> Answer:
         loop = asyncio.get_running_loop()
         connection = self._take(address)
         if connection is None:
             host, port = split(address)
-            connection = ClientConnection()
+            connection = ClientConnection(plain.take_answer if tcp else take_response)
+            greeting = connection.waiter = loop.create_future()
             try:
                 made = connection
                 await loop.create_connection(lambda: made, host, port)
             except OSError:
                 return Answer(0, "refused")
         assert connection.transport is not None
-        connection.waiter = loop.create_future()
         try:
+            if tcp == SERVER_FIRST and not connection.is_used and isinstance(await greeting, str):
+                return Answer(0, "reset")
+            connection.waiter = loop.create_future()
             connection.transport.write(data)
             answer = await connection.waiter
         except asyncio.CancelledError:
@@ -153,7 +170,7 @@ class PooledClient:
             raise
         if isinstance(answer, str):
             if answer == "reset" and connection.is_used and is_safe and not connection.buffer:
-                return await self._exchange(address, data, False)
+                return await self._exchange(address, data, False, tcp)
             connection.close()
             return Answer(0, answer)
         if connection.is_open:

@@ -5,7 +5,7 @@
 2. The queue is first in, first out, and does not notice that a client has left.  Work for such clients sustains an
    overload.
 3. A request that meets a full queue gets 503 at once.
-4. It speaks HTTP/1.1, HTTP/2 and gRPC on one port; a call's 503 is UNAVAILABLE.
+4. It speaks HTTP/1.1, HTTP/2 and gRPC on one port; a call's 503 is UNAVAILABLE.  Or it speaks plain TCP (`plain`).
 
 Commands: `wire` (where its calls go), `slow`, `answer` (a fault in its responses), `inside` (a fault in its process),
 `goaway` (its connections of HTTP/2 end), `undo`.
@@ -22,11 +22,12 @@ from typing import Any, Final, Protocol, cast
 
 from chaos.faults.answer import AnswerFault
 from chaos.faults.inside import Inside
+from chaos.parts import plain
 from chaos.parts.http import Fields, MalformedError, Message, response, take
 from chaos.parts.http2 import START, ServiceSide
 from chaos.parts.issuer import active, key_set
 from chaos.parts.part import PartEnv, split
-from chaos.parts.pooled_client import Answer, PooledClient
+from chaos.parts.pooled_client import SERVER_FIRST, Answer, PooledClient
 
 CONTEXT: Final = ("x-request-id", "x-class", "x-write-id", "x-criticality", "x-sidecar-attempt", "idempotency-key")
 """Fields of a request that the service passes on with its calls, as it would a trace context."""
@@ -47,6 +48,7 @@ class Call:
     """Call to another service; calls are made one after the other, and one that is not optional fails the response.
 
     - `retries`: naive ones, at once and without a budget.
+    - `tcp`: side that speaks first in plain TCP; empty for HTTP.
     """
 
     to: str
@@ -56,6 +58,7 @@ class Call:
     retries: int = 0
     optional: bool = False
     grpc: bool = False
+    tcp: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,39 @@ class ServiceConnection(asyncio.Protocol):
             self._next()
 
 
+class PlainConnection(ServiceConnection):
+    """Connection of one client that speaks plain TCP: one line after the other."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.service.tcp == SERVER_FIRST:
+            self.transport.write(plain.GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self._next()
+
+    def _next(self) -> None:
+        if self.is_busy:
+            return
+        try:
+            message = plain.take_request(self.buffer)
+        except MalformedError:
+            self.transport.abort()
+            return
+        if message is not None:
+            self.is_busy = True
+            self.service.arrive(message, self)
+
+    def reply(self, status: int, body: bytes, fields: Fields) -> None:
+        self.answer(plain.answer(status))
+
+
 class Service:
     """Part: a service.
 
     - `workers`, `queue`: capacity; `busy`: workers in use; `waiting`: requests in the queue.
+    - `tcp`: side that speaks first in plain TCP; empty for HTTP.
     - `slowdown`, `extra`: factor and seconds by which work takes longer.
     - `cold_until`: instant until which work takes `COLD` times as long.
     - `peers`: addresses of the services that it calls.
@@ -178,6 +210,7 @@ class Service:
             Work(**{**each, "calls": tuple(Call(**call) for call in each.get("calls", ()))}) for each in spec["work"]
         ]
         self.address: str = spec.get("address", "127.0.0.1:0")
+        self.tcp: str = spec.get("tcp", "")
         self.busy = 0
         self.slowdown = 1.0
         self.extra = 0.0
@@ -197,7 +230,8 @@ class Service:
     async def start(self) -> list[str]:
         loop = asyncio.get_running_loop()
         host, port = split(self.address)
-        self.server = await loop.create_server(lambda: ServiceConnection(self), host, port, backlog=BACKLOG)
+        connection = PlainConnection if self.tcp else ServiceConnection
+        self.server = await loop.create_server(lambda: connection(self), host, port, backlog=BACKLOG)
         bound = self.server.sockets[0].getsockname()
         self.address = f"{bound[0]}:{bound[1]}"
         self.cold_until = self.env.now() + self.warm_up
@@ -302,7 +336,7 @@ class Service:
             address = addresses[self.turn % len(addresses)]
             answer = await self.client.fetch(
                 address, call.method, call.path, call.to, fields, b"{}" if call.method == "POST" else b"", call.timeout,
-                is_call=call.grpc,
+                is_call=call.grpc, tcp=call.tcp,
             )  # fmt: skip
             if answer.is_good:
                 break

@@ -142,6 +142,8 @@ class EventsMeasure(Measure):
     """Name of the event."""
     to: str = ""
     """State of a breaker's transitions that count; all if empty."""
+    reason: str = ""
+    """`reason` of the events that count; all if empty."""
     at_least: Number | None = None
     at_most: Number | None = None
 

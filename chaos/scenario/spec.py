@@ -76,6 +76,8 @@ class ServiceSpec(Model):
     """Time after a restart in which work takes four times as long."""
     work: dict[Path, WorkSpec]
     """Cost by the beginning of the path; the first that matches."""
+    tcp: Literal["", "client_first", "server_first"] = ""
+    """Side that speaks first in the plain TCP that the service speaks in place of HTTP; empty for HTTP."""
 
 
 class ChangeSpec(Model):
@@ -339,6 +341,9 @@ class Scenario(Model):
     """Policy files of each service's sidecar, relative to this file.  Their variables: `${APP}`, the service beside the
     sidecar; `${INBOUND}`, `${OUTBOUND}`, `${ADMIN}`, its listeners; `${NAME}` (or `${NAME_0}` ... for replicas), the
     other services.  See "Variables of the policies" in the README of chaos."""
+    captured: list[Name] = Field(default_factory=list)
+    """Services whose connections the kernel redirects to their sidecars.  They dial the others by their addresses, as
+    without a sidecar; a run with real processes gives each a network namespace, and needs root."""
     decisive: dict[Name, list[str]] = Field(default_factory=dict)
     """Policy blocks, by service, without which the sidecar arm must fail."""
     credit: dict[Name, list[str]] = Field(default_factory=dict)
@@ -358,6 +363,17 @@ class Scenario(Model):
     def runnable(self) -> tuple[str, ...]:
         """Arms that can run; where sidecars can, they can with recommended values too."""
         return (*self.arms, RECOMMENDED) if "sidecar" in self.arms else tuple(self.arms)
+
+    def replicas(self, service: str) -> list[str]:
+        """Return the names of a service's replicas; a store has one."""
+        spec = self.services.get(service)
+        count = 1 if spec is None else spec.replicas
+        return [service] if count == 1 else [f"{service}.{number}" for number in range(count)]
+
+    @property
+    def captured_replicas(self) -> list[str]:
+        """Names of the replicas of captured services."""
+        return [replica for service in self.captured for replica in self.replicas(service)]
 
     @model_validator(mode="after")
     def _fits_together(self) -> Scenario:
@@ -384,7 +400,26 @@ class Scenario(Model):
                 if name not in self.load:
                     raise ValueError(f"expect: names the class `{name}`; known are {', '.join(self.load)}")
         levels(self)
+        self._check_plain_tcp()
         return self
+
+    def _check_plain_tcp(self) -> None:
+        """Raise `ValueError` for a captured service without a sidecar, and for plain TCP where only HTTP is spoken."""
+        for name in self.captured:
+            if name not in self.services or name not in self.policies:
+                raise ValueError(f"captured: `{name}` has no sidecar; known are {', '.join(self.policies)}")
+        plain = [name for name, spec in self.services.items() if spec.tcp]
+        for section, names in (("policies", list(self.policies)), ("load", [each.to for each in self.load.values()])):
+            if both := [name for name in names if name in plain]:
+                raise ValueError(f"{section}: `{both[0]}` speaks plain TCP; name a service that speaks HTTP")
+        for fault in self.faults:
+            if fault.on in plain and isinstance(fault, AnswerFaultSpec | GoawayFault):
+                raise ValueError(f"faults: {fault.fault} needs HTTP, which `{fault.on}` does not speak; use one of TCP")
+        for name in self.policies:
+            work = self.services[name].work.values() if name in self.services else ()
+            for call in (call for each in work for call in each.calls):
+                if call.to in plain and name not in self.captured:
+                    raise ValueError(f"services: `{name}` calls `{call.to}` by plain TCP; list `{name}` in captured")
 
 
 def levels(scenario: Scenario) -> list[list[str]]:

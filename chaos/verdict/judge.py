@@ -99,7 +99,7 @@ def describe(e: Any) -> str:
         case "recovery":
             return f"time after the fault until goodput of {about} stays at {e.to:.0%}"
         case "events":
-            return f"number of {e.event}{f' to {e.to}' if e.to else ''}"
+            return f"number of {e.event}{f' to {e.to}' if e.to else ''}{f', {e.reason}' if e.reason else ''}"
         case "peak":
             return f"peak of {e.of_} of {about}"
         case "growth":
@@ -241,7 +241,11 @@ def _recovery(recording: Recording, scenario: Scenario, e: Any) -> Value:
 
 
 def _events(recording: Recording, _: Scenario, e: Any) -> Value:
-    found = [v for v in recording.events if v.name == e.event and (not e.to or v.facts.get("after") == e.to)]
+    wanted = {"after": e.to, "reason": e.reason}
+    found = [
+        v for v in recording.events
+        if v.name == e.event and all(not word or v.facts.get(fact) == word for fact, word in wanted.items())
+    ]  # fmt: skip
     return len(found), _plain
 
 

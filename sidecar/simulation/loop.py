@@ -77,12 +77,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Wait for the worker threads, without a timeout: threads take real time, in which no virtual time passes."""
         await super().shutdown_default_executor()
 
-    # These four support only the arguments that the sidecar and the parts of a scenario use.
+    # These support only the arguments that the sidecar and the parts of a scenario use.
 
     async def create_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, ssl: Any = None, **_: Any
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        host: str = "",
+        port: int = 0,
+        *,
+        ssl: Any = None,
+        sock: Any = None,
+        **_: Any,
     ) -> Any:
+        if sock is not None:
+            return await self.network.connect(protocol_factory, sock.peer)
         return await self.network.connect(protocol_factory, (host, port), is_tls=ssl is not None)
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Note the address; the connection is made by `create_connection`."""
+        sock.peer = address
 
     async def create_unix_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], path: str, **_: Any

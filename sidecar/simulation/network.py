@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -16,6 +18,9 @@ from sidecar.simulation.transport import Address, MemoryTransport, join
 
 FIRST_PORT: Final = 20_001
 """Port of the first listener that asks for port 0; each further one gets the next port."""
+
+REDIRECTING: Final = "127.0.0.2"
+"""Host of the addresses whose connections are redirected."""
 
 Accept = Callable[[Address], Awaitable[asyncio.BaseProtocol]]
 """Function that returns the protocol at the far end of a new connection; raises `OSError` for a refused one."""
@@ -32,6 +37,7 @@ class Network:
     - `accept`: returns the far end of each new connection.
     - `select`: selects a protocol by ALPN for each new connection with TLS, which is not encrypted; None for none.
     - `resolve`: looks up a name; None if each name is its own address.
+    - `redirects`: by address, the listener that gets the connections, and the address that it learns as their original.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -41,16 +47,31 @@ class Network:
         self.accept: Accept = self._accept
         self.select: Select | None = None
         self.resolve: Resolve | None = None
+        self.redirects: dict[Address, tuple[Address, tuple[str, int]]] = {}
 
     async def connect(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: Address, *, is_tls: bool = False
     ) -> tuple[MemoryTransport, asyncio.BaseProtocol]:
         """Connect to an address.  Raises `OSError` if the connection is refused."""
-        far = await self.accept(address)
+        listener, original = self.redirects.get(address, (address, None))
+        far = await self.accept(listener)
         near = protocol_factory()
         selected = self.select(address) if is_tls and self.select is not None else ""
         extra = {"ssl_object": VirtualTls(selected)} if selected else None
-        return join(self._loop, near, far, address, extra=extra), near
+        far_extra = None if original is None else {"socket": RedirectedSocket(original)}
+        return join(self._loop, near, far, original or address, extra=extra, far_extra=far_extra), near
+
+    def redirect(self, address: tuple[str, int], listener: tuple[str, int]) -> tuple[str, int]:
+        """Return a new address: connections to it reach a listener as if they were redirected from `address`."""
+        alias = (REDIRECTING, self.free_port())
+        self.redirects[alias] = (listener, address)
+        return alias
+
+    async def open_socket(self, host: str, port: int) -> VirtualSocket:
+        """Return a socket for a connection, in place of `sidecar.downstream.capture.capture.open_socket`."""
+        opened = VirtualSocket(self)
+        opened.bind((host, 0))
+        return opened
 
     def listen(
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], address: tuple[str, int], *, accepts: bool = True
@@ -160,13 +181,40 @@ class VirtualServer:
         await future
 
 
+class RedirectedSocket:
+    """Accepted socket of a redirected connection, which knows the original destination (`SO_ORIGINAL_DST`).
+
+    Supports the methods of `socket.socket` that the sidecar uses for such connections.
+    """
+
+    family = socket.AF_INET
+
+    def __init__(self, original: tuple[str, int]) -> None:
+        self._original = original
+
+    def getsockopt(self, *_: int) -> bytes:
+        """Return the original destination as a `sockaddr_in`."""
+        host, port = self._original
+        return struct.pack("!2xH4s8x", port, socket.inet_aton(host))
+
+    def setsockopt(self, *_: Any) -> None:
+        """Do nothing: a virtual socket has no options."""
+
+    def fileno(self) -> int:
+        """Return -1: a virtual socket has no descriptor."""
+        return -1
+
+
 class VirtualSocket:
-    """Bound socket that a server has not taken over yet; keeps its address.
+    """Bound socket that neither a server nor a connection has taken over yet; keeps its address.
 
     Supports the methods of `socket.socket` that `sidecar.downstream.sockets` uses.
+
+    - `peer`: address that `VirtualLoop.sock_connect` was called with; None before.
     """
 
     def __init__(self, network: Network) -> None:
+        self.peer: Address | None = None
         self._network = network
         self._address = ("", 0)
 

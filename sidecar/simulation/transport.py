@@ -199,13 +199,16 @@ def join(
     address: Address = ("192.0.2.1", 80),
     near_address: Address = ("192.0.2.2", 40_000),
     extra: Mapping[str, Any] | None = None,
+    far_extra: Mapping[str, Any] | None = None,
 ) -> MemoryTransport:
     """Connect two protocols and return the near end.
 
     `address` is the far end's, `near_address` the near end's.  `connection_made` of the far end is called first, as
-    with a listener that accepts before the client knows.  `extra`: see `MemoryTransport`.
+    with a listener that accepts before the client knows.  `extra`: see `MemoryTransport`; `far_extra` holds more values
+    of the far end.
     """
-    one, two = MemoryTransport(loop, near, address, extra), MemoryTransport(loop, far, near_address, extra)
+    one = MemoryTransport(loop, near, address, extra)
+    two = MemoryTransport(loop, far, near_address, {**(extra or {}), **(far_extra or {})})
     one.peer, two.peer = two, one
     far.connection_made(two)
     near.connection_made(one)

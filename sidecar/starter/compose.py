@@ -59,6 +59,7 @@ def _ports(node: Node) -> list[tuple[int, Node]]:
 def _read_port(file: str, node: Node, facts: Facts) -> None:
     for port, at in _ports(node):
         facts.port, facts.port_place = port, place(file, at)
+        facts.entry_place = facts.port_place
         return
     for value in _environment(node, "PORT", "HTTP_PORT", "SERVER_PORT", "APP_PORT"):
         if port := number(DEFAULT.sub(r"\1", str(value.value).rpartition("=")[2])):

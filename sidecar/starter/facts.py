@@ -50,6 +50,8 @@ class Operation:
     streams: bool
     """True if a response is a stream of events, which may last."""
     place: str
+    is_pattern: bool = False
+    """True if the path is a regular expression, because a parameter is only a part of a segment."""
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Facts:
     port: int = 0
     """Port on which it listens; 0 if no file states it."""
     port_place: str = ""
+    entry_place: str = ""
+    """Place of the port by which others reach the service now, past the sidecar; empty if no file states one."""
     health: str = ""
     """Path of its health check; empty if no file states one."""
     health_place: str = ""
@@ -85,7 +89,7 @@ def place(file: str, node: Node) -> str:
 
 def safe_name(text: str) -> str:
     """Return a text as the name of a route or an upstream."""
-    return UNSAFE.sub("-", text).strip("-.")[:60].strip("-.") or "all"
+    return UNSAFE.sub("-", text).strip("-._")[:50].strip("-._") or "all"
 
 
 def number(text: str) -> int:

@@ -50,6 +50,7 @@ def _read_service(file: str, node: Node, containers: list[Node], facts: Facts) -
     stated = [each for container in containers for each in items(container, "ports")]
     named = {text(each, "name"): text(each, "containerPort") for each in stated}
     facts.port, facts.port_place = number(named.get(target, target)), place(file, port)
+    facts.entry_place = facts.port_place
     facts.is_http2 = _speaks_http2(port)
     for other in ports[1:]:
         what = f"port {text(other, 'port')} of the Service; add a listener and a route if it is HTTP"

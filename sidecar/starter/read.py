@@ -23,6 +23,7 @@ def read_facts(files: list[tuple[str, str]], service: str) -> Facts:
     for facts in found:
         if not whole.port:
             whole.port, whole.port_place = facts.port, facts.port_place
+            whole.entry_place = facts.entry_place
         if not whole.health:
             whole.health, whole.health_place = facts.health, facts.health_place
         whole.is_http2 = whole.is_http2 or facts.is_http2

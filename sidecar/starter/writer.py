@@ -32,6 +32,9 @@ def _lines(facts: Facts) -> Iterator[str]:
     yield _line(f"service: {facts.name}", "its name in traces, metrics and logs")
     yield ""
     yield "listeners:"
+    if facts.entry_place:
+        where = f"{facts.entry_place} leads to port {facts.port}, past the sidecar"
+        yield f"  # {where}: write {inbound} there, and where callers name it."
     yield _line(f'  inbound: {{address: "0.0.0.0:{inbound}"}}', f"what others send to {facts.name}")
     if peers:
         reason = f"what {facts.name} sends: its HTTP_PROXY, or its base URLs"
@@ -80,7 +83,8 @@ def _upstream(peer: Peer) -> Iterator[str]:
 def _operation(operation: Operation) -> Iterator[str]:
     yield _line(f"  - name: {operation.name}", operation.place)
     yield "    listener: inbound"
-    yield f"    match: {{path: {quoted(operation.path)}, methods: [{', '.join(operation.methods)}]}}"
+    key = "path_regex" if operation.is_pattern else "path"
+    yield f"    match: {{{key}: {quoted(operation.path)}, methods: [{', '.join(operation.methods)}]}}"
     yield "    upstream: app"
     if operation.streams:
         yield _line("    timeout: {request: off, idle: 5m}", "a stream of events may last")

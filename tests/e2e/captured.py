@@ -114,9 +114,9 @@ async def ask(stream: Stream, host: str) -> str:
     return f"{head.split()[1]} {body}"
 
 
-async def http1() -> list[str]:
-    """One connection with a request for a route, and one for the host that was dialled."""
-    stream = await dial(THERE, HTTP)
+async def http1(host: str) -> list[str]:
+    """Ask on one connection for a host with a route, and for one without."""
+    stream = await dial(host, HTTP)
     found = [await ask(stream, "routed.test"), await ask(stream, "elsewhere.test")]
     stream[1].close()
     return found
@@ -208,7 +208,10 @@ async def look(directory: Path, program: str, authority: Authority) -> dict[str,
             "routed": {"endpoints": [f"http://{THERE}:{ROUTED}"]},
             "other": {"endpoints": [f"http://{THERE}:{OTHER_TLS}"]},
         },
-        routes=[{"name": "routed", "listener": "outbound", "match": {"host": "routed.test"}, "upstream": "routed"}],
+        routes=[
+            {"name": listener, "listener": listener, "match": {"host": "routed.test"}, "upstream": "routed"}
+            for listener in ("outbound", "outbound6")
+        ],
     )
     policy["listeners"]["outbound"]["capture"] = {"sniff_timeout": "100ms", "server_names": {"other.test": "other"}}
     options = ["--uid", "0", "--skip-port", str(SKIPPED)] + (["--iptables"] if program == "iptables" else [])
@@ -222,7 +225,8 @@ async def look(directory: Path, program: str, authority: Authority) -> dict[str,
         twice = run("nft", "list", "ruleset") if program == "nft" else run("iptables-save", "-t", "nat")
         found = {
             "is_idempotent": _rules(once) == _rules(twice),
-            "http1": await http1(),
+            "http1": await http1(THERE),
+            "http1_over_ipv6": await http1(THERE6),
             "slow_http1": await slow_http1(),
             "http2": await http2("elsewhere.test"),
             "tls": [await tls(context, "one.test", TLS), await tls(context, "other.test", TLS)],

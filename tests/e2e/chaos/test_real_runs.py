@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chaos.battery import run, simulated
+from chaos.cluster import namespaces
 from chaos.scenario.files import SCENARIOS, Loaded, load
 from chaos.scenario.spec import PhasesSpec
 from tests.support.process import restore_sigint
@@ -45,6 +46,22 @@ async def test_real_runs_agree_with_simulated_ones() -> None:
         virtual = await asyncio.to_thread(simulated, loaded, ["bare", "sidecar"], 1)
         assert virtual.passed
         assert result.passed, [(arm.name, [v for v in arm.verdicts if not v.passed]) for arm in result.arms]
+
+
+async def test_a_captured_service_runs_in_network_namespaces() -> None:
+    if reason := namespaces.obstacle():
+        pytest.skip(reason)
+    loaded = shortened("captured_tcp")
+    expect = [each for each in loaded.scenario.expect.contained if each.measure in ("goodput", "peak")]
+    scenario = loaded.scenario.model_copy(
+        update={"expect": loaded.scenario.expect.model_copy(update={"contained": expect})}
+    )
+    result = await run(loaded._replace(scenario=scenario), ["sidecar"], 1)
+    (arm,) = result.arms
+    assert result.passed, [v for v in arm.verdicts if not v.passed]
+    called = {call.node for call in arm.recording.calls if call.status == 200 and call.caller == "shop"}
+    assert called == {"catalogue", "ledger", "mailer"}
+    assert {each.facts["protocol"] for each in arm.recording.events if each.name == "capture.ended"} == {"tcp"}
 
 
 async def test_the_guard_stops_a_run_that_exceeds_its_bounds() -> None:

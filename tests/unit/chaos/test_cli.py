@@ -137,6 +137,18 @@ def test_scenarios_without_the_arm_or_without_decisive_blocks_are_named() -> Non
     assert "left out bad_policy: it names no `decisive` policy blocks" in output
 
 
+def test_captured_services_are_left_out_where_namespaces_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = str(SCENARIOS / "captured_tcp.yaml")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    code, output = run("run", captured)
+    assert code == 1
+    assert "left out captured_tcp: needs root\n" in output
+    assert "nothing to run: captured services need root" in output
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "nft" else name)
+    assert "left out captured_tcp: needs nft\n" in run("run", captured)[1]
+
+
 def test_envoy_is_not_simulated() -> None:
     code, output = run("simulate", ONE, "--arm", "envoy")
     assert code == 2

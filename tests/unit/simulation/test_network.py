@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.downstream.capture.destination import read_destination
 from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.network import FIRST_PORT, Network
 
@@ -36,6 +37,37 @@ async def read(host: str, port: int) -> bytes:
     data = await reader.read()
     writer.close()
     return data
+
+
+def test_a_redirected_connection_reaches_the_listener_and_knows_where_it_was_to_go() -> None:
+    class Named(Greeter):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(str(read_destination(transport.get_extra_info("socket"))).encode())
+            transport.close()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Named, "127.0.0.1", 0)
+        alias = network().redirect(("10.0.0.9", 3306), server.sockets[0].getsockname())
+        assert await read(*alias) == b"10.0.0.9:3306"
+        assert await read(*server.sockets[0].getsockname()) == b"None"
+
+    run(main())
+
+
+def test_a_socket_connects_to_the_address_that_it_was_given() -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        server = await loop.create_server(Greeter, "127.0.0.1", 0)
+        opened = await network().open_socket("127.0.0.1", 80)
+        other = await network().open_socket("127.0.0.1", 80)
+        assert opened.getsockname() != other.getsockname()
+        await loop.sock_connect(opened, server.sockets[0].getsockname())
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=opened)
+        assert transport.get_extra_info("peername") == server.sockets[0].getsockname()
+
+    run(main())
 
 
 def test_a_listener_is_reached_until_it_closes() -> None:

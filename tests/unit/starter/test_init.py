@@ -135,7 +135,44 @@ def test_an_openapi_document() -> None:
         ("api-orders-id-2", "/api/orders/id", ["GET"], False),
         ("api-orders-id-writes-2", "/api/orders/id", ["POST"], False),
     ]
-    assert facts.left_out == ["docker-compose.yml:11: /a?b is not a path"]
+    assert facts.left_out == ["docker-compose.yml:11: /a?b gets no route: it has a query or a fragment"]
+
+
+@each([
+    ("/files/{id}.json", ("/files/[^/]+\\.json", True)),
+    ("/r/{id}:cancel/{name}", ("/r/[^/:]+:cancel/[^/]+", True)),
+    ("/{a}/b/{c}-d/{e}^f/{g}].{h}", ("/[^/]+/b/[^/\\-]+\\-d/[^/\\^]+\\^f/[^/]+", True)),
+    ("/compare/{base}...{head}", ("/compare/[^/]+", True)),
+    ("/Users('{id}')", ("/Users\\('[^/]+'\\)", True)),
+    ("/br{oken", ("/br\\{oken", True)),
+    ("/a/{id}/b/{id}", ("/a/{id}/b/{id_2}", False)),
+    ("/{1st}/{a-b}/{metadata.name}/{app}", ("/{_1st}/{a_b}/{metadata_name}/{app}", False)),
+])  # fmt: skip
+def test_parameters_of_every_spelling_are_captures_or_parts_of_a_pattern(case: tuple[str, tuple[str, bool]]) -> None:
+    document = f'openapi: 3.0.0\npaths: {{"{case[0]}": {{get: {{}}}}}}\n'
+    (operation,) = read(document).operations
+    assert (operation.path, operation.is_pattern) == case[1]
+    assert load([Source("a.yaml", write_policy(read(document)).encode())], {}).spec is not None
+
+
+@each(["/_mock/docs", "/" + "very-long-name/" * 9, "/{id}", "/-/-", "/app"])
+def test_every_path_gives_a_route_with_a_name(path: str) -> None:
+    document = f'openapi: 3.0.0\npaths: {{"{path}": {{get: {{}}, put: {{}}}}, "{path}x": {{get: {{}}, put: {{}}}}}}\n'
+    loaded = load([Source("a.yaml", write_policy(read(document)).encode())], {})
+    assert not loaded.problems
+    assert loaded.spec is not None
+    assert len(loaded.spec.routes) == 5
+
+
+@each([
+    ("/bad%zz", "has a `%` that begins no escape"),
+    ("/a/../b", "is read differently by different servers"),
+    ("/v1/{name=projects/*}", "has a `*`, which means nothing here"),
+    ("orders", "must start with a slash: write \"/orders\""),
+])  # fmt: skip
+def test_a_path_without_a_route_is_told(case: tuple[str, str]) -> None:
+    facts = read(f'openapi: 3.0.0\npaths: {{"{case[0]}": {{get: {{}}}}, /a: {{get: {{}}}}}}\n')
+    assert facts.left_out == [f"docker-compose.yml:2: {case[0]} gets no route: it {case[1]}"]
 
 
 @each([
@@ -162,6 +199,12 @@ def test_each_value_has_its_place_or_reason() -> None:
     assert 'endpoints: ["http://127.0.0.1:8000"] # docker-compose.yml:4' in lines
     assert 'health_check: {path: "/healthz"} # docker-compose.yml:17' in lines
     assert "#   docker-compose.yml:15: db (postgres) does not speak HTTP; ask it directly\n" in policy
+    past = (
+        "  # docker-compose.yml:4 leads to port 8000, past the sidecar: write 8080 there, and where callers name it.\n"
+    )
+    assert past in policy
+    assert "past the sidecar" not in write_policy(read("services: {orders: {environment: [PORT=8000]}}\n"))
+    assert "docker-compose.yml:4 leads to port 8000, past" in write_policy(read(KUBERNETES))
     assert "no file states the port" in write_policy(read("services: {orders: {}}\n"))
 
 

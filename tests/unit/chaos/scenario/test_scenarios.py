@@ -112,6 +112,25 @@ def test_names_that_do_not_fit_together_are_reported(tmp_path: Path, old: str, n
         load([path])
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("captured: [shop]", "captured: [ledger]", "captured: `ledger` has no sidecar; known are shop"),
+        ("captured: [shop]", "", "`shop` calls `ledger` by plain TCP; list `shop` in captured"),
+        ("to: shop, path: /book", "to: ledger, path: /book", "load: `ledger` speaks plain TCP"),
+        ("policies:\n", "policies:\n  mailer: [../policies/pass.yaml]\n", "policies: `mailer` speaks plain TCP"),
+        ("fault: reset, on: ledger", "fault: status, on: ledger", "status needs HTTP, which `ledger` does not speak"),
+    ],
+)
+def test_plain_tcp_where_only_http_is_spoken_is_reported(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = (SCENARIOS / "captured_tcp.yaml").read_text()
+    assert old in text
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ScenarioError, match=message):
+        load([path])
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="chaos list"):
         load([tmp_path / "nothing.yaml"])

@@ -19,6 +19,7 @@ LOAD = {"measure": "upstream_load", "to": "pay", "phase": "during", "at_most": 1
 DUPLICATES = {"measure": "duplicates", "at_most": 0}
 DETECTION = {"measure": "detection", "at_most": "1s"}
 RECOVERY = {"measure": "recovery", "of": "buy", "at_most": "2s"}
+IDLE = {"measure": "events", "event": "capture.ended", "reason": "idle", "at_least": 1}
 EVENTS = {"measure": "events", "to": "open", "at_least": 1}
 PEAK = {"measure": "peak", "what": "queue", "node": "pay", "at_most": 5}
 GROWTH = {"measure": "growth", "at_most": "10MiB"}
@@ -40,6 +41,7 @@ GOOD: list[tuple[dict[str, Any], Recording]] = [
     (DETECTION, recording(events=[event(0.5, "breaker.transition", after="open")])),
     (RECOVERY, recording(requests=with_bad("buy", 0, 5, status=503))),
     (EVENTS, recording(events=[event(0.5, "breaker.transition", after="open")])),
+    (IDLE, recording(events=[event(0.5, "capture.ended", reason="idle")])),
     (PEAK, recording(samples=[sample(1, queue=5), sample(2, "pay.1", queue=3)])),
     (GROWTH, recording(samples=[sample(-1, memory=50 * 2**20), sample(9, memory=55 * 2**20)])),
     (BLAST, recording(requests=with_bad("buy", 0, 4, status=503))),
@@ -68,6 +70,7 @@ BAD: list[tuple[dict[str, Any], Recording]] = [
     (RECOVERY, recording(requests=with_bad("buy", 8, 9, status=503))),
     (RECOVERY, recording(requests=[r for r in quiet() if r.due < 4])),
     (EVENTS, recording(events=[event(0.5, "breaker.transition", after="closed")])),
+    (IDLE, recording(events=[event(0.5, "capture.ended", reason="server_reset")])),
     (PEAK, recording(samples=[sample(1, queue=6)])),
     (PEAK, recording()),
     (GROWTH, recording(samples=[sample(-1, memory=50 * 2**20), sample(9, memory=75 * 2**20)])),
