@@ -13,6 +13,8 @@ report    result as text and as a JSON document
 page      result as a page of HTML
 evidence  evidence for values of policies, and that of a log
 figures   evidence of the figures that a sidecar keeps
+changes   rate at which answers change, and the lifetime that it allows
+cached    evidence about cached answers, from the same figures
 advice    values that evidence suggests
 recommend these values with their effect by replay, as edits of the files
 

@@ -25,7 +25,7 @@ from sidecar.replay.run import mean
 from sidecar.replay.tally import Numbers
 from sidecar.replay.world import run_world
 
-SHOWN: Final = ("goodput", "p99", "attempts a request")
+SHOWN: Final = ("goodput", "p99", "attempts a request", "cache hit ratio")
 """Rows of the replay that tell an effect."""
 BOM: Final = b"\xef\xbb\xbf"
 
