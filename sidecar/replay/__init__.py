@@ -4,7 +4,7 @@ run       start here: both policy sets with all seeds, side by side
 record    the record of a log: requests, attempts, and what could not be read
 formats   lines of access logs: those of the sidecar, of nginx and of Envoy
 fit       upstreams fitted to a record: answers drawn from attempts of the same time
-load      latency by calls in flight, where a record shows that it depends on them
+load      latency and failures by calls in flight, where a record shows that they depend on them
 peers     upstream's end of virtual connections
 world     one policy set with one seed on a virtual loop
 tally     numbers of one run
