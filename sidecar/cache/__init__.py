@@ -6,6 +6,7 @@
     redis_tier, redis_client    an optional Redis behind the memory; the client is the adapter to aiocache
     codec                       entries as bytes, for Redis
     fetch, fetcher              fetches in flight; how they are made, and what is stored of their responses
+    refreshes                   counts of stored answers that were fetched anew, changed or not
     tee                         copies a body to several readers and into the store
     stored_response             an entry as the response to a request
     rule_handle                 registration of a policy's key rule

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from sidecar.cache.entry import Entry
 from sidecar.cache.fetch import Fetch
+from sidecar.cache.refreshes import Refreshes
 from sidecar.cache.rfc.directives import NOTHING
 from sidecar.cache.rfc.facts import Facts, reader
-from sidecar.cache.rfc.freshness import FreshnessRules, Plan, assess, is_explicit
+from sidecar.cache.rfc.freshness import FreshnessRules, Plan, assess, is_explicit, states_lifetime
 from sidecar.cache.rfc.key import KeyRule
 from sidecar.cache.rfc.lines import join
 from sidecar.cache.rfc.reuse import FRESH, can_replace_error, judge
@@ -60,11 +61,11 @@ class Fetcher:
     """Fetches through one inner service and stores the cacheable responses."""
 
     __slots__ = (
-        "_is_keyed_by_fields", "_keep", "_max_body", "_memory", "_now", "_offset_expires", "_reader", "_rules",
-        "_store", "_wall", "_wall_offset", "inner",
+        "_is_keyed_by_fields", "_keep", "_max_body", "_memory", "_now", "_offset_expires", "_reader", "_refreshes",
+        "_rules", "_store", "_wall", "_wall_offset", "inner",
     )  # fmt: skip
 
-    def __init__(self, store: Store, rule: KeyRule, limits: Limits, env: Env) -> None:
+    def __init__(self, store: Store, rule: KeyRule, limits: Limits, env: Env, route: str) -> None:
         self.inner: Service = unbound
         """Service that answers the fetches: the stages further in."""
         self._store = store
@@ -72,6 +73,7 @@ class Fetcher:
         self._is_keyed_by_fields = not rule.is_plain
         self._rules, self._max_body, self._keep = limits
         self._reader = reader(self._rules.targets)
+        self._refreshes = Refreshes(env.meter, route)
         self._now = env.now
         self._wall = env.wall
         self._wall_offset = 0.0
@@ -128,7 +130,7 @@ class Fetcher:
         if self._memory.peek(entry.key) is not entry:
             return outcome  # purged or replaced in the meantime
         if is_same_by_head(entry, outcome.headers, self._wall()):
-            new, why = self._updated(x, entry, outcome.headers, sent)
+            new, _, why = self._updated(x, entry, outcome.headers, sent)
             if not why:
                 self._store.put(key, new, x)
             elif not self._keeps_stored(x, why):
@@ -243,15 +245,28 @@ class Fetcher:
         entry = self._entry(fetch.key, outcome, facts, plan, age, now, wall)
         if stream is not None:
             fetch.entry = entry
-            fetch.tee = tee = Tee(stream, self._max_body, self._store.budget, partial(self._body_ended, fetch, entry))
+            done = partial(self._body_ended, fetch, entry, facts)
+            fetch.tee = tee = Tee(stream, self._max_body, self._store.budget, done)
             outcome.stream = tee.reader()
             tee.start()
-        elif self._store.put(fetch.key, entry, fetch.x, fetch.generation):
+        elif self._put(fetch, entry, facts):
             fetch.entry = entry
         else:
             self._refuse(fetch, outcome.status, b"too-large", now)
 
-    def _body_ended(self, fetch: Fetch, entry: Entry, body: bytes | None) -> None:
+    def _put(self, fetch: Fetch, entry: Entry, facts: Facts) -> bool:
+        """Store the entry of a fetch, and count it if it replaces a stored one.  Returns False if it is too large."""
+        stale = fetch.stale
+        # Of several fetches at once the first counts alone: the others tell nothing new about changes.
+        is_refresh = stale is not None and self._memory.peek(stale.key) is stale
+        if not self._store.put(fetch.key, entry, fetch.x, fetch.generation):
+            return False
+        if is_refresh and stale is not None:
+            is_changed = entry.status != stale.status or entry.body != stale.body
+            self._refreshes.count(entry.born - stale.born, is_changed, states_lifetime(facts))
+        return True
+
+    def _body_ended(self, fetch: Fetch, entry: Entry, facts: Facts, body: bytes | None) -> None:
         """Store the entry now that its body has ended; `body` is None if the response is not to be stored."""
         if body is None:
             assert fetch.tee is not None
@@ -259,7 +274,7 @@ class Fetcher:
         else:
             entry.complete(body)
             if not fetch.is_outdated:
-                self._store.put(fetch.key, entry, fetch.x, fetch.generation)
+                self._put(fetch, entry, facts)
         fetch.close()
 
     def _refuse(self, fetch: Fetch, status: int, why: bytes, now: float) -> None:
@@ -294,14 +309,14 @@ class Fetcher:
         """
         fetch.outcome, fetch.is_validated = outcome, True
         update = [field for field in outcome.headers if field[0] not in outcome.sensitive]
-        fetch.entry, fetch.refusal = self._updated(fetch.x, entry, update, fetch.sent)
+        fetch.entry, facts, fetch.refusal = self._updated(fetch.x, entry, update, fetch.sent)
         if not fetch.refusal and not fetch.is_outdated:
-            self._store.put(fetch.key, fetch.entry, fetch.x, fetch.generation)
+            self._put(fetch, fetch.entry, facts)
         elif not self._keeps_stored(fetch.x, fetch.refusal):
             self._store.drop(entry)
 
-    def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, bytes]:
-        """Return the entry with updated fields, and the refusal: the reason not to store it, empty to store it."""
+    def _updated(self, x: Exchange, entry: Entry, update: Headers, sent: float) -> tuple[Entry, Facts, bytes]:
+        """Return the entry with updated fields, their facts, and the reason not to store it, empty to store it."""
         wall, now = self._wall(), self._now()
         rules = self._rules
         merged = freshened(entry.headers, dated(update, wall), frozenset() if rules.set_cookie else SET_COOKIE)
@@ -314,7 +329,7 @@ class Fetcher:
             self._is_keyed_by_fields, entry.is_whole,
         )  # fmt: skip
         new.hits = entry.hits
-        return new, refusal
+        return new, facts, refusal
 
     def _keeps_stored(self, x: Exchange, refusal: bytes) -> bool:
         """True if a response with this refusal leaves the stored response in place.

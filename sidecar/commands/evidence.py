@@ -235,39 +235,54 @@ def replay(
 @click.option("--history", "history", type=PATH, metavar="FILE", help="File of `admin.history` with these figures.")
 @format_option
 @click.option(
+    "--max-stale",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    default=5.0,
+    metavar="PERCENT",
+    help="Accepted share of stale answers among those from a cache; 5 if not given.",
+)
+@click.option(
     "--seeds", type=click.IntRange(0, 100), default=1, metavar="N", help="Replays of each change; 1 if not given."
 )
 @click.option("--write", type=PATH, metavar="FILE", help="Write the changes as a patch for `patch -p0`.")
 @token_option
 @json_option
 def recommend(
-    path: str, log: str | None, admin: str | None, history: str | None, form: str | None, seeds: int,
+    path: str, log: str | None, admin: str | None, history: str | None, form: str | None, max_stale: float, seeds: int,
     write: str | None, token: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the values that a log or a running sidecar suggests.
 
-    Timeouts come from percentiles, thresholds of breakers from the noise of good times, limits from calls in flight.
-    Each value has its evidence and its place, and with a log its effect in a replay.  The policies are not changed.
+    Timeouts come from percentiles, thresholds of breakers from the noise of good times, limits from calls in flight,
+    lifetimes of cached answers from how often these change.  Each value has its evidence and its place, and with a log
+    its effect in a replay.  Figures beside a log add what it cannot tell.  The policies are not changed.
     """
     from sidecar.control.compiler import CompileError
     from sidecar.lint.facts import Policies
     from sidecar.replay import recommend as values
+    from sidecar.replay.cached import CacheFigures
     from sidecar.replay.evidence import LogOrigin, Origin
     from sidecar.replay.figures import FiguresOrigin
     from sidecar.replay.world import Unmatched
 
-    if sum(each is not None for each in (log, admin, history)) != 1:
-        reject("--log", "say where the evidence comes from: exactly one of --log, --admin and --history")
+    if log is None and admin is None and history is None:
+        reject("--log", "say where the evidence comes from: --log, --admin or --history")
+    if admin is not None and history is not None:
+        reject("--history", "cannot stand beside --admin; choose one of them")
     if form is not None and log is None:
         reject("--format", "is that of a log; add --log, or leave it out")
     sources = read_sources(path, as_json=as_json)
     spec = load_policies(path, as_json=as_json)
     facts = Policies(spec)
     origin: Origin
-    if log is not None:
-        origin = LogOrigin(facts, read_record(log, form))
+    has_figures = admin is not None or history is not None
+    figures = read_figures(admin, history or "", token) if has_figures else None
+    if log is None:
+        assert figures is not None
+        origin = FiguresOrigin(facts, figures, max_stale / 100)
     else:
-        origin = FiguresOrigin(facts, read_figures(admin, history or "", token))
+        caches = None if figures is None else CacheFigures(facts, figures, max_stale / 100)
+        origin = LogOrigin(facts, read_record(log, form), caches)
     try:
         result = values.recommend(sources, spec, origin, os.environ, range(1, seeds + 1))
     except CompileError as error:

@@ -293,6 +293,14 @@ TRANSFORM_SKIPPED: Final = metric(
 )
 CACHE_LOOKUPS: Final = metric("sidecar.cache.lookups", "{request}", "Look-ups in a cache, by result.")
 CACHE_FILLS: Final = metric("sidecar.cache.fills", "{request}", "Fetches of a cache from the upstream.")
+CACHE_REFRESHES: Final = metric(
+    "sidecar.cache.refreshes",
+    "{response}",
+    "Stored responses that were fetched anew, by whether they had changed and by what states their lifetime.",
+)
+CACHE_REFRESHED_AGE: Final = metric(
+    "sidecar.cache.refreshes.age", "s", "Age of these responses together, each in the moment of its refresh."
+)
 CACHE_WAITERS: Final = metric("sidecar.cache.waiters", "{request}", "Requests that wait for another request's fetch.")
 CACHE_BYTES: Final = metric("sidecar.cache.size", "By", "Bytes in a store.")
 CACHE_ENTRIES: Final = metric("sidecar.cache.entries", "{entry}", "Responses in a store.")

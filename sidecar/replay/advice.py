@@ -7,6 +7,7 @@
 - `circuit_breaker.failure_rate`: the noise of good times, as a binomial tail (rule R041 of lint).
 - `concurrency.max`: the most calls in flight, which Little's law explains.
 - `retry_budget.ratio`: the share of retries in the busiest window (SRE book ch. 21).
+- `cache.ttl`, `cache.stale_while_revalidate`: the rate at which answers change (`changes.py`).
 
 A value is suggested only if there is enough evidence, and if the one in force is far from it.
 """
@@ -19,6 +20,9 @@ from typing import Final, Literal, NamedTuple
 
 from sidecar.lint.arithmetic import binomial_tail, failures_that_trip, percent, seconds
 from sidecar.lint.facts import RouteFacts, UpstreamFacts
+from sidecar.replay.cached import LEAST as LEAST_REFRESHED
+from sidecar.replay.cached import CacheFigures
+from sidecar.replay.changes import ChangeRate, longest_lifetime, stale_share
 from sidecar.replay.evidence import LEAST, Evidence, Origin
 
 FALSE_TIMEOUTS: Final = 0.001
@@ -36,7 +40,9 @@ STEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 FALSE_OPENINGS: Final = 1 / (30 * 24 * 3600)
 """Accepted false openings of a breaker a second: one in thirty days."""
 SHORTEST: Final = 0.01
-"""Shortest timeout in seconds that is suggested."""
+"""Shortest time in seconds that is suggested."""
+MORE_HITS: Final = 0.01
+"""Least gain in requests that a cache answers, as a share, for which a longer lifetime is suggested."""
 
 
 class Advice(NamedTuple):
@@ -68,6 +74,8 @@ def advise(origin: Origin) -> list[Advice]:
         evidence = origin.of_route(route)
         if evidence is not None and "@" not in route.name:
             found += _of_route(route, evidence)
+        if origin.caches is not None and "@" not in route.name:
+            found += _lifetimes(route, origin.caches)
     for upstream in origin.policies.upstreams.values():
         evidence = origin.of_upstream(upstream)
         if evidence is not None:
@@ -129,6 +137,63 @@ def _whole(route: RouteFacts, attempt: float) -> Iterator[Advice]:
         yield Advice("routes", route.name, ("timeout", "request"), old, seconds(_rounded(needed)), why)
 
 
+def _lifetimes(route: RouteFacts, caches: CacheFigures) -> Iterator[Advice]:
+    """Yield the lifetimes of cached answers with the accepted share of stale ones."""
+    cache, changes = route.cache, caches.changes(route)
+    if cache is None or changes.count < LEAST_REFRESHED or (cache.ttl is None and cache.heuristic):
+        return
+    rate, most = changes.rate(), caches.max_stale
+    given = 0.0 if cache.ttl is None else cache.ttl + cache.stale_while_revalidate
+    if stale_share(rate.least, given) > most:
+        value = longest_lifetime(rate.least if isinf(rate.likely) else rate.likely, most)
+    else:
+        value = longest_lifetime(max(rate.most, 1 / changes.seconds), most)
+        if value < FAR * given:
+            return
+    now = caches.answered(route)
+    then = _answered(now, given, value)
+    if value < SHORTEST or (value > given and then - now < MORE_HITS):
+        return
+    words = f"{changes.changed} of {changes.count} answers had changed when they were fetched anew, {_once(rate)}"
+    assumed, bound = (rate.most, "at most ") if not rate.likely else (rate.likely, "about ")
+    if isinf(rate.likely):
+        assumed, bound = rate.least, "at least "
+    if given:
+        before, after = (percent(stale_share(assumed, lifetime)) for lifetime in (given, value))
+        words += f"; of the answers from the cache {bound}{before} are stale now, {after} with this"
+        words += f"; the cache answers {percent(now)} of the requests now, about {percent(then)} with this"
+    stale = cache.stale_while_revalidate / given if given else 0.5 if cache.stale_while_revalidate else 0.0
+    for key, old, new in (
+        ("ttl", cache.ttl, value * (1 - stale)),
+        ("stale_while_revalidate", cache.stale_while_revalidate, value * stale),
+    ):
+        if new:
+            yield Advice(
+                "routes", route.name, ("cache", key), "" if old is None else seconds(old), _floored(new), words
+            )
+
+
+def _answered(now: float, given: float, value: float) -> float:
+    """Return the share of requests that a cache answers with another lifetime (Che et al., 2002)."""
+    if not given or now >= 1:
+        return 1.0
+    asked = now / (1 - now) / given * value
+    return asked / (1 + asked)
+
+
+def _once(rate: ChangeRate) -> str:
+    """Return words for a rate of changes."""
+
+    def every(changes: float) -> str:
+        return seconds(float(f"{1 / changes:.2g}"))
+
+    if isinf(rate.likely):
+        return f"so each changes at least once in {every(rate.least)}"
+    if not rate.likely:
+        return f"so each changes once in {every(rate.most)} at most"
+    return f"so each changes once in {every(rate.likely)} ({every(rate.most)} to {every(rate.least)})"
+
+
 def _of_upstream(upstream: UpstreamFacts, evidence: Evidence) -> Iterator[Advice]:
     """Yield what is suggested for an upstream."""
     if evidence.calls < LEAST:
@@ -179,3 +244,13 @@ def _rounded(value: float) -> float:
         return value
     unit = 10.0 ** (floor(log10(value)) - 1)
     return float(f"{ceil(value / unit - 1e-9) * unit:.6g}")
+
+
+def _floored(value: float) -> str:
+    """Return a duration as a policy has it, rounded down to two digits or to whole minutes or hours."""
+    if value >= 7200:
+        return f"{floor(value / 3600)}h"
+    if value >= 600:
+        return f"{floor(value / 60)}m"
+    unit = 10.0 ** (floor(log10(value)) - 1)
+    return seconds(floor(value / unit + 1e-9) * unit)

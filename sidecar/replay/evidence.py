@@ -13,6 +13,7 @@ from statistics import median
 from typing import Final, NamedTuple, Protocol
 
 from sidecar.lint.facts import Policies, RouteFacts, UpstreamFacts
+from sidecar.replay.cached import CacheFigures
 from sidecar.replay.record import BAD_STATUS, Record, Try
 from sidecar.replay.tally import percentile
 
@@ -79,6 +80,10 @@ class Origin(Protocol):
     @property
     def record(self) -> Record | None:
         """Record that can be replayed; None without one."""
+
+    @property
+    def caches(self) -> CacheFigures | None:
+        """Figures of caches; None if the origin has none."""
 
     @property
     def requests(self) -> int:
@@ -159,9 +164,11 @@ class LogOrigin:
 
     name = "log"
 
-    def __init__(self, policies: Policies, record: Record) -> None:
+    def __init__(self, policies: Policies, record: Record, caches: CacheFigures | None = None) -> None:
+        """`caches` are figures of a sidecar beside the log, which does not say when answers change."""
         self.policies = policies
         self.record = record
+        self.caches = caches
         self.requests = len(record.requests)
         self.seconds = record.seconds
         routes: defaultdict[str, list[Try]] = defaultdict(list)
@@ -187,4 +194,9 @@ class LogOrigin:
         sentences = [f"routes with fewer than {LEAST} calls in the log: {', '.join(few)}"] if few else []
         if not self.record.has_attempts:
             sentences.append("the log has no attempts: times of requests stand for those of calls, retries included")
-        return [*sentences, "lifetimes of cached answers, because a log does not say when answers change"]
+        if self.caches is not None:
+            sentences += self.caches.unknown()
+        elif any(route.cache is not None for route in self.policies.routes):
+            words = "lifetimes of cached answers, because a log does not say when answers change"
+            sentences.append(f"{words}: figures of a sidecar beside it do (--admin or --history)")
+        return sentences

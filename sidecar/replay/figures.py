@@ -12,6 +12,7 @@ from math import ceil
 
 from sidecar.core.metrics import BOUNDS
 from sidecar.lint.facts import Policies, RouteFacts, UpstreamFacts
+from sidecar.replay.cached import MAX_STALE, CacheFigures
 from sidecar.replay.evidence import LEAST, Evidence, Window, good_times
 from sidecar.telemetry.metrics.history import PERIOD
 from sidecar.telemetry.metrics.period import Calls, HistoryDocument, Period
@@ -70,8 +71,9 @@ class FiguresOrigin:
     name = "figures"
     record = None
 
-    def __init__(self, policies: Policies, history: HistoryDocument) -> None:
+    def __init__(self, policies: Policies, history: HistoryDocument, max_stale: float = MAX_STALE) -> None:
         self.policies = policies
+        self.caches = CacheFigures(policies, history, max_stale)
         self._periods = history.periods
         self.requests = sum(
             sum(calls.good[1::2]) + calls.failed for period in self._periods for calls in period.routes.values()
@@ -112,9 +114,9 @@ class FiguresOrigin:
             )
         return [
             *sentences,
+            *self.caches.unknown(),
             "effects of the values: a replay needs the requests one by one, as a log has them (--log)",
             "what happened between two readings: windows are minutes, and permits are read every second",
-            "lifetimes of cached answers, because figures do not say when answers change",
         ]
 
     @staticmethod

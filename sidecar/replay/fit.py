@@ -17,6 +17,8 @@ Rules:
 6. Refused connections are drawn when a connection is made; all other outcomes with the request.
 7. Where the record shows that latency depends on the calls in flight (`load.py`), an answer is as much slower or faster
    as the calls in flight are more or fewer than those beside the recorded attempt.
+8. Where it shows that failures do, a recorded answer fails with the probability by which the share of failures grows
+   with the calls in flight, and a recorded failure becomes an answer of the same time if the share shrinks.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from collections import defaultdict
 from typing import Final, NamedTuple
 
 from sidecar.core.exchange import NEVER
-from sidecar.replay.load import LoadCurve, load_curve
-from sidecar.replay.record import Record, Try
+from sidecar.replay.load import FailureCurve, failure_curve, load_curve
+from sidecar.replay.record import BAD_STATUS, REFUSED, Record, Try
 
 WINDOW: Final = 1.0
 """Length of a window in seconds."""
@@ -38,8 +40,6 @@ REACH: Final = 10
 """Most windows to each side by which a window grows."""
 MOST_SETS: Final = 20_000
 """Most sets of attempts that are remembered."""
-REFUSED: Final = frozenset(("connect_failure", "connect_timeout"))
-"""Reasons of attempts that got no connection."""
 
 Key = tuple[str, str, bool]
 """Route, endpoint, and True for attempts after the first; an empty text stands for all."""
@@ -61,10 +61,12 @@ class Answer(NamedTuple):
 class Draws:
     """Attempts to draw from, in random order; each is drawn once before any again."""
 
-    __slots__ = ("left", "tries")
+    __slots__ = ("failing", "left", "tries")
 
     def __init__(self, tries: list[Try]) -> None:
         self.tries = tries
+        self.failing = sum(not _is_good(a) for a in tries) / len(tries) if tries else 0.0
+        """Share of the attempts that failed, from 0 to 1."""
         self.left: list[Try] = []
         """Attempts that were not drawn since the last shuffle, the next one last."""
 
@@ -97,8 +99,13 @@ class Fitted:
             key: sorted(a.seconds for a in tries if a.status) for key, (_, tries) in self._pools.items() if not key[2]
         }
         """Durations of answers in ascending order."""
-        self.curves = _curves(record)
+        by_endpoint = _by_endpoint(record)
+        curves = {url: load_curve(found) for url, found in by_endpoint.items()}
+        self.curves = {url: curve for url, curve in curves.items() if curve is not None}
         """Latency by calls in flight of the endpoints where it depends on them."""
+        failures = {url: failure_curve([a for _, a in found]) for url, found in by_endpoint.items()}
+        self.failures = {url: curve for url, curve in failures.items() if curve is not None}
+        """Failures by calls in flight of the endpoints where they depend on them."""
         self._sets: dict[tuple[str, str, bool, int], Draws] = {}
         self._refusals: dict[tuple[str, int], float] = {}
         self.endpoints = sorted({key[1] for key in self._pools if key[1]})
@@ -134,6 +141,9 @@ class Fitted:
         if is_new and a.reason in REFUSED:
             others = [each for each in found if each.reason not in REFUSED]
             a = rng.choice(others) if others else Try(endpoint, at, a.seconds, 503, in_flight=a.in_flight)
+        failures = self.failures.get(endpoint)
+        if failures is not None and not a.is_censored and a.reason not in REFUSED:
+            a = _under_load(a, draws, failures, in_flight, rng)
         if a.is_censored:
             answer = self._longer(found, (route, endpoint), a.seconds, rng)
         else:
@@ -195,12 +205,27 @@ class Fitted:
             wide = min(reach, max(1, wide * 2))
 
 
-def _curves(record: Record) -> dict[str, LoadCurve]:
-    """Return the curve of each endpoint whose latency depends on its calls in flight."""
+def _is_good(a: Try) -> bool:
+    return not a.reason and a.status < BAD_STATUS
+
+
+def _under_load(a: Try, draws: Draws, failures: FailureCurve, in_flight: int, rng: random.Random) -> Try:
+    """Return an attempt, or another one if it fails or succeeds because more or fewer calls are in flight now."""
+    if _is_good(a):
+        chance = failures.breaks(a.in_flight, in_flight)
+        return rng.choice(failures.failed) if chance and rng.random() < chance else a
+    chance = failures.spares(a.in_flight, in_flight, draws.failing)
+    if chance and rng.random() < chance:
+        good = [each for each in draws.tries if _is_good(each)]
+        return rng.choice(good) if good else a
+    return a
+
+
+def _by_endpoint(record: Record) -> dict[str, list[tuple[str, Try]]]:
+    """Return the attempts at each endpoint with their routes."""
     tries: defaultdict[str, list[tuple[str, Try]]] = defaultdict(list)
     for request, found in zip(record.requests, record.tries, strict=True):
         for a in found:
             if a.endpoint:
                 tries[a.endpoint].append((request.route, a))
-    curves = {endpoint: load_curve(found) for endpoint, found in tries.items()}
-    return {endpoint: curve for endpoint, curve in curves.items() if curve is not None}
+    return tries

@@ -5,11 +5,11 @@ from __future__ import annotations
 from sidecar.replay.record import Record
 
 
-def limits(record: Record, beyond: int, loaded: int = 0) -> list[str]:
+def limits(record: Record, beyond: int, slower: int = 0, failing: int = 0) -> list[str]:
     """Return the sentences.
 
-    `beyond` is the number of draws for which the log has no duration, and `loaded` that of endpoints whose latency
-    depends on their calls in flight.
+    `beyond` is the number of draws for which the log has no duration, `slower` and `failing` are those of endpoints
+    whose latency and whose failures depend on their calls in flight.
     """
     requests, tries = record.requests, record.tries
     found = []
@@ -44,13 +44,23 @@ def limits(record: Record, beyond: int, loaded: int = 0) -> list[str]:
         *found,
         "bodies, queries and header fields are not in a log: keys of caches lack the query, so hit ratios are upper "
         "bounds; answers have no Cache-Control, so only a `ttl` of the policy makes them cacheable",
-        f"load changes the latency of {_count(loaded, 'endpoint', 'endpoints')}, as the log shows, but never whether a "
-        "call fails"
-        if loaded
-        else "the log shows no latency that depends on load: relief and overload by a new policy are not predicted",
+        _load(slower, failing),
         "clients do not react: they neither retry more nor less, and do not leave earlier",
         "authentication, authorisation, CORS, mirroring and health checks are left out",
     ]
+
+
+def _load(slower: int, failing: int) -> str:
+    """Return the sentence about load."""
+    if not slower and not failing:
+        return (
+            "the log shows no latency and no failures that depend on load: relief and overload by a new policy are not "
+            "predicted"
+        )
+    latency = f"the latency of {_count(slower, 'endpoint', 'endpoints')}" if slower else "no latency"
+    failures = f"failures of {_count(failing, 'endpoint', 'endpoints')}" if failing else "no failures"
+    words = "beyond the most calls in flight of the log the same slope is assumed"
+    return f"load changes {latency} and {failures}, as the log shows; {words}"
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -15,7 +15,8 @@ from typing import Final, Protocol, cast
 from sidecar.core.env import Env
 from sidecar.core.exchange import NEVER
 from sidecar.core.outcome import CONNECT_FAILURE, CONNECT_TIMEOUT
-from sidecar.replay.fit import REFUSED, Answer
+from sidecar.replay.fit import Answer
+from sidecar.replay.record import REFUSED
 from sidecar.simulation.transport import Address
 
 NUMBER: Final = b"x-replay-number"

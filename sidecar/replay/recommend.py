@@ -25,7 +25,7 @@ from sidecar.replay.run import mean
 from sidecar.replay.tally import Numbers
 from sidecar.replay.world import run_world
 
-SHOWN: Final = ("goodput", "p99", "attempts a request")
+SHOWN: Final = ("goodput", "p99", "attempts a request", "cache hit ratio")
 """Rows of the replay that tell an effect."""
 BOM: Final = b"\xef\xbb\xbf"
 
@@ -96,7 +96,10 @@ def recommend(
         node = _owner(spec, advice).nearest(*advice.path)
         found.append(Suggestion(advice, node.place, effect, by_hand))
     after = _replayed(final, record, seeds) if found else before
-    told = origin.unknown() + ([] if record is None else limits(record, 0, len(Fitted(record).curves)))
+    told = origin.unknown()
+    if record is not None:
+        fitted = Fitted(record)
+        told += limits(record, 0, len(fitted.curves), len(fitted.failures))
     return Recommended(origin, found, before, after, list(sources), changed, told)
 
 

@@ -27,6 +27,8 @@ BAD_STATUS: Final = 500
 """Lowest status of an answer that counts as an error."""
 CENSORED: Final = frozenset(("timeout", "client_closed", "slow_reader", "client_timeout"))
 """Reasons of attempts that ended before the upstream did: their duration is a lower bound."""
+REFUSED: Final = frozenset(("connect_failure", "connect_timeout"))
+"""Reasons of attempts that got no connection."""
 
 
 class Try(NamedTuple):

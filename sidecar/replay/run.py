@@ -89,14 +89,15 @@ def mean(runs: Sequence[Numbers]) -> Numbers:
 
 def replay(old: PolicySpec, new: PolicySpec, record: Record, seeds: Sequence[int]) -> Replayed:
     """Return the result of replaying a record.  Raises `CompileError`, and `Unmatched` for policies without a route."""
-    beyond = loaded = 0
+    beyond = slower = failing = 0
     runs: tuple[list[Numbers], list[Numbers]] = ([], [])
     for spec, found in zip((old, new), runs, strict=True):
         for seed in seeds:
             fitted = Fitted(record)
             found.append(run_world(spec, record.requests, fitted, seed, fitted.endpoints))
-            beyond, loaded = max(beyond, fitted.drawn_beyond), len(fitted.curves)
-    return Replayed(record, recorded_numbers(record), *runs, list(seeds), limits(record, beyond, loaded))
+            beyond = max(beyond, fitted.drawn_beyond)
+            slower, failing = len(fitted.curves), len(fitted.failures)
+    return Replayed(record, recorded_numbers(record), *runs, list(seeds), limits(record, beyond, slower, failing))
 
 
 def recorded_numbers(record: Record) -> Numbers:

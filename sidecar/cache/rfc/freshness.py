@@ -125,6 +125,12 @@ def is_explicit(facts: Facts) -> bool:
     return facts.control.s_maxage is not None or facts.control.max_age is not None or facts.expires is not None
 
 
+def states_lifetime(facts: Facts) -> bool:
+    """True if the answer itself decides how long it is fresh, so that `ttl` of the policy has no effect."""
+    control = facts.control
+    return is_explicit(facts) or control.no_cache or (facts.pragma and control is NOTHING)
+
+
 def allows_sharing(facts: Facts) -> bool:
     """True if the answer itself allows shared caches to use it: for a time, for everybody, or after validation."""
     control = facts.control

@@ -31,7 +31,7 @@ class CacheObserver:
         self._selects = selects
         self._rule = key_rule(spec, ctx)
         self._handle = store.register(self._rule)
-        self._fetcher = Fetcher(store, self._rule, limits(spec, self._rule.per_caller), env)
+        self._fetcher = Fetcher(store, self._rule, limits(spec, self._rule.per_caller), env, ctx.route)
         self._honours = spec.request_directives == "honor"
         self._results = store.results[ctx.route] = {
             result: env.meter.counter(metrics.CACHE_LOOKUPS, route=ctx.route, result=result, mode="observe")

@@ -110,7 +110,7 @@ class CacheStage:
         self._selects = selects
         self._rule = key_rule(spec, ctx)
         self._handle = store.register(self._rule)
-        self._fetcher = Fetcher(store, self._rule, limits(spec, self._rule.per_caller), env)
+        self._fetcher = Fetcher(store, self._rule, limits(spec, self._rule.per_caller), env, ctx.route)
         self._coalesce = spec.coalesce
         self._honours = spec.request_directives == "honor"
         self._now = env.now

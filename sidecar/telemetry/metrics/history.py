@@ -66,7 +66,7 @@ class History:
         number = 0
         for name in (
             metrics.REQUEST_DURATION, metrics.ATTEMPT_DURATION, metrics.RETRIES, metrics.HEDGES, metrics.CACHE_LOOKUPS,
-            metrics.BREAKER_TRANSITIONS,
+            metrics.BREAKER_TRANSITIONS, metrics.CACHE_REFRESHES, metrics.CACHE_REFRESHED_AGE,
         ):  # fmt: skip
             for pairs, instrument in list(self._registry.instruments(name)):
                 number += 1
@@ -97,6 +97,9 @@ class History:
                     if name == metrics.CACHE_LOOKUPS:
                         lookups, result = sums.setdefault("lookups", {}), labels["result"]
                         lookups[result] = lookups.get(result, 0) + added
+                    elif name in (metrics.CACHE_REFRESHES, metrics.CACHE_REFRESHED_AGE):
+                        refreshed = sums.setdefault("refreshes", {}).setdefault(labels["lifetime"], {})
+                        refreshed.setdefault(labels["result"], [0, 0])[name == metrics.CACHE_REFRESHED_AGE] += added
                     elif name == metrics.RETRIES or labels.get("result") in ("won", "lost"):
                         sums["again"] = sums.get("again", 0) + added
         found = {

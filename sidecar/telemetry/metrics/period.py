@@ -19,6 +19,15 @@ Whole = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+class Refreshed(Model):
+    """Stored answers of a route that were fetched anew in one period."""
+
+    changed: tuple[Whole, Whole] = (0, 0)
+    """Number of those that had changed, and their age together in seconds."""
+    unchanged: tuple[Whole, Whole] = (0, 0)
+    """Number of those that had not, and their age together in seconds."""
+
+
 class Calls(Model):
     """Requests of a route or attempts at an upstream in one period.  What clients or policies caused is in no count."""
 
@@ -32,6 +41,8 @@ class Calls(Model):
     """Attempts after the first, of a route alone."""
     lookups: dict[str, Whole] = Field(default_factory=dict)
     """Look-ups in the cache by result, of a route alone."""
+    refreshes: dict[str, Refreshed] = Field(default_factory=dict)
+    """Stored answers that were fetched anew by what states their lifetime, `policy` or `answer`, of a route alone."""
 
     @field_validator("good")
     @classmethod

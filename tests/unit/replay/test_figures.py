@@ -206,8 +206,9 @@ async def test_the_command_reads_a_history(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "exactly one of --log, --admin and --history"),
-        (("--log", "x", "--history", "y"), "exactly one of --log, --admin and --history"),
+        ((), "say where the evidence comes from: --log, --admin or --history"),
+        (("--admin", "x", "--history", "y"), "cannot stand beside --admin"),
+        (("--log", "none", "--history", "none"), "none: No such file"),
         (("--history", "none", "--format", "nginx"), "is that of a log; add --log"),
         (("--history", "none"), "none: No such file"),
         (("--history", "p.yaml"), "p.yaml: is no history of this version: Invalid JSON"),

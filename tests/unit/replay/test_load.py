@@ -1,4 +1,4 @@
-"""Tests of latency by load: shown by a record only if it is there, and what it does for the prediction."""
+"""Tests of latency and failures by load: shown by a record only if they are there, and how they help a prediction."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 
 from sidecar.replay.fit import Fitted
 from sidecar.replay.limits import limits
-from sidecar.replay.load import LoadCurve, load_curve
+from sidecar.replay.load import FailureCurve, LoadCurve, failure_curve, load_curve
 from sidecar.replay.record import Try
 from sidecar.replay.run import recorded_numbers
 from sidecar.replay.world import run_world
-from tests.unit.replay.truth import Truth, policies, recorded, traffic
+from tests.support.cases import each
+from tests.unit.replay.truth import A, Truth, policies, recorded, traffic
 
 
 def tries(slope: float = 0.0, slow_from: float = 1e9, seconds: int = 60) -> list[tuple[str, Try]]:
@@ -97,7 +98,76 @@ def test_relief_is_predicted(name: str) -> None:
     assert abs(predicted.p99 - outcome.p99) < abs(without.p99 - outcome.p99) / 2, "the curve halves the error"
 
 
+# ----- failures
+
+ONCE = "timeout: {request: 3s}"
+RETRIED = "timeout: {request: 3s}, retry: {max_attempts: 3}"
+FLAPPING = [(A, second, second + 0.5) for second in range(200)]
+RECORDS = {
+    "calls beside more than one other are shed": (Truth(sheds=0.2, free=1), ONCE, 4000, True),
+    "failures at random, and retries": (Truth(errors=0.3), RETRIED, 2000, False),
+    "failures at random, and latency by load": (Truth(errors=0.2, load=0.3, free=1), ONCE, 2000, False),
+    "an endpoint that fails every other half of a second": (Truth(down=FLAPPING), ONCE, 3000, False),
+    "an outage, and timeouts": (
+        Truth(down=[(A, 10.0, 20.0)], slow=0.1), "timeout: {request: 3s, attempt: 300ms}", 1500, False
+    ),
+}  # fmt: skip
+
+
+@each(RECORDS)
+def test_failures_depend_on_load_only_where_they_do(name: str) -> None:
+    truth, route, count, expected = RECORDS[name]
+    assert bool(Fitted(recorded(policies(route), truth, traffic(count, 60.0))).failures) == expected
+
+
+def test_a_curve_of_failures_rises_with_the_calls_in_flight() -> None:
+    record = recorded(policies(ONCE), Truth(sheds=0.2, free=1), traffic(6000, 60.0))
+    curve = failure_curve([a for found in record.tries for a in found if a.endpoint == A])
+    assert curve is not None
+    assert curve.breaks(1, 1) == curve.spares(1, 1, 0.1) == 0.0
+    assert curve.breaks(0, 3) == pytest.approx(0.4, abs=0.1)
+    assert curve.spares(3, 0, 0.0) > 0.9
+    assert curve.breaks(0, 1000) == 1.0, "beyond the record it goes on with its slope, up to all"
+
+
+def test_relief_ends_no_outage() -> None:
+    curve = FailureCurve([(0.0, 0.02), (4.0, 0.1)], [])
+    assert curve.spares(4, 0, 0.1) == pytest.approx(0.8)
+    assert curve.spares(4, 0, 1.0) == pytest.approx(0.08), "of ten failures in an outage one is due to load"
+
+
+RELIEF = {
+    "a rate limit": (Truth(sheds=0.2, free=1), f"{ONCE}, rate_limit: [{{name: all, rate: 25/s, burst: 20}}]"),
+    "a concurrency limit": (
+        Truth(sheds=0.2, free=1), f"{ONCE}, concurrency: {{max: 4, queue: 100, queue_timeout: 2s}}",
+    ),
+    "hedges": (Truth(sheds=0.2, free=1, slow=0.05), f"{ONCE}, hedge: {{after: 60ms}}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELIEF)
+def test_failures_under_another_load_are_predicted(name: str) -> None:
+    truth, after = RELIEF[name]
+    requests = traffic(4000, 60.0)
+    record = recorded(policies(ONCE), truth, requests)
+    outcome = run_world(policies(after), requests, truth, 21)
+    fitted = Fitted(record)
+    predicted = run_world(policies(after), record.requests, fitted, 1, fitted.endpoints)
+    assert predicted.goodput == pytest.approx(outcome.goodput, abs=0.03)
+    assert predicted.p99 == pytest.approx(outcome.p99, rel=0.2)
+    fitted = Fitted(record)
+    fitted.failures.clear()
+    without = run_world(policies(after), record.requests, fitted, 1, fitted.endpoints)
+    error, error_without = (abs(each.goodput - outcome.goodput) for each in (predicted, without))
+    assert error < error_without / 2, "the curve halves the error"
+
+
 def test_a_record_without_dependence_says_so() -> None:
     record = recorded(policies("timeout: {request: 3s}"), Truth(), traffic(50, 80.0))
-    assert any("shows no latency that depends on load" in each for each in limits(record, 0))
-    assert any("load changes the latency of 2 endpoints" in each for each in limits(record, 0, 2))
+
+    def told(*numbers: int) -> str:
+        return " ".join(limits(record, 0, *numbers))
+
+    assert "shows no latency and no failures that depend on load" in told()
+    assert "load changes the latency of 2 endpoints and no failures" in told(2)
+    assert "load changes no latency and failures of 1 endpoint," in told(0, 1)

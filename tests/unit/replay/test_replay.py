@@ -166,7 +166,7 @@ def test_the_command_prints_both_sides_and_what_the_log_cannot_tell(log: Path) -
     assert result.exit_code == 0, result.output
     assert "the new policies are better" in result.output
     assert "access.jsonl:201: is not JSON" in result.output
-    assert "the log shows no latency that depends on load" in result.output
+    assert "the log shows no latency and no failures that depend on load" in result.output
     page = (log / "page.html").read_text()
     assert "<h1>the new policies are better</h1>" in page
     assert "http://" not in page

@@ -48,6 +48,7 @@ class Truth:
     - `down`: endpoints and times at which every answer is a 503 after a quarter of a second.
     - `hangs`: share of requests that are never answered.
     - `load`: how much slower an answer is for each other call in flight beyond `free` ones, as a share.
+    - `sheds`: share of calls that fail at once for each other call in flight beyond `free` ones.
     - `refusing`: endpoints and times at which connections are refused.
     """
 
@@ -61,6 +62,7 @@ class Truth:
         refusing: Sequence[tuple[str, float, float]] = (),
         hangs: float = 0.0,
         load: float = 0.0,
+        sheds: float = 0.0,
         free: int = 2,
     ) -> None:
         self.errors = errors
@@ -70,6 +72,7 @@ class Truth:
         self.refusing = refusing
         self.hangs = hangs
         self.load = load
+        self.sheds = sheds
         self.free = free
 
     def refuses(self, endpoint: str, at: float, rng: random.Random) -> str:
@@ -82,6 +85,8 @@ class Truth:
             return Answer(0.0, 0, "connect_failure")
         if _is_within(self.down, endpoint, at):
             return Answer(0.25, 503)
+        if self.sheds and rng.random() < self.sheds * max(0, in_flight - self.free):
+            return Answer(0.005, 503)
         if rng.random() < self.hangs:
             return Answer(NEVER, 0)
         seconds = rng.lognormvariate(-3.2, 0.5)

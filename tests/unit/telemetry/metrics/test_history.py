@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.cache.refreshes import Refreshes
 from sidecar.core import metrics
 from sidecar.core.metrics import bucket_index
 from sidecar.telemetry.metrics import history as subject
@@ -84,6 +85,19 @@ async def test_repetitions_look_ups_and_openings() -> None:
     period = await world.end()
     assert period["routes"] == {"order": {"again": 5, "lookups": {"hit": 9}}}
     assert period["opened"] == {"upstream:app": 1}
+
+
+async def test_refreshed_answers() -> None:
+    world = World()
+    refreshes = Refreshes(world.registry, "order")
+    for age in (60.5, 90.5):
+        refreshes.count(age, is_changed=True, is_stated=False)
+    refreshes.count(30.0, is_changed=False, is_stated=True)
+    expected = {"policy": {"changed": [2, 151]}, "answer": {"unchanged": [1, 30]}}
+    assert (await world.end())["routes"] == {"order": {"refreshes": expected}}
+    assert "routes" not in await world.end()
+    found = read_history(world.history.document()).periods[0].routes["order"].refreshes
+    assert (found["policy"].changed, found["answer"].unchanged) == ((2, 151), (1, 30))
 
 
 async def test_permits_and_tokens_are_extremes_of_the_readings() -> None:
