@@ -90,7 +90,7 @@ class KnownLines:
         self._kept: dict[bytes, tuple[bytes | None, bytes, object]] = {}
         """Lines up to the value of X-Request-Id, with those in their place and their entry, by octets of theirs."""
         self._last = NOTHING
-        """Those of `_kept` that were found last: callers often ask again before another one does."""
+        """Lines that were found last: callers often ask again before another one does."""
         self._latest: dict[bytes, bytes] = {}
         """Octets of lines that are kept, by the `token_tail` of their token."""
 
