@@ -32,10 +32,9 @@ __attribute__((cold)) PyAPI_FUNC(void) PyErr_SetString(PyObject *, const char *)
 __attribute__((cold)) PyAPI_FUNC(void) PyErr_SetNone(PyObject *);
 """
 """Header with functions that only error paths of mypyc's code call.  Compilers then move these paths out of the way."""
-FLAGS = ["-fvisibility=hidden", "-fno-plt", "-Wno-error", "-g0"]
+FLAGS = ["-fvisibility=hidden", "-fno-plt", "-Wno-error"]
 """Options of gcc and clang.  Calls become direct, within an extension and from it to the interpreter.  Which warnings
-inlined code gives differs between compilers, so none is an error.  Debugging information would double the time that
-compiling takes."""
+inlined code gives differs between compilers, so none is an error."""
 SETUP = """
 from Cython.Build import cythonize
 from mypyc.build import mypycify
