@@ -10,6 +10,7 @@ What is told apart:
   length to the same route, under another scheme, so that they are refused without a look at any token: the flood's
   ratio to it is what judging tokens costs others.
 - The flood has a lower priority than the other client, and both have the upstream's core.
+- All processes have real-time priorities where that is allowed (as root), so that nothing else on the machine disturbs.
 - A latency begins at the instant of sending, and at that at which the request was due if it waited for a connection.
   The other client's timers are precise, and by how much its requests left late is printed.
 - Where Envoy is installed, its `jwt_authn` gets the same turns; its figures are told and not judged.
@@ -66,6 +67,10 @@ READY: Final = "ready"
 """Line that a client prints once it begins."""
 NICE: Final = 10
 """Priority of flood and control below that of the other client."""
+REAL_TIME: Final = 10
+"""Real-time priority (`sched(7)`) of all processes but flood and control."""
+LOW: Final = 5
+"""Real-time priority of flood and control."""
 SIGNATURE: Final = 256
 """Bytes of a signature of RS256."""
 PATIENCE: Final = 5.0
@@ -203,7 +208,10 @@ def be_client(kind: str, port: str, rate: str, seconds: str) -> None:
         requests = [f"GET {OPEN} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()] * total
         addresses = ["127.0.0.1"] * CONNECTIONS
     else:
-        os.nice(NICE)
+        if os.sched_getscheduler(0) == os.SCHED_FIFO:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(LOW))
+        else:
+            os.nice(NICE)
         requests = (forged if kind == FLOOD else unread)(total)
         addresses = [f"127.0.1.{number + 1}" for number in range(ADDRESSES)]
     with asyncio.Runner(loop_factory=precise_loop if kind == HONEST else uvloop.new_event_loop) as runner:
@@ -297,6 +305,8 @@ def watch(name: str, port: int, pid: int, options: argparse.Namespace) -> Seen:
 
 def measure(options: argparse.Namespace) -> int:
     """Run the turns with each proxy, print what is seen, and return the exit code."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REAL_TIME))  # children inherit it
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-flood-")))
         port = machine.free_port()
