@@ -4,12 +4,14 @@ All workers of a sidecar run on one core, and the load on another.  So what is c
 cores there are.  CPU is that of the supervisor and of all workers.
 
 Several processes on one core take its caches from each other.  As many independent sidecars, each with a load of its
-own, show what that costs; the rest is what workers add.
+own, show what that costs; the rest is what workers add.  Envoy and nginx stand beside them with as many workers, where
+they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from bench import load, machine, upstream
+from bench.peers import PEERS, Place
 from bench.reload import policies
 from bench.scenarios import wait_until_up
 from bench.subject import Subject
@@ -33,6 +36,8 @@ MANY: Final = 32
 """Connections for each worker, in which CPU is measured: a worker with fewer does less in one turn of its loop."""
 ROOMY: Final = 900
 """Version of the policies, whose limit of concurrency has room for all connections."""
+BESIDE: Final = ("envoy", "nginx")
+"""Peers with workers."""
 SETTLED: Final = 0.5
 """Seconds after the start in which workers may still do what is done once."""
 
@@ -47,11 +52,56 @@ def used(pid: int) -> list[float]:
     return [machine.cpu_seconds(each) for each in (pid, *children(pid))]
 
 
-def measure(subject: Subject, connections: int, seconds: float) -> tuple[float, float]:
-    """Return microseconds of CPU a request, and the CPU of the busiest worker as a multiple of the mean."""
+class Running(Protocol):
+    """Proxy under load, with all its workers."""
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
+
+
+class Beside(NamedTuple):
+    """Running peer."""
+
+    port: int
+    pid: int
+
+
+def start_peers(stack: ExitStack, directory: Path, upstream_port: int) -> dict[tuple[str, int], Beside]:
+    """Start the peers that are installed with each number of workers; return them by name and number."""
+    found = {}
+    for name, number in itertools.product(BESIDE, NUMBERS):
+        peer = next(each for each in PEERS if each.name == name)
+        if (program := peer.find()) is None:
+            continue
+        place = Place(machine.free_port(), machine.free_port(), upstream_port, directory / f"{name}-{number}")
+        place.directory.mkdir()
+        argv = list(peer.argv(program, place))
+        if name == "envoy":
+            argv[argv.index("--concurrency") + 1] = str(number)
+        else:
+            config = place.directory / "nginx.conf"
+            text = config.read_text().replace("worker_processes 1;", f"worker_processes {number};")
+            config.write_text(text.replace("master_process off;", "master_process on;"))
+        process = machine.spawn(argv, machine.cores()[0], place.directory / "output")
+        stack.callback(machine.end, process)
+        if not wait_until_up(place.port, TARGET):
+            raise SystemExit(f"{name} does not answer")
+        found[name, number] = Beside(place.port, process.pid)
+    return found
+
+
+def measure(subject: Running, connections: int, seconds: float, *, may_fail: bool = False) -> tuple[float, float]:
+    """Return microseconds of CPU a request, and the CPU of the busiest worker as a multiple of the mean.
+
+    `may_fail`: True for a peer whose limits have no room for all connections.
+    """
     before = used(subject.pid)
     found = load.wrk(f"http://127.0.0.1:{subject.port}{TARGET}", connections, seconds, machine.cores()[1])
     spent = [after - was for was, after in zip(before, used(subject.pid), strict=True)]
+    if may_fail:
+        return sum(spent) / found.requests * 1e6, 0.0
     if found.errors:
         raise SystemExit(f"{found.errors} requests failed")
     workers = spent[1:] or spent
@@ -92,6 +142,7 @@ def main() -> None:
         subjects = {number: start(f"{number} workers", number) for number in NUMBERS}
         others = [start(f"other {number}", 1) for number in range(max(NUMBERS) - 1)]
         independent = {number: [subjects[1], *others[: number - 1]] for number in NUMBERS[1:]}
+        peers = start_peers(stack, directory, port)
         time.sleep(SETTLED)
         rounds = [
             {number: measure(each, MANY * number, options.seconds)[0] for number, each in subjects.items()}
@@ -106,6 +157,15 @@ def main() -> None:
                 ratio = median(each[number] / each[-number] for each in rounds)
                 told += f", {ratio:.2f}x of {number} independent sidecars"
             print(told)
+        theirs = [
+            {each: measure(peer, MANY * each[1], options.seconds, may_fail=True)[0] for each, peer in peers.items()}
+            for _ in range(1 + options.rounds)
+        ][1:]
+        for name, number in peers:
+            ratio = median(each[name, number] / each[name, NUMBERS[0]] for each in theirs)
+            print(
+                f"{name}, {number} workers: {median(each[name, number] for each in theirs):.1f} us, {ratio:.2f}x of one"
+            )
         for connections in FEW:
             busiest = [
                 median(measure(subjects[number], connections, options.seconds)[1] for _ in range(options.rounds))
