@@ -3,8 +3,9 @@
 Rules:
 
 1. The identities are asked in order, and the first that accepts the credentials names the caller.
-2. Without credentials the answer is 401 without an error code; wrong ones get `invalid_token`, ambiguous ones 400 with
-   `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).
+2. Without credentials the answer is 401 without an error code; a wrong token gets `invalid_token`, and ambiguous ones
+   400 with `invalid_request`; without a bearer token there is no such word (RFC 6750 3.1).  Every 401 names all schemes
+   in WWW-Authenticate (RFC 9110 11.6.1).
 3. If an identity cannot tell by the deadline of the request and no other accepts, the answer is 503 with Retry-After.
 4. A client learns no more than these words.  The reason is in the access log and in the span.
 5. A token that was verified before is judged at the instant at which the head of its request was complete.
@@ -34,6 +35,7 @@ from sidecar.identity.credentials import (
     NAMES,
     REQUEST_ID,
     USUAL,
+    bearer_token,
     known_lines,
     token_tail,
 )
@@ -284,11 +286,14 @@ class Authenticator:
             return failed(UNVERIFIABLE, refusal, verdict.cause)
         if verdict is None:
             return self._challenge(failed(UNAUTHENTICATED, Refusal("authenticate", self._where, ABSENT)), b"", b"")
+        has_token = bearer_token(lines, lower) is not None  # otherwise another credential is wrong
         if verdict.is_ambiguous:
             refusal = Refusal("authenticate", self._where, AMBIGUOUS)
-            return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), b"invalid_request", b"")
+            error = b"invalid_request" if has_token else b""
+            return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), error, b"")
         refusal = Refusal("authenticate", self._where, INVALID)
-        return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), b"invalid_token", verdict.challenge)
+        error = b"invalid_token" if has_token else b""
+        return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), error, verdict.challenge)
 
     def _challenge(self, outcome: Outcome, error: bytes, other: bytes) -> Outcome:
         """Add WWW-Authenticate to a refusal; `other` is the challenge of an external server, empty without one."""

@@ -96,6 +96,14 @@ def test_ambiguous_credentials_are_a_bad_request() -> None:
     assert (outcome.status, challenges(outcome)) == (400, [b'Bearer realm="", error="invalid_request"'])
 
 
+def test_a_wrong_key_is_no_invalid_token() -> None:
+    for verdict, status in ((Rejection("unknown"), 401), (Rejection("two", is_ambiguous=True), 400)):
+        both = stage(Listed("corporate", None), Listed("partners", verdict, b"ApiKey", b"x-api-key"))
+        outcome, _ = admit(both, {"x-api-key": "x"})
+        assert outcome is not None
+        assert (outcome.status, challenges(outcome)) == (status, [b'Bearer realm=""', b'ApiKey realm=""'])
+
+
 def test_what_cannot_be_decided_is_unavailable_and_not_unauthenticated() -> None:
     undecided = Listed("corporate", Unavailable("the issuer is away", 7.0))
     outcome, _ = admit(stage(undecided, Listed("other", Rejection("wrong"))), BEARER)
