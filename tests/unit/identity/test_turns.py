@@ -18,7 +18,7 @@ from sidecar.identity.jwt import JwtIdentity
 from sidecar.identity.keys import SMALL_PRIMES, encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.identity.verification import AT_ONCE, IN_THREAD, VerificationSpec
-from tests.support.clock import FakeEnv, make_env
+from tests.support.clock import WALL, FakeEnv, make_env
 from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import exchange
@@ -197,3 +197,26 @@ async def test_tokens_that_have_waited_for_keys_take_turns_too() -> None:
         await asyncio.sleep(0)
     assert max(after - before for before, after in pairwise([*accepted, len(tasks)])) <= AT_ONCE
     assert all(isinstance(each.result(), Caller) for each in tasks)
+
+
+async def test_a_token_that_ends_while_it_waits_or_whose_key_leaves_is_judged_anew() -> None:
+    env = make_env()
+    found = identity(jwk(key("EC")), env=env, at_once=AT_ONCE)
+    for number in range(AT_ONCE):
+        assert isinstance(begin(found, fresh(number)), Caller)
+    short, long = sign(key("EC"), {"exp": WALL + 10}), sign(key("EC"), {"exp": WALL + 1000})
+    waiting = [begin(found, each) for each in (short, long)]
+    await settle()
+    env.advance(100.0)  # the turn comes at once, and its token takes it late
+    verdicts = [await each for each in waiting[:AT_ONCE]]
+    assert isinstance(verdicts[0], Rejection)
+    assert "expired" in verdicts[0].cause
+    assert isinstance(await waiting[1], Caller)
+    for number in range(100, 100 + AT_ONCE + 1):
+        last = begin(found, fresh(number))
+    await settle()
+    found.source.keys = found.source.keys.replaced_by(())
+    env.advance(0.0)
+    refused = await last
+    assert isinstance(refused, Rejection)
+    assert "no key" in refused.cause
