@@ -240,9 +240,7 @@ class Authenticator:
         finally:
             timer.cancel()
         if ended is None:
-            name = self._identities[index].name
-            self._env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="unavailable").value += 1
-            return Unavailable(f"{name} has not told by the deadline of the request")
+            return Unavailable(f"{self._identities[index].name} has not told by the deadline of the request")
         if ended.error is not None:
             raise ended.error
         verdict: Verdict | None = ended.value
