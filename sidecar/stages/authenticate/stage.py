@@ -51,6 +51,8 @@ UNDECIDED: Final = "The credentials cannot be verified at present."
 BEARER: Final = b"Bearer"
 LONGEST_WAIT: Final = 3600.0
 """Most seconds for which a request without a deadline waits for an identity; each has a shorter timeout of its own."""
+MOST_LATE: Final = 1024
+"""Most identities of a route that go on although the deadline of their request has passed."""
 IN_LINE: Final = 16
 """Bytes of the line X-Request-Id besides its value."""
 
@@ -60,7 +62,7 @@ class Authenticator:
 
     __slots__ = (
         "_caches", "_challenges", "_env", "_find", "_first", "_forwarding", "_found", "_has_ranks", "_identities",
-        "_keep", "_now", "_observed", "_optional", "_ranks", "_where",
+        "_keep", "_late", "_now", "_observed", "_optional", "_ranks", "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -80,6 +82,8 @@ class Authenticator:
         self._optional = spec.optional
         self._where = ctx.where
         self._env = ctx.env
+        self._late = 0
+        """Identities that go on although the deadline of their request has passed."""
         self._now: Callable[[], float] = ctx.env.now
         self._ranks: Mapping[str, str] = ctx.resources("criticality", ctx.route)
         """Criticality of callers by their ID."""
@@ -224,7 +228,7 @@ class Authenticator:
     async def _told(self, x: Exchange, index: int, wait: Wait) -> Verdict | None:
         """Return the verdict of the identity at `index`; at the deadline of the request, that it cannot tell.
 
-        It goes on after that, because its verdict may be cached for the next request.
+        It goes on after that, because its verdict may be cached for the next request, unless `MOST_LATE` do.
         """
         awaited = wait.awaited
         assert not isinstance(awaited, Promise)  # an identity waits in a coroutine
@@ -240,6 +244,9 @@ class Authenticator:
         finally:
             timer.cancel()
         if ended is None:
+            self._late += 1
+            if self._late > MOST_LATE:
+                run.cancel()
             return Unavailable(f"{self._identities[index].name} has not told by the deadline of the request")
         if ended.error is not None:
             raise ended.error
@@ -247,9 +254,11 @@ class Authenticator:
         return verdict
 
     def _end(self, told: Promise[Run[Any] | None], run: Run[Any]) -> None:
-        """Tell that an identity has come to an end; a bug is logged if nobody waits for that any more."""
-        if told.done() and isinstance(run.error, Exception):
-            self._env.emit(events.BUG, where=f"{self._where}: authenticate", error=run.error)
+        """Tell that an identity has come to an end; if the request does not wait any more, only a bug is told."""
+        if told.done() and not told.cancelled():
+            self._late -= 1
+            if isinstance(run.error, Exception):
+                self._env.emit(events.BUG, where=f"{self._where}: authenticate", error=run.error)
         told.resolve(run)
 
     def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:

@@ -13,6 +13,7 @@ from sidecar.engine.pipeline import Pipeline
 from sidecar.http2.hpack import UNINDEXED
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.stages import BY_NAME
+from sidecar.stages.authenticate.stage import MOST_LATE
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import ScriptedService, context, exchange
@@ -297,6 +298,13 @@ async def test_no_request_waits_for_a_verdict_beyond_its_deadline() -> None:
     await env.sleep(9.0)
     assert str(env.emitted("bug")[0]["error"]) == "a bug"
     assert len(ended) == 2, "without a client nobody waits, except for the one of the request before"
+    crowded = stage(hung, env=env)
+    for late, ends in ((MOST_LATE - 1, 3), (MOST_LATE, 3)):
+        crowded._late = late
+        x = exchange(headers=BEARER, deadline=env.now() + 2.0)
+        assert (await Pipeline([crowded], service)(x)).status == 503
+        await env.sleep(4.0)
+        assert (len(ended), crowded._late) == (ends, late)
 
 
 def test_a_realm_is_quoted_safely() -> None:
