@@ -156,6 +156,7 @@ identities:
   a: {jwt: {issuer: i, audiences: [a], keys: {url: "https://id:1/k", tls: {ca: CA}}}}
   b: {introspection: {url: "https://id:1/i", client: {id: a, secret: b}, tls: {ca: CA}}}
   c: {external: {url: "https://id:1/e", tls: {ca: CA}}}
+telemetry: {endpoint: "https://collector:1", tls: {ca: CA}}
 """
 
 
@@ -170,7 +171,7 @@ def test_check_warns_of_each_file_that_has_expired_or_soon_will(tmp_path: Path) 
     assert sorted(each.path for each in told) == [
         "identities.a.jwt.keys.tls.ca", "identities.b.introspection.tls.ca", "identities.c.external.tls.ca",
         "listeners.inbound.tls.cert", "listeners.inbound.tls.client_ca", "listeners.inbound.tls.crl",
-        "upstreams.app.credentials.oauth2.tls.ca", "upstreams.app.tls.ca",
+        "telemetry.tls.ca", "upstreams.app.credentials.oauth2.tls.ca", "upstreams.app.tls.ca",
     ]  # fmt: skip
     assert loaded.spec is not None, loaded.problems
     report = Report()

@@ -54,7 +54,9 @@ def check_certificates(spec: PolicySpec, report: Report, now: float | None = Non
 
 
 def _blocks(spec: PolicySpec) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the TLS blocks of listeners, upstreams and identity providers, with their places."""
+    """Yield the TLS blocks of listeners, upstreams, identity providers and the collector, with their places."""
+    if spec.telemetry is not None and spec.telemetry.tls is not None:
+        yield ("telemetry",), spec.telemetry.tls
     for section in ("listeners", "upstreams"):
         for name, each in getattr(spec, section).items():
             if each.tls is not None:
