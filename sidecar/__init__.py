@@ -5,7 +5,7 @@
     http2                                        HTTP/2 and HPACK without I/O
     grpc                                         gRPC's statuses, timeouts and messages as values
     cache  expression  transform                 HTTP caching, conditions (`when:`), rewriting of messages
-    file_watch                                   when a changed file is whole
+    file_watch  certificate_dates                when a changed file is whole, and when a certificate expires
     leases                                       parts of a limit that several processes share, without I/O
     store                                        what several processes share: Redis, and limits leased from it
     simulation                                   virtual clock and network of tests and of `chaos simulate`

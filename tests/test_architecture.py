@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1] / "sidecar"
 RANKS = {
     "core": 0,
     "http2": 1, "grpc": 1, "engine": 1, "expression": 1, "transform": 1, "simulation": 1, "leases": 1,
-    "limits": 1, "file_watch": 1,
+    "limits": 1, "file_watch": 1, "certificate_dates": 1,
     "upstream": 2, "telemetry": 2, "store": 2,
     "identity": 3, "cache": 3, "rollout": 3,
     "stages": 4,

@@ -212,15 +212,13 @@ def explain(
     if snapshot.spec.listeners[listener].grpc_web:
         become_call(x)
     x.client_address = "" if client is None else parse_client(client)
+    about_token = None if token_file is None else explain_token(path, snapshot, listener, x, token_file)
     if as_json:
         from sidecar.inspect.explain_json import explain_document
 
-        print_json(explain_document(snapshot, listener, x))
+        print_json(explain_document(snapshot, listener, x, about_token))
     else:
-        about_token = [] if token_file is None else explain_token(path, snapshot, listener, x, token_file)
-        click.echo(explain_text(snapshot, listener, x), nl=False)
-        for line in about_token:
-            click.echo(line)
+        click.echo(explain_text(snapshot, listener, x, about_token or ()), nl=False)
 
 
 def parse_client(address: str) -> str:
@@ -234,7 +232,7 @@ def parse_client(address: str) -> str:
 
 
 def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, token_file: str) -> list[str]:
-    """Return lines that say which identities accept the token of a file; set the caller of the request."""
+    """Return sentences that say which identities accept the token of a file; set the caller of the request."""
     from sidecar.core.env import system_time
     from sidecar.inspect.explain import matched
     from sidecar.inspect.explain_token import caller_of, token_text
@@ -251,4 +249,4 @@ def explain_token(path: str, snapshot: Snapshot, listener: str, x: Exchange, tok
     found = next(each for each in spec.routes if each.name == route.name)
     now = system_time()
     x.caller = caller_of(spec, found, token, now)
-    return ["", "token", *(f"    {sentence}" for sentence in token_text(spec, found, token, now))]
+    return list(token_text(spec, found, token, now))

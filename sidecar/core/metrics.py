@@ -327,6 +327,10 @@ CREDENTIAL_FETCHES: Final = metric(
 CREDENTIAL_LEFT: Final = metric(
     "sidecar.credentials.left", "s", "Time until the token for an upstream ends; 0 without a token."
 )
+CERTIFICATE_LEFT: Final = metric(
+    "sidecar.certificates.left", "s",
+    "Time until the first file of a TLS block (certificate, authorities, revocation lists) expires; negative then.",
+)  # fmt: skip
 CREDENTIAL_REJECTIONS: Final = metric(
     "sidecar.credentials.rejections", "{request}", "Answers of an upstream that reject the credentials of the sidecar."
 )

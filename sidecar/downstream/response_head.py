@@ -24,8 +24,8 @@ PROBLEM: Final = (b"content-type", b"application/problem+json")
 UNMASKED: Final = Masks({})
 """Masks of policies without environment variables."""
 DOCUMENTS: Final[dict[tuple[object, ...], bytes]] = {}
-"""Problem documents that differ in nothing but the request ID, which they lack, by what they tell.  Under a flood of
-refused requests, encoding them anew would cost more than all the rest of each request."""
+"""Problem documents that differ in nothing but value and request ID, which they lack, by what they tell.  Under a flood
+of refused requests, encoding them anew would cost more than all the rest of each request."""
 MOST_DOCUMENTS: Final = 256
 """Most documents that are kept; all are dropped for one more."""
 LONGEST_DOCUMENT: Final = 2048
@@ -67,6 +67,8 @@ def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = U
     assert failure is not None
     refusal = outcome.refusal
     body = _document(x, outcome, failure, details)
+    if refusal.value is not None:
+        body = b'%b, "value": %b}' % (body[:-1], json.dumps(refusal.value).encode())
     if x is not None and x.request_id:
         body = b'%b, "request_id": %b}' % (body[:-1], encode_basestring_ascii(x.request_id.decode("latin-1")).encode())
     headers = [PROBLEM, (b"x-sidecar-reason", failure.code.encode()), *outcome.headers]
@@ -76,11 +78,11 @@ def make_problem(x: Exchange | None, outcome: Outcome, details: Masks | None = U
 
 
 def _document(x: Exchange | None, outcome: Outcome, failure: Failure, details: Masks | None) -> bytes:
-    """Return a problem document without the request ID."""
+    """Return a problem document without value and request ID."""
     refusal = outcome.refusal
     detail = refusal.detail or (outcome.cause if details is not None else "")
     route = None if x is None or x.route is None else x.route.name
-    if refusal.value is not None or (x is not None and x.attempts and failure.origin == "upstream"):
+    if x is not None and x.attempts and failure.origin == "upstream":
         return _encode(x, outcome, failure, details, detail, route)
     told = (failure.code, outcome.status, detail, route, refusal.policy, refusal.where, refusal.limit, details)
     body = DOCUMENTS.get(told)
@@ -96,7 +98,7 @@ def _document(x: Exchange | None, outcome: Outcome, failure: Failure, details: M
 def _encode(
     x: Exchange | None, outcome: Outcome, failure: Failure, details: Masks | None, detail: str, route: str | None
 ) -> bytes:
-    """Return a problem document without the request ID, encoded anew."""
+    """Return a problem document without value and request ID, encoded anew."""
     refusal = outcome.refusal
     document: dict[str, Any] = {
         "type": f"urn:sidecar:problem:{failure.code}",
@@ -119,6 +121,4 @@ def _encode(
         document["where"] = refusal.where
     if refusal.limit is not None:
         document["limit"] = refusal.limit
-    if refusal.value is not None:
-        document["value"] = refusal.value
     return json.dumps(document).encode()

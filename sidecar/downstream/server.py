@@ -12,6 +12,7 @@ from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from sidecar.certificate_dates import MOST_LEFT
 from sidecar.config.listen_address import ListenAddress
 from sidecar.config.process_spec import LimitsSpec, ListenerSpec
 from sidecar.control.compiler import Snapshot
@@ -175,7 +176,15 @@ class Server:
         gauge, labels = self.env.meter.gauge, {"listener": name, "url.scheme": scheme.decode()}
         gauge(metrics.CONNECTIONS, lambda: sum(len(each.connections) for each in namesakes()), listener=name)
         gauge(metrics.SLOW_CLIENT_BYTES, lambda: _buffered(namesakes()), listener=name)
+        if scheme == b"https":
+            gauge(metrics.CERTIFICATE_LEFT, partial(self._seconds_left, name), owner=f"listener {name}")
         gauge(metrics.REQUESTS_ACTIVE, lambda: sum(e.active for e in namesakes() if e.scheme == scheme), **labels)
+
+    def _seconds_left(self, name: str) -> float:
+        """Return the seconds until the first file of a listener's TLS block expires; many without one."""
+        listener = self.listeners.get(name)
+        watch = None if listener is None else listener.certificates
+        return MOST_LEFT if watch is None else watch.seconds_left()
 
     async def drain(self, timeout: float, *, is_gentle: bool = False) -> int:
         """Stop accepting, wait at most `timeout` seconds for requests in flight, then abort the remaining connections.
@@ -226,6 +235,7 @@ class Server:
                 state[listener.name] = {
                     "addresses": listener.addresses,
                     "tls": listener.certificates is not None,
+                    "certificates": None if listener.certificates is None else listener.certificates.describe(),
                     "connections": sum(len(each.connections) for each in namesakes),
                     "http2": _http2(namesakes),
                     "slow_client_bytes": _buffered(namesakes),

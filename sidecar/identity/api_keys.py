@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from hashlib import sha256
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from sidecar.core import events, metrics
@@ -56,6 +57,11 @@ class ApiKey(NamedTuple):
     expires: float
     """Unix time from which the key is no longer valid; infinite without an end."""
     caller: Caller
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, owner and end as JSON-ready values."""
+        ends = {"expires": self.expires} if isfinite(self.expires) else {}
+        return {"name": self.name, "owner": self.caller.id, **ends}
 
 
 class ApiKeys:
@@ -147,10 +153,11 @@ class ApiKeys:
         self._keys[digest] = ApiKey("test", digest, float("inf"), Caller(owner, self.name, claims, self.field))
 
     def describe(self) -> dict[str, Any]:
-        """Return names and owners of the keys as JSON-ready values."""
+        """Return names, owners and ends (in Unix time) of the keys as JSON-ready values, those that end first."""
+        keys = sorted(self._keys.values(), key=lambda key: key.expires)[:100]
         return {
             "kind": "api_key",
-            "keys": [{"name": key.name, "owner": key.caller.id} for key in list(self._keys.values())[:100]],
+            "keys": [key.describe() for key in keys],
             "problem": self.problem,
         }
 

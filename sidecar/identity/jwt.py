@@ -18,7 +18,7 @@ from sidecar.core.stage import Wait
 from sidecar.identity.claims import ClaimRules, ForeignToken
 from sidecar.identity.credentials import AUTHORIZATION, bearer_token
 from sidecar.identity.jws import InvalidToken, Token, parse_token
-from sidecar.identity.key_source import KeySource, RemoteKeys
+from sidecar.identity.key_source import KeySet, KeySource, RemoteKeys
 from sidecar.identity.keys import Key
 from sidecar.identity.spec import JwtSpec
 from sidecar.identity.tokens import ACCEPTED_FOR, TokenCache
@@ -32,10 +32,18 @@ MOST_TRIED: Final = 4
 class Unverified:
     """Token whose header and claims are right, and whose signature is to be verified."""
 
-    __slots__ = ("algorithm", "caller", "digest", "keys", "left", "parsed", "token")
+    __slots__ = ("algorithm", "caller", "digest", "ends", "key_set", "keys", "parsed", "token")
 
     def __init__(
-        self, token: bytes, digest: bytes, parsed: Token, algorithm: str, caller: str, left: float, keys: list[Key]
+        self,
+        token: bytes,
+        digest: bytes,
+        parsed: Token,
+        algorithm: str,
+        caller: str,
+        ends: float,
+        keys: list[Key],
+        key_set: KeySet,
     ) -> None:
         self.token = token
         self.digest = digest
@@ -45,10 +53,12 @@ class Unverified:
         """Algorithm that its header names."""
         self.caller = caller
         """Caller that its claims name."""
-        self.left = left
-        """Seconds for which it is still valid."""
+        self.ends = ends
+        """Instant from which it is no longer valid."""
         self.keys = keys
-        """Keys that may have signed it."""
+        """Keys that may have made its signature."""
+        self.key_set = key_set
+        """Set of these keys."""
 
     def signer(self) -> Key | None:
         """Return the key that has made the signature; None if it is wrong."""
@@ -107,10 +117,12 @@ class JwtIdentity:
             counter.value += 1
         return known
 
-    def _judge(self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_fetch: bool = True) -> Verdict | Wait:
+    def _judge(
+        self, x: Exchange, token: bytes, digest: bytes, now: float, *, may_fetch: bool = True, may_queue: bool = True
+    ) -> Verdict | Wait:
         """Judge a token that has no verdict yet, and count the verdict.
 
-        `may_fetch` is False for a token that has waited for keys.
+        `may_fetch` is False for a token that has waited for keys, and `may_queue` for one whose turn it is.
         """
         budget = self._budget
         if (denied := budget.deny(x.client_address, now)) is not None:  # cheaper than parsing
@@ -134,34 +146,44 @@ class JwtIdentity:
                 cause = f"the keys of {self.name} cannot be had: {source.problem or 'a fetch is due'}"
                 return self._refused(Unavailable(cause, 1.0))
             return self._refused(Rejection(f"no key of {self.name} has the ID {kid!r} and is for {algorithm}"))
-        unverified = Unverified(token, digest, parsed, algorithm, caller, left, keys[:MOST_TRIED])
-        for key in unverified.keys:
+        keys = keys[:MOST_TRIED]
+        unverified = Unverified(token, digest, parsed, algorithm, caller, now + left, keys, source.keys)
+        for key in keys:
             if key.is_slow:
                 if (denied := budget.crowd()) is not None:
                     return self._refused(denied)
                 return Wait(self._verify_in_thread(x, unverified))
-        if (turn := budget.turn(now)) is None:
-            return self._verify(x, unverified, now)
-        return self._refused(turn) if isinstance(turn, Unavailable) else Wait(self._in_turn(x, unverified, turn))
+        if may_queue and (turn := budget.turn(now)) is not None:
+            if isinstance(turn, Unavailable):
+                return self._refused(turn)
+            return Wait(self._verify_in_turn(x, unverified, turn))
+        return self._verify(x, unverified, now)
 
-    def _verify(self, x: Exchange, unverified: Unverified, now: float) -> Verdict:
-        """Verify a signature, and charge its CPU."""
-        began = self._now()
-        signer = unverified.signer()
-        self._budget.pay(self._now() - began)
-        return self._conclude(x, unverified, signer, now)
-
-    async def _in_turn(self, x: Exchange, unverified: Unverified, turn: Any) -> Verdict:
-        """Verify a signature in its turn, unless the client has been refused or the token verified meanwhile."""
-        await turn
+    async def _after_fetch(self, x: Exchange, token: bytes, digest: bytes, waiting: Any) -> Verdict:
+        """Judge a token after a fetch of the keys."""
+        await waiting
         now = self._now()
-        found: Verdict | None = self._known(unverified.digest, now)
-        if found is None:
-            denied = self._budget.deny(x.client_address, now)
-            found = self._verify(x, unverified, now) if denied is None else self._refused(denied)
+        return await _told(self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False))
+
+    async def _verify_in_turn(self, x: Exchange, unverified: Unverified, turn: Any) -> Verdict:
+        """Verify a signature when its turn has come; a refusal is answered in the next one."""
+        await turn
+        found = await self._verify_late(x, unverified)
         if found.__class__ is not Caller:
             await self._budget.pause()
         return found
+
+    async def _verify_late(self, x: Exchange, unverified: Unverified) -> Verdict:
+        """Verify a signature; the token is judged anew if it or its keys may no longer count."""
+        now, source = self._now(), self.source
+        if (known := self._known(unverified.digest, now)) is not None:
+            return known
+        if now >= unverified.ends or not source.is_usable(now) or source.keys is not unverified.key_set:
+            token, digest = unverified.token, unverified.digest
+            return await _told(self._judge(x, token, digest, now, may_fetch=False, may_queue=False))
+        if (denied := self._budget.deny(x.client_address, now)) is not None:
+            return self._refused(denied)
+        return self._verify(x, unverified, now)
 
     async def _verify_in_thread(self, x: Exchange, unverified: Unverified) -> Verdict:
         """Verify a signature whose key takes long, while the event loop goes on."""
@@ -170,6 +192,13 @@ class JwtIdentity:
             return self._refused(found)
         return self._conclude(x, unverified, found, self._now())
 
+    def _verify(self, x: Exchange, unverified: Unverified, now: float) -> Verdict:
+        """Verify a signature on the event loop."""
+        began = self._now()
+        signer = unverified.signer()
+        self._budget.pay(self._now() - began)
+        return self._conclude(x, unverified, signer, now)
+
     def _conclude(self, x: Exchange, unverified: Unverified, signer: Key | None, now: float) -> Verdict:
         """Return the verdict on a token that `signer` has signed, or none of the keys."""
         if signer is None:
@@ -177,18 +206,8 @@ class JwtIdentity:
             return self._reject(unverified.digest, "the token's signature is wrong", now)
         self._verified.value += 1
         found = Caller(unverified.caller, self.name, unverified.parsed.claims, AUTHORIZATION)
-        until, token = now + min(unverified.left, ACCEPTED_FOR), unverified.token
+        until, token = min(unverified.ends, now + ACCEPTED_FOR), unverified.token
         self._tokens.accept(unverified.digest, found, signer, until, len(token), token)
-        return found
-
-    async def _after_fetch(self, x: Exchange, token: bytes, digest: bytes, waiting: Any) -> Verdict:
-        """Judge a token after a fetch of the keys."""
-        await waiting
-        now = self._now()
-        found = self._known(digest, now) or self._judge(x, token, digest, now, may_fetch=False)
-        if isinstance(found, Wait):  # for its turn, or for a slow key
-            verdict: Verdict = await found.awaited
-            return verdict
         return found
 
     def _reject(self, digest: bytes, cause: str, now: float) -> Verdict:
@@ -208,3 +227,11 @@ class JwtIdentity:
     def describe(self) -> dict[str, Any]:
         """Return kind and number of cached tokens as JSON-ready values."""
         return {"kind": "jwt", "tokens": len(self._tokens), "keys": len(self.source.keys.keys)}
+
+
+async def _told(found: Verdict | Wait) -> Verdict:
+    """Return a verdict, for which a token may have to wait once more: for its turn, or for a slow key."""
+    if isinstance(found, Wait):
+        verdict: Verdict = await found.awaited
+        return verdict
+    return found

@@ -19,6 +19,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
+from math import gcd, prod
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -59,6 +60,15 @@ USUAL_EXPONENT: Final = 65537
 FAST_CURVE: Final = "P-256"
 """Curve that OpenSSL has fast code for; with the others a verification takes several times as long."""
 
+LEAST_FACTOR: Final = 752
+"""Least prime factor of an RSA modulus (NIST SP 800-89 5.3.3)."""
+SMALL_PRIMES: Final = prod(n for n in range(2, LEAST_FACTOR) if all(n % divisor for divisor in range(2, n)))
+"""Product of the smaller primes."""
+FIELD: Final = 2**255 - 19
+"""Prime of Ed25519 (RFC 8032 5.1)."""
+ORDER_8: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+SMALL_ORDER: Final = (0, 1, FIELD - 1, ORDER_8, FIELD - ORDER_8)
+"""Second coordinates of the points of Ed25519 whose order is 8 at most."""
 ROCA_PRIMES: Final = (
     11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157,
 )  # fmt: skip
@@ -277,6 +287,8 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str, bool]:
             raise ValueError(f"has {key.key_size} bits; {least} to {most} are allowed")
         if has_roca_form(key.public_numbers().n):
             raise ValueError("was made by a flawed chip (CVE-2017-15361), so that anyone can find its private half")
+        if gcd(key.public_numbers().n, SMALL_PRIMES) > 1:
+            raise ValueError("has a modulus with a small factor, so that anyone can find its private half")
         if not 3 <= exponent <= MOST_EXPONENT or exponent % 2 == 0:
             raise ValueError("has an unusual exponent; 65537 is common")
         found: dict[str, Verify] = {}
@@ -288,6 +300,8 @@ def _verifiers(public: dict[str, Any]) -> tuple[dict[str, Verify], str, bool]:
     if isinstance(key, ec.EllipticCurvePublicKey):
         return {first: _ecdsa(key, HASHES[first[2:]])}, f"EC {crv}", crv != FAST_CURVE
     if isinstance(key, Ed25519PublicKey):
+        if int.from_bytes(key.public_bytes_raw(), "little") % 2**255 % FIELD in SMALL_ORDER:
+            raise ValueError("has a point of small order, so that anyone can sign; make a key pair anew")
         verify = _eddsa(key)
         return {"Ed25519": verify, "EdDSA": verify}, "OKP Ed25519", False  # RFC 9864 and RFC 8037
     if isinstance(key, bytes):

@@ -612,6 +612,8 @@ class ExplainDocument(TypedDict):
     """True if there are more such routes."""
     capture: list[str] | None
     """Sentences on where redirected connections of each protocol go; null for a listener that takes none."""
+    token: list[str] | None
+    """Sentences on which identities of the route accept the token of `--token-file`; null without one."""
 
 
 SHAPES = (

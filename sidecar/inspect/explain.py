@@ -144,8 +144,8 @@ def source_of(discover: DiscoverSpec, node: Node | None) -> str:
     return f"{discover.kind}:{name}" + f":{written(node, 'port', discover.port)}" * (discover.port is not None)
 
 
-def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
-    """Return the text of `sidecar explain` for a request on a listener.
+def explain_text(snapshot: Snapshot, listener: str, x: Exchange, about_token: Sequence[str] = ()) -> str:
+    """Return the text of `sidecar explain` for a request on a listener; `about_token` are sentences on its token.
 
     The text names the route that the request takes, routes that it nearly matches with the reason, and the effective
     values of the route.
@@ -173,6 +173,8 @@ def explain_text(snapshot: Snapshot, listener: str, x: Exchange) -> str:
             lines += ["", "rollout", *(f"    {sentence}" for sentence in rollout_sentences(route))]
         if (sentences := cross_origin_sentences(route, x)) is not None:
             lines += ["", "cors", *(f"    {sentence}" for sentence in sentences)]
+        if about_token:
+            lines += ["", "token", *(f"    {sentence}" for sentence in about_token)]
         if (sentences := authorization_sentences(route, x)) is not None:
             lines += ["", "authorize", *(f"    {sentence}" for sentence in sentences)]
         if (sentences := limit_sentences(route, x)) is not None:

@@ -6,7 +6,7 @@ places are never masked, so that a variable with the value `route` does not brea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sidecar.config.spec import CRITICALITY
@@ -58,8 +58,10 @@ def routes_document(snapshot: Snapshot) -> RoutesDocument:
     return {"ok": True, "routes": [_route(snapshot, route) for route in snapshot.routes.values()]}
 
 
-def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainDocument:
-    """Return the document of one request on a listener."""
+def explain_document(
+    snapshot: Snapshot, listener: str, x: Exchange, about_token: Sequence[str] | None = None
+) -> ExplainDocument:
+    """Return the document of one request on a listener; `about_token` are sentences on its token."""
     route = matched(snapshot, listener, x)
     others, has_more = others_of(snapshot, listener, route, x)
     mask = snapshot.spec.masks.text
@@ -78,6 +80,7 @@ def explain_document(snapshot: Snapshot, listener: str, x: Exchange) -> ExplainD
         "other_routes": [{"name": mask(name), "why": mask(why), "place": place_of(mark)} for name, why, mark in others],
         "has_more_routes": has_more,
         "capture": None if capture is None else [mask(sentence) for sentence in capture],
+        "token": None if about_token is None else [mask(sentence) for sentence in about_token],
     }
 
 

@@ -8,18 +8,25 @@ Rules (`docs/design/trust.md` has the reasons):
    `front`, which passes each handshake to the current one (in OpenSSL's server name callback, which is also called
    without a name).
 3. Files are polled (`file_watch`), so that a pair is not read while it is being written.
-4. A changed TLS block gets a new watch: a context cannot change whether clients must present a certificate.
+4. What a file says about its own end is watched too: it is logged when the end is near, and when it has come.
+5. A changed TLS block gets a new watch: a context cannot change whether clients must present a certificate.
 """
 
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, Final
 
-from sidecar.core import events
+from sidecar.certificate_dates import MOST_LEFT, Period, read_period
+from sidecar.core import events, metrics
 from sidecar.core.env import Env
 from sidecar.file_watch import FileFacts, FileWatch, look
 from sidecar.upstream.tls import CertificateError, ClientTlsSpec, ServerTlsSpec, build_context, files_of
+
+EVENTS: Final = {
+    "early": events.CERTIFICATE_INVALID, "ending": events.CERTIFICATE_EXPIRING, "ended": events.CERTIFICATE_INVALID,
+}  # fmt: skip
+"""Event for each state of a file but `valid`."""
 
 
 class CertificateWatch:
@@ -43,6 +50,10 @@ class CertificateWatch:
         """Context for a listener, which passes each handshake to the current one."""
         self._loaded_at = env.wall()
         self._authorities_changed_at = 0.0
+        self._periods = self._read_periods()
+        self._states: dict[str, str] = {}
+        """State of each setting's file as it was logged last."""
+        self._note_ends()
         if isinstance(spec, ServerTlsSpec):
             self.front.sni_callback = self._select_context
 
@@ -63,10 +74,37 @@ class CertificateWatch:
     def _look(self) -> FileFacts:
         return look(*(path for _, path in files_of(self._spec)))
 
+    def _read_periods(self) -> dict[str, tuple[str, Period]]:
+        """Return the file of each setting that has an end, and the time for which it is valid."""
+        found = {setting: (path, read_period(setting, path)) for setting, path in files_of(self._spec)}
+        return {setting: (path, period) for setting, (path, period) in found.items() if period is not None}
+
+    def _note_ends(self) -> None:
+        """Log the files that are near their end, or beyond it, each time that this changes."""
+        now = self._env.wall()
+        for setting, (path, period) in self._periods.items():
+            state = period.state(now)
+            if state == self._states.get(setting, "valid"):
+                continue
+            self._states[setting] = state
+            if (event := EVENTS.get(state)) is not None:
+                self._env.emit(event, owner=self.owner, file=path, reason=period.describe(path, setting, now))
+
+    def observed(self) -> CertificateWatch:
+        """Register the gauge of the watch, and return the watch."""
+        self._env.meter.gauge(metrics.CERTIFICATE_LEFT, self.seconds_left, owner=self.owner)
+        return self
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the first of the files has expired, negative after that."""
+        ends = [period.until for _, period in self._periods.values()]
+        return min(MOST_LEFT, min(ends, default=MOST_LEFT) - self._env.wall())
+
     def poll(self) -> None:
         """Check the files and load changed ones; called once a second."""
         if self._watch.is_due(self._look()):
             self._load()
+        self._note_ends()
 
     def _load(self) -> None:
         try:
@@ -77,17 +115,22 @@ class CertificateWatch:
         else:
             self.problem = ""
             self._loaded_at = self._env.wall()
+            self._periods, self._states = self._read_periods(), {}
             if set(context.get_ca_certs(binary_form=True)) != set(self.context.get_ca_certs(binary_form=True)):
                 self._authorities_changed_at = self._loaded_at
             self.context = context
             self._env.emit(events.CERTIFICATE_RELOADED, owner=self.owner)
 
     def describe(self) -> dict[str, Any]:
+        """Return files, their ends in Unix time, and problems as JSON-ready values."""
+        now = self._env.wall()
+        ends = [period.describe(path, setting, now) for setting, (path, period) in self._periods.items()]
         return {
             "owner": self.owner,
             "files": dict(files_of(self._spec)),
             "loaded_at": self._loaded_at,
-            "problem": self.problem,
+            "valid_until": {setting: period.until for setting, (_, period) in self._periods.items() if period.has_end},
+            "problem": self.problem or "; ".join(filter(None, ends)),
         }
 
     def __repr__(self) -> str:

@@ -267,11 +267,12 @@ class Upstream:
             tls_key = ("tls", "upstream", name, tls.model_dump_json())
             owner = f"upstream {name}"
             if spec.protocol != "http2":
-                plain_tls = obtain(tls_key, None, lambda: CertificateWatch(tls, owner, env))
+                plain_tls = obtain(tls_key, None, lambda: CertificateWatch(tls, owner, env).observed())
             self.tls = plain_tls
             if spec.protocol != "http1":
                 offered = ["h2"] if spec.protocol == "http2" else ["h2", "http/1.1"]
-                self.tls = obtain((*tls_key, *offered), None, lambda: CertificateWatch(tls, owner, env, offered))
+                make_watch = lambda: CertificateWatch(tls, owner, env, offered).observed()  # noqa: E731 - as the others
+                self.tls = obtain((*tls_key, *offered), None, make_watch)
         deadlines: Deadlines = obtain(("deadlines",), None, lambda: Deadlines(env))
         names: NameResolver | None = None if env.names is None else env.names.with_settings(spec.resolve)
         resolved = () if spec.resolve is None else (repr(spec.resolve),)

@@ -101,6 +101,8 @@ class Scene:
         self.readiness = Readiness()
         self.readiness.obstacle = ""
         self.purged: list[str] = []
+        self.expiring = ""
+        """Sentence on files of the listener that expire."""
         env = Env.on(loop, wall=self.wall, rng=random.Random(0), emit=self.emit, meter=self.registry)
         self.view = AdminView(
             env=env,
@@ -118,6 +120,7 @@ class Scene:
                 "policies": lambda: {"service": "orders", "digest": "5ea39229a93f"},
                 "reloads": lambda: self.reloads,
                 "routes": lambda: self.routes,
+                "listeners": lambda: {"inbound": {"certificates": {"problem": self.expiring}}},
                 "refusals": self.refusals.describe,
                 "observed": lambda: observed(self.registry),
             },
@@ -218,6 +221,7 @@ def calm(scene: Scene) -> Scene:
 def broken(scene: Scene) -> Scene:
     """Fill a scene with every fault at once."""
     calm(scene)
+    scene.expiring = "/etc/tls/revoked.pem expires at 2026-11-21 23:00:00 UTC, and then every client is refused"
     scene.states |= {
         ("breaker", "upstream", "payments"): breaker(
             "open",

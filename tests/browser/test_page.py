@@ -54,9 +54,9 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(12)
+    await expect(page.locator("#problems li")).to_have_count(13)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 8
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 9
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -71,6 +71,7 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",
         "no token for it: https://id.example/token: answered with the status 401 (invalid_client)",
         "policies on disk are not in force",
+        "Listener inbound: /etc/tls/revoked.pem expires at",
     ):
         assert words in everything, words
     assert (await page.title()).startswith("(4) ")

@@ -128,11 +128,11 @@ async def test_opaque_tokens_and_sessions_are_asked_about(tmp_path: Path) -> Non
                     assert app.requests[-1].get("x-user") == ("dave" if caller == "dave" else "")
 
 
-def revocations(ca: Authority, path: Path, *revoked: str) -> Path:
+def revocations(ca: Authority, path: Path, *revoked: str, ends_in: timedelta = timedelta(days=1)) -> Path:
     """Write a revocation list of an authority for the certificates in these files."""
     now = datetime.now(UTC)
     builder = x509.CertificateRevocationListBuilder(
-        x509.load_pem_x509_certificate(Path(ca.ca_file).read_bytes()).subject, now, now + timedelta(days=1)
+        x509.load_pem_x509_certificate(Path(ca.ca_file).read_bytes()).subject, now - timedelta(days=1), now + ends_in
     )
     for file in revoked:
         number = x509.load_pem_x509_certificate(Path(file).read_bytes()).serial_number
@@ -175,3 +175,12 @@ async def test_a_certificate_names_its_caller_until_it_is_revoked(tmp_path: Path
             with pytest.raises((OSError, EOFError, AssertionError, asyncio.IncompleteReadError)):
                 await status(batch)
             assert await status(other) == 401
+            revocations(ca, crl, ends_in=timedelta(0))
+            await until(lambda: sidecar.said("certificate.invalid"))
+            with pytest.raises((OSError, EOFError, AssertionError, asyncio.IncompleteReadError)):
+                await status(other)
+            told = (await sidecar.state())["listeners"]["inbound"]["certificates"]["problem"]
+            assert told == sidecar.said("certificate.invalid")[0]["reason"]
+            assert told.startswith(f"{crl} expired at ")
+            metrics = (await sidecar.ask("/metrics")).body.decode()
+            assert 'sidecar_certificates_left_seconds{owner="listener inbound"} -' in metrics

@@ -78,7 +78,11 @@ def explained(policy: Path, token: bytes) -> str:
     file.write_bytes(token + b"\n")
     result = run("explain", str(policy), "GET", "/a", "--token-file", str(file))
     assert result.exit_code == 0, result.output
-    return result.output.partition("\ntoken\n")[2]
+    text = result.output.partition("\ntoken\n")[2]
+    assert "\nauthenticate\n" in text, "what is said of the token comes before the values in force"
+    result = run("explain", str(policy), "GET", "/a", "--token-file", str(file), "--json")
+    assert "".join(f"    {each}\n" for each in json.loads(result.stdout)["token"]) == text.partition("\n\n")[0] + "\n"
+    return text
 
 
 def test_explain_says_who_accepts_a_token(policy: Path, keys: Path) -> None:

@@ -82,6 +82,9 @@ export function problems({ parts, history, now }) {
     if (own.has_token === false) say("bad", "keys", `Upstream ${own.upstream} gets no requests, there is no token for it: ${own.problem}`);
     else say("warn", "keys", `Upstream ${own.upstream} gets the last good credential: ${own.problem}`);
   }
+  for (const [name, listener] of entries(parts.listeners)) {
+    if (listener.certificates?.problem) say("warn", "events", `Listener ${name}: ${listener.certificates.problem}`);
+  }
   for (const kind of ["state.tls", "state.discovery"]) {
     for (const [name, thing] of entries(parts[kind])) if (thing.problem) say("warn", "events", `${name}: ${thing.problem}`);
   }

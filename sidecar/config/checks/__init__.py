@@ -16,7 +16,7 @@
     captures       `{path.NAME}` that the match of a route does not capture
     matches        conditions that do not compile; two routes that take the same requests
     translations   descriptor sets of `translate`, and methods that are not served
-    local_files    certificates, keys and secrets that must exist on this machine; not part of `sidecar check`
+    local_files    certificates that expire; keys and secrets that must exist, which is not part of `sidecar check`
 
 `layers` and `references` run while routes are resolved (`config/resolve.py`), the others afterwards.  A single value is
 checked by its spec (`config/validate.py`).
@@ -35,6 +35,7 @@ from sidecar.config.checks.cross_origin import check_cross_origin
 from sidecar.config.checks.identities import check_identities
 from sidecar.config.checks.limits import check_limits
 from sidecar.config.checks.listeners import check_listeners
+from sidecar.config.checks.local_files import check_certificates
 from sidecar.config.checks.matches import check_matches
 from sidecar.config.checks.times import check_times
 from sidecar.config.checks.translations import check_translations
@@ -56,6 +57,7 @@ def check_policies(spec: PolicySpec, report: Report, pace: Callable[[], object] 
     check_upstreams(spec, report)
     check_calls(spec, report)
     check_identities(spec, report)
+    check_certificates(spec, report)
     check_limits(spec, report)
     check_workers(spec, report)
     known = spec.routes_with_callers()

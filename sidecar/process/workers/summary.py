@@ -24,6 +24,8 @@ ALIKE: Final = {
     metrics.ROLLOUT_SHARE,
 }  # fmt: skip
 """Gauges that are not summed."""
+LEAST: Final = {metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT}
+"""Gauges whose least value counts."""
 NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
 """Metrics that the supervisor has of its own."""
 SUMMED: Final = frozenset((
@@ -169,6 +171,8 @@ class Totals:
 
 def _joined(name: str, values: dict[int, float]) -> float:
     """Return the value of a gauge for all workers."""
+    if name in LEAST:
+        return min(values.values(), default=0.0)
     return max(values.values(), default=0.0) if name in ALIKE else sum(values.values())
 
 

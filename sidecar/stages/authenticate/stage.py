@@ -3,8 +3,9 @@
 Rules:
 
 1. The identities are asked in order, and the first that accepts the credentials names the caller.
-2. Without credentials the answer is 401 without an error code; wrong ones get `invalid_token`, ambiguous ones 400 with
-   `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).
+2. Without credentials the answer is 401 without an error code; a wrong token gets `invalid_token`, and ambiguous ones
+   400 with `invalid_request`; without a bearer token there is no such word (RFC 6750 3.1).  Every 401 names all schemes
+   in WWW-Authenticate (RFC 9110 11.6.1).
 3. If an identity cannot tell by the deadline of the request and no other accepts, the answer is 503 with Retry-After.
 4. A client learns no more than these words.  The reason is in the access log and in the span.
 5. A token that was verified before is judged at the instant at which the head of its request was complete.
@@ -34,6 +35,7 @@ from sidecar.identity.credentials import (
     NAMES,
     REQUEST_ID,
     USUAL,
+    bearer_token,
     known_lines,
     token_tail,
 )
@@ -49,6 +51,8 @@ UNDECIDED: Final = "The credentials cannot be verified at present."
 BEARER: Final = b"Bearer"
 LONGEST_WAIT: Final = 3600.0
 """Most seconds for which a request without a deadline waits for an identity; each has a shorter timeout of its own."""
+MOST_LATE: Final = 1024
+"""Most identities of a route that go on although the deadline of their request has passed."""
 IN_LINE: Final = 16
 """Bytes of the line X-Request-Id besides its value."""
 
@@ -58,7 +62,7 @@ class Authenticator:
 
     __slots__ = (
         "_caches", "_challenges", "_env", "_find", "_first", "_forwarding", "_found", "_has_ranks", "_identities",
-        "_keep", "_now", "_observed", "_optional", "_ranks", "_where",
+        "_keep", "_late", "_now", "_observed", "_optional", "_ranks", "_where",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
@@ -78,6 +82,8 @@ class Authenticator:
         self._optional = spec.optional
         self._where = ctx.where
         self._env = ctx.env
+        self._late = 0
+        """Identities that go on although the deadline of their request has passed."""
         self._now: Callable[[], float] = ctx.env.now
         self._ranks: Mapping[str, str] = ctx.resources("criticality", ctx.route)
         """Criticality of callers by their ID."""
@@ -222,7 +228,7 @@ class Authenticator:
     async def _told(self, x: Exchange, index: int, wait: Wait) -> Verdict | None:
         """Return the verdict of the identity at `index`; at the deadline of the request, that it cannot tell.
 
-        It goes on after that, because its verdict may be cached for the next request.
+        It goes on after that, because its verdict may be cached for the next request, unless `MOST_LATE` do.
         """
         awaited = wait.awaited
         assert not isinstance(awaited, Promise)  # an identity waits in a coroutine
@@ -238,18 +244,21 @@ class Authenticator:
         finally:
             timer.cancel()
         if ended is None:
-            name = self._identities[index].name
-            self._env.meter.counter(metrics.AUTHENTICATIONS, identity=name, result="unavailable").value += 1
-            return Unavailable(f"{name} has not told by the deadline of the request")
+            self._late += 1
+            if self._late > MOST_LATE:
+                run.cancel()
+            return Unavailable(f"{self._identities[index].name} has not told by the deadline of the request")
         if ended.error is not None:
             raise ended.error
         verdict: Verdict | None = ended.value
         return verdict
 
     def _end(self, told: Promise[Run[Any] | None], run: Run[Any]) -> None:
-        """Tell that an identity has come to an end; a bug is logged if nobody waits for that any more."""
-        if told.done() and isinstance(run.error, Exception):
-            self._env.emit(events.BUG, where=f"{self._where}: authenticate", error=run.error)
+        """Tell that an identity has come to an end; if the request does not wait any more, only a bug is told."""
+        if told.done() and not told.cancelled():
+            self._late -= 1
+            if isinstance(run.error, Exception):
+                self._env.emit(events.BUG, where=f"{self._where}: authenticate", error=run.error)
         told.resolve(run)
 
     def _accept(self, x: Exchange, caller: Caller, lines: bytes, lower: bytes) -> None:
@@ -284,11 +293,14 @@ class Authenticator:
             return failed(UNVERIFIABLE, refusal, verdict.cause)
         if verdict is None:
             return self._challenge(failed(UNAUTHENTICATED, Refusal("authenticate", self._where, ABSENT)), b"", b"")
+        has_token = bearer_token(lines, lower) is not None  # otherwise another credential is wrong
         if verdict.is_ambiguous:
             refusal = Refusal("authenticate", self._where, AMBIGUOUS)
-            return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), b"invalid_request", b"")
+            error = b"invalid_request" if has_token else b""
+            return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), error, b"")
         refusal = Refusal("authenticate", self._where, INVALID)
-        return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), b"invalid_token", verdict.challenge)
+        error = b"invalid_token" if has_token else b""
+        return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), error, verdict.challenge)
 
     def _challenge(self, outcome: Outcome, error: bytes, other: bytes) -> Outcome:
         """Add WWW-Authenticate to a refusal; `other` is the challenge of an external server, empty without one."""

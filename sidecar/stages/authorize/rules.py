@@ -45,13 +45,14 @@ class Rule:
         self._reads_caller = self._when is not None and any(need.startswith("caller") for need in self._when.needs)
 
     def missing(self, x: Exchange) -> str:
-        """Return the key of the first condition that a request does not meet; empty if it meets all."""
+        """Return the key of the first condition that a request does not meet; empty if it meets all.
+
+        Scopes come last: a caller that lacks nothing else is told to get more of them.
+        """
         if self._methods and x.method not in self._methods:
             return "methods"
         if self._callers and (x.caller is None or x.caller.id not in self._callers):
             return "callers"
-        if self._scopes and not self._scopes <= scopes_of(x.caller):
-            return "scopes"
         if self._networks is not None and not self._networks.find(x.client_address):
             return "networks"
         for capture, values in self._path:
@@ -61,7 +62,9 @@ class Rule:
             value = x.joined(name)
             if value is None or text(value) not in values:
                 return "headers"
-        return "" if self._when is None or self._when.holds(x) else "when"
+        if self._when is not None and not self._when.holds(x):
+            return "when"
+        return "scopes" if self._scopes and not self._scopes <= scopes_of(x.caller) else ""
 
     def waits_for_caller(self, x: Exchange) -> bool:
         """True if an anonymous request might meet all conditions if it had a caller."""
@@ -88,14 +91,12 @@ class Decision(NamedTuple):
 class Rules:
     """Compiled rules of one block."""
 
-    __slots__ = ("_allowed", "_denied", "has_scopes")
+    __slots__ = ("_allowed", "_denied")
 
     def __init__(self, spec: Spec) -> None:
         rules = tuple(enumerate(spec.rules))
         self._denied = tuple((index, Networks(rule.deny.networks)) for index, rule in rules if rule.deny is not None)
         self._allowed = tuple((index, Rule(rule.allow)) for index, rule in rules if rule.allow is not None)
-        self.has_scopes = any(rule.allow is not None and rule.allow.scopes for rule in spec.rules)
-        """True if a rule asks for scopes."""
 
     def decide(self, x: Exchange) -> Decision:
         """Return the decision on a request.
@@ -113,6 +114,10 @@ class Rules:
     def wait_for_caller(self, x: Exchange) -> bool:
         """True if a rule might allow an anonymous request if it had a caller."""
         return any(rule.waits_for_caller(x) for _, rule in self._allowed)
+
+    def wait_for_scopes(self, x: Exchange) -> bool:
+        """True if a rule would allow a request if its caller had more scopes."""
+        return any(rule.missing(x) == "scopes" for _, rule in self._allowed)
 
     def missing(self, x: Exchange) -> dict[int, str]:
         """Return for each `allow` that a request does not meet, by its index, the key of the first such condition."""

@@ -4,7 +4,7 @@ Rules:
 
 1. Networks that are denied count first, then the first rule that allows decides.  Without one the request is refused.
 2. A refusal is 403, for gRPC PERMISSION_DENIED.  It names the block's place in its file, and not what a rule asks for.
-   A caller with a bearer token gets `insufficient_scope` if a rule asks for scopes (RFC 6750 3.1), without their names.
+   A caller with a bearer token that lacks scopes alone gets `insufficient_scope` (RFC 6750 3.1), without their names.
 3. An anonymous request that a rule might allow if it had a caller gets 401 with the challenges of the route's
    identities (RFC 9110 15.5.2): the client may send credentials and try again.
 4. The access log has the caller and the address that were refused.
@@ -68,7 +68,8 @@ class Authorizer:
         why = f"is denied by rule {decision.rule + 1}" if is_denied else "meets no rule"
         refusal = Refusal("authorize", self._where, DENIED if is_denied else NOT_ALLOWED)
         outcome = failed(FORBIDDEN, refusal, f"{caller} at {x.client_address or 'an unknown address'} {why}")
-        if not is_denied and self.rules.has_scopes and x.caller is not None and x.caller.credential == b"authorization":
+        has_token = x.caller is not None and x.caller.credential == b"authorization"
+        if has_token and not is_denied and self.rules.wait_for_scopes(x):
             outcome.add(b"www-authenticate", CHALLENGE)
         return outcome
 

@@ -51,6 +51,8 @@ LEVELS: Final[dict[str, Level]] = {
     events.HANDOVER_FAILED: "error",
     events.RELOAD_REJECTED: "error",
     events.CERTIFICATE_FAILED: "error",
+    events.CERTIFICATE_EXPIRING: "warning",
+    events.CERTIFICATE_INVALID: "error",
     events.ADMIN_FAILED: "error",
     events.HISTORY_FAILED: "warning",
     events.BUG: "error",

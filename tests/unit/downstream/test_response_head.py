@@ -93,12 +93,14 @@ def test_equal_refusals_share_a_document_but_for_the_request_id() -> None:
     DOCUMENTS.clear()
     masks = Masks({"secret": "${KEY}"})
 
-    def document(detail: str, id: bytes, route: str = "order", details: Masks | None = masks) -> dict[str, Any]:
+    def document(
+        detail: str, id: bytes, route: str = "order", details: Masks | None = masks, value: float | None = None
+    ) -> dict[str, Any]:
         x = Exchange(b"GET", b"/", [])
         x.route = SimpleNamespace(name=route, problem_fields=lambda _: [])
         x.request_id = id
         found: dict[str, Any] = json.loads(
-            make_problem(x, failed(BREAKER_OPEN, Refusal("p", "f:1", detail)), details).body
+            make_problem(x, failed(BREAKER_OPEN, Refusal("p", "f:1", detail, value=value)), details).body
         )
         return found
 
@@ -106,6 +108,9 @@ def test_equal_refusals_share_a_document_but_for_the_request_id() -> None:
     assert first["detail"] == "A ${KEY}."
     assert document("A secret.", b'2" \xe9') == {**first, "request_id": '2" \xe9'}
     assert document("A secret.", b"") == {name: first[name] for name in first if name != "request_id"}
+    assert [document("A secret.", b"1", value=each) for each in (7, 0, 0.25)] == [
+        {**first, "value": each} for each in (7, 0, 0.25)
+    ]
     assert len(DOCUMENTS) == 1
     assert document("A secret.", b"1", "other")["route"] == "other"
     assert document("A secret.", b"1", details=Masks({}))["detail"] == "A secret."
@@ -119,7 +124,6 @@ def test_documents_are_kept_within_bounds() -> None:
         assert len(DOCUMENTS) <= MOST_DOCUMENTS
     DOCUMENTS.clear()
     make_problem(None, failed(BREAKER_OPEN, Refusal(detail="x" * LONGEST_DOCUMENT)))
-    make_problem(None, failed(BREAKER_OPEN, Refusal(detail="of one request", value=7)))
     assert not DOCUMENTS
 
 

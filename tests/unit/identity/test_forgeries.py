@@ -714,6 +714,27 @@ def test_the_corpus_is_large() -> None:
     assert len(VALID) > 30
 
 
+SMALL = [0, 1, 2**255 - 20, 2**255 - 19, 2**255 - 18] + [
+    int.from_bytes(bytes.fromhex(point), "little")
+    for point in (
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    )
+]
+"""Points of Ed25519 under which a signature of zeros is right for many texts, without their sign."""
+
+
+def test_keys_that_anyone_can_sign_for_are_left_out() -> None:
+    for point in [*SMALL, *(point | 1 << 255 for point in SMALL)]:
+        jwk = {"kty": "OKP", "crv": "Ed25519", "x": b64(point.to_bytes(32, "little")).decode()}
+        with pytest.raises(ValueError, match="small order"):
+            read_key(jwk, has_secrets=False)
+    for modulus in (2**2048 - 2, 3**1293, math.prod((RSA.public_key().public_numbers().n, 751))):
+        with pytest.raises(ValueError, match="small factor"):
+            read_key({"kty": "RSA", "e": "AQAB", "n": number(modulus)}, has_secrets=False)
+    read_key(public(ED, None), has_secrets=False)
+
+
 def test_a_key_of_a_flawed_chip_is_left_out() -> None:
     product = math.prod(ROCA_PRIMES)
     modulus = pow(65537, 12345, product) + product * (3 << (2047 - product.bit_length()))

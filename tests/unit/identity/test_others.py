@@ -151,6 +151,9 @@ async def test_a_key_ends_when_it_says(tmp_path: Path) -> None:
         path = key_file(tmp_path, {"name": "k", "digest": digest(), "expires": text})
         verdict = await ask(make("api_key", env, file=str(path)), env, headers={"x-api-key": KEY})
         assert isinstance(verdict, Caller) == is_valid
+    endless, ending = {"name": "b", "digest": digest()}, {"name": "a", "digest": digest("x"), "expires": "2100-01-01"}
+    found = make("api_key", env, file=str(key_file(tmp_path, endless, ending))).describe()["keys"]
+    assert [(each["name"], each.get("expires")) for each in found] == [("a", 4102444800.0), ("b", None)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from functools import cache
-from itertools import pairwise
+from itertools import count, pairwise
+from math import gcd
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from sidecar.core.exchange import Caller
 from sidecar.core.stage import Wait
 from sidecar.identity import verification
 from sidecar.identity.jwt import JwtIdentity
-from sidecar.identity.keys import encode, read_key
+from sidecar.identity.keys import SMALL_PRIMES, encode, read_key
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.identity.verification import AT_ONCE, IN_THREAD, WARY_FOR, VerificationSpec
-from tests.support.clock import FakeEnv, make_env
+from tests.support.clock import WALL, FakeEnv, make_env
 from tests.support.issuer import KeyServer, jwk, key, sign
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import exchange
@@ -164,7 +165,7 @@ async def test_slow_keys_verify_in_a_worker_thread(
     ("bits", "exponent", "is_slow"), [(2048, 65537, False), (8192, 65537, True), (2048, 65539, True)]
 )
 def test_large_keys_are_slow(bits: int, exponent: int, is_slow: bool) -> None:
-    modulus = (1 << (bits - 1)) + 15  # no key has to sign here
+    modulus = next(n for n in count((1 << (bits - 1)) + 15, 2) if gcd(n, SMALL_PRIMES) == 1)  # none has to sign here
     members = {name: n.to_bytes((n.bit_length() + 7) // 8, "big") for name, n in {"n": modulus, "e": exponent}.items()}
     assert (
         read_key({"kty": "RSA", **{n: encode(v).decode() for n, v in members.items()}}, has_secrets=False).is_slow
@@ -228,3 +229,26 @@ async def test_tokens_that_have_waited_for_keys_take_turns_too() -> None:
         await asyncio.sleep(0)
     assert max(after - before for before, after in pairwise([*accepted, len(tasks)])) <= AT_ONCE
     assert all(isinstance(each.result(), Caller) for each in tasks)
+
+
+async def test_a_token_that_ends_while_it_waits_or_whose_key_leaves_is_judged_anew() -> None:
+    env = make_env()
+    found = identity(jwk(key("EC")), env=env, at_once=AT_ONCE)
+    for number in range(AT_ONCE):
+        assert isinstance(begin(found, fresh(number)), Caller)
+    short, long = sign(key("EC"), {"exp": WALL + 10}), sign(key("EC"), {"exp": WALL + 1000})
+    waiting = [begin(found, each) for each in (short, long)]
+    await settle()
+    env.advance(100.0)  # the turn comes at once, and its token takes it late
+    verdicts = [await each for each in waiting[:AT_ONCE]]
+    assert isinstance(verdicts[0], Rejection)
+    assert "expired" in verdicts[0].cause
+    assert isinstance(await waiting[1], Caller)
+    for number in range(100, 100 + AT_ONCE + 1):
+        last = begin(found, fresh(number))
+    await settle()
+    found.source.keys = found.source.keys.replaced_by(())
+    env.advance(0.0)
+    refused = await last
+    assert isinstance(refused, Rejection)
+    assert "no key" in refused.cause

@@ -25,6 +25,7 @@ def test_counts_stay_and_gauges_go_with_a_dead_worker() -> None:
         registry.histogram(metrics.REQUEST_DURATION, route="a").record(0.01)
         registry.gauge(metrics.CONNECTIONS, lambda: 5.0, listener="in")
         registry.gauge(metrics.BREAKER_STATE, lambda: 2.0, breaker="b")
+        registry.gauge(metrics.CREDENTIAL_LEFT, [lambda: 7.0, lambda: 5.0][worker], upstream="u")
         totals.apply(worker, json.loads(json.dumps(changes.take())))
         registry.counter(metrics.RETRIES, route="a").value += 1
         totals.apply(worker, json.loads(json.dumps(changes.take())))
@@ -32,6 +33,7 @@ def test_counts_stay_and_gauges_go_with_a_dead_worker() -> None:
     assert value(total, metrics.RETRIES) == 7
     assert value(total, metrics.CONNECTIONS) == 10
     assert value(total, metrics.BREAKER_STATE) == 2
+    assert value(total, metrics.CREDENTIAL_LEFT) == 5, "of the worker that is worst off"
     totals.leave(0)
     assert value(total, metrics.RETRIES) == 7
     assert value(total, metrics.CONNECTIONS) == 5

@@ -13,6 +13,7 @@ from sidecar.engine.pipeline import Pipeline
 from sidecar.http2.hpack import UNINDEXED
 from sidecar.identity.verdict import Rejection, Unavailable
 from sidecar.stages import BY_NAME
+from sidecar.stages.authenticate.stage import MOST_LATE
 from tests.support.clock import FakeEnv, make_env
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import ScriptedService, context, exchange
@@ -94,6 +95,14 @@ def test_ambiguous_credentials_are_a_bad_request() -> None:
     outcome, _ = admit(stage(Listed("corporate", Rejection("two", is_ambiguous=True))), BEARER)
     assert outcome is not None
     assert (outcome.status, challenges(outcome)) == (400, [b'Bearer realm="", error="invalid_request"'])
+
+
+def test_a_wrong_key_is_no_invalid_token() -> None:
+    for verdict, status in ((Rejection("unknown"), 401), (Rejection("two", is_ambiguous=True), 400)):
+        both = stage(Listed("corporate", None), Listed("partners", verdict, b"ApiKey", b"x-api-key"))
+        outcome, _ = admit(both, {"x-api-key": "x"})
+        assert outcome is not None
+        assert (outcome.status, challenges(outcome)) == (status, [b'Bearer realm=""', b'ApiKey realm=""'])
 
 
 def test_what_cannot_be_decided_is_unavailable_and_not_unauthenticated() -> None:
@@ -274,7 +283,6 @@ async def test_no_request_waits_for_a_verdict_beyond_its_deadline() -> None:
     outcome = await Pipeline([stage(hung, env=env)], service)(x)
     assert (outcome.status, outcome.reason, env.now() - began) == (503, "unverifiable", 2.0)
     assert outcome.cause == "hung has not told by the deadline of the request"
-    assert env.meter.value("sidecar.authentications", identity="hung", result="unavailable") == 1
     assert (service.calls, ended) == (0, [])
     await env.sleep(4.0)
     assert ended == [began + 5.0], "the verdict may be cached, for the next request"
@@ -290,6 +298,13 @@ async def test_no_request_waits_for_a_verdict_beyond_its_deadline() -> None:
     await env.sleep(9.0)
     assert str(env.emitted("bug")[0]["error"]) == "a bug"
     assert len(ended) == 2, "without a client nobody waits, except for the one of the request before"
+    crowded = stage(hung, env=env)
+    for late, ends in ((MOST_LATE - 1, 3), (MOST_LATE, 3)):
+        crowded._late = late
+        x = exchange(headers=BEARER, deadline=env.now() + 2.0)
+        assert (await Pipeline([crowded], service)(x)).status == 503
+        await env.sleep(4.0)
+        assert (len(ended), crowded._late) == (ends, late)
 
 
 def test_a_realm_is_quoted_safely() -> None:

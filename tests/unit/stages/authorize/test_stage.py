@@ -147,6 +147,12 @@ def test_a_refusal_tells_a_stranger_nothing_of_the_rules() -> None:
     ("block", "x", "cause"),
     [
         ({"scopes": ["a"]}, exchange(), "an anonymous caller at an unknown address meets no rule"),
+        (
+            {"scopes": ["a"], "methods": ["POST"]},
+            exchange(caller=caller()),
+            "the caller alice at an unknown address meets no rule",
+        ),
+        ({"scopes": ["a"], "when": "request.method == 'POST'"}, exchange(caller=caller()), "the caller alice"),
         ({"callers": ["a"]}, exchange(caller=caller("x" * 500)), f"the caller {'x' * 100} at an unknown address"),
         (
             [{"allow": {"scopes": ["a"]}}, {"deny": {"networks": ["0.0.0.0/0"]}}],
