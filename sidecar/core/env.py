@@ -136,7 +136,7 @@ class Workers(Protocol):
     def lease_tokens(self, name: str) -> TokenLease:
         """Return the lease of a retry budget; call its `retune` next."""
 
-    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int, debt: float) -> None:
         """Declare a rate limit of all workers together, or its new settings (`sidecar.leases.rate.RateLessor`)."""
 
     def end_rate(self, name: str) -> None:

@@ -8,9 +8,10 @@ from typing import Final
 from sidecar.control.compiler import ROUTE
 from sidecar.control.route import Link, Route
 from sidecar.core.exchange import Exchange
+from sidecar.core.units import BYTES
 from sidecar.inspect.effective import flow
 from sidecar.limits.keys import cost_reader, key_reader
-from sidecar.limits.spec import ADDRESS
+from sidecar.limits.spec import ADDRESS, AnswerSize, fixed_cost
 from sidecar.stages.quota.spec import QuotaSpec
 from sidecar.stages.quota.spec import Spec as Quotas
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
@@ -85,10 +86,19 @@ def _quota_parts(quota: QuotaSpec, x: Exchange, owner: str, observed: bool) -> I
         yield "nothing is refused: mode is observe"
 
 
-def _cost(text: int | float | str, most: float, x: Exchange) -> Iterator[str]:
+def _size(count: int) -> str:
+    """Return bytes as a policy file has them, in the largest unit of which they are a multiple."""
+    unit = max((unit for unit in BYTES if count % BYTES[unit] == 0), key=BYTES.__getitem__)
+    return f"{count // BYTES[unit]}{unit}"
+
+
+def _cost(spec: int | float | str | AnswerSize, most: float, x: Exchange) -> Iterator[str]:
     """Yield the part on a request that counts as more or less than one."""
-    read = cost_reader(text, most)
-    cost = float(text) if read is None else read(x)
+    if isinstance(spec, AnswerSize):
+        yield f"the request counts as one, or as one for each {_size(spec.answer_size)} of its answer's body"
+        return
+    read = cost_reader(spec, most)
+    cost = fixed_cost(spec) if read is None else read(x)
     if cost != 1:
         yield f"the request counts as {cost:g}"
 

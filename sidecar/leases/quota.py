@@ -7,7 +7,8 @@ Rules:
 2. A lessee spends units without asking, asks for more before they are used up, and gives back what it has not used for
    `HOLD` seconds.  It gets a small part of the quota ahead of need, and near the end of the quota nothing.
 3. In doubt a quota counts more, never less: units that a lost message granted or gave back count as used, and units
-   that were spent without the lessor (`owed`) are told again until an answer comes.
+   that were spent without the lessor (`owed`) are told again until an answer comes.  Costs that are known too late are
+   owed too, and may go beyond the quota.
 4. No key is evicted before its window ends.  Keys beyond the bound share the count of `OVERFLOW`.
 5. A clock that steps back by `SKEW` at most leaves no window.  One that steps back further takes the counts of a table
    along.
@@ -140,6 +141,12 @@ class QuotaTable:
             return False
         self._set(key, used)
         return True
+
+    def charge(self, key: str, cost: float) -> None:
+        """Spend units for a request that was admitted before, whatever is left."""
+        key = self.locate(key)
+        spent = self.spent.get(key)
+        self._set(key, cost if spent is None else spent.units + cost)
 
     def refund(self, key: str, cost: float) -> None:
         """Take back a request that was admitted at this instant."""
@@ -296,6 +303,21 @@ class QuotaLessee:
     def wait(self, key: str, cost: float) -> None:
         """Count a request that waits for the answer of the lessor."""
         self._find(key).waiting += cost
+
+    def charge(self, key: str, cost: float, now: float) -> None:
+        """Spend units for a request that was admitted before, whatever is left."""
+        lease = self.leases.get(key)
+        if lease is None:
+            lease = self._add(key, now)
+        lease.used_at = now
+        paid = min(cost, lease.held)
+        lease.held -= paid
+        lease.taken += cost
+        lease.owed += cost - paid
+        lease.left = max(0.0, lease.left - (cost - paid))
+        if lease.owed > 0 or (lease.held < lease.low and now >= lease.refused_until):
+            lease.low = 0.0
+            self._ask(lease)
 
     def refund(self, key: str, cost: float) -> None:
         """Take back a request that was admitted at this instant."""

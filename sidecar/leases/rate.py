@@ -12,7 +12,9 @@ Rules:
 4. Half of what is available may be granted for demand that is only expected.  Requests that wait get the rest, so the
    reserve of one lessee refuses no request of another while there is enough.
 5. A message may be lost: its tokens are then spent by nobody.  It must not be delivered twice.
-6. A lessor that has lost its counts starts with empty buckets (`lost_at`).
+6. What was spent without a token, since a cost was known too late, is told with the next ask (`owed`).  It counts
+   whatever is left, up to the debt that the limit allows.  If the answer is lost, it is told again.
+7. A lessor that has lost its counts starts with empty buckets (`lost_at`).
 
 A supervisor of workers has one `RateLessor` for each limit, and each worker one `RateLessee`.  A worker sends what
 `collect` returns over its pipe; the supervisor calls `exchange` for each ask, with its own monotonic clock, and the
@@ -63,6 +65,8 @@ class Ask(NamedTuple):
     """Tokens of the last grant that the lessee gives back."""
     stamp: float
     """`Grant.stamp` of the grant that `back` belongs to."""
+    owed: float = 0.0
+    """Tokens that were spent without a grant."""
 
 
 class Grant(NamedTuple):
@@ -113,6 +117,12 @@ class _Account:
         self.recent = [each for each in self.recent if each[2] > TOLERANCE]
         self.tat = self.fold()
 
+    def cut(self, furthest: float) -> None:
+        """Set the TAT back to an instant that it must not be beyond."""
+        if self.tat > furthest:
+            self.base = self.tat = furthest
+            self.recent = []
+
     def fold(self) -> float:
         """Return the TAT after all grants.  Those of one period count as made at the instant of its last."""
         tat = self.base
@@ -124,20 +134,21 @@ class _Account:
 class RateLessor:
     """Limit of one rate and capacity for each of many keys, handed out in leases."""
 
-    __slots__ = ("_accounts", "depth", "interval", "lease", "lost_at", "max_keys")
+    __slots__ = ("_accounts", "debt", "depth", "interval", "lease", "lost_at", "max_keys")
 
-    def __init__(self, rate: float, capacity: float, lease: float, max_keys: int = 10_000) -> None:
-        """`rate` is in tokens per second, `lease` in seconds."""
+    def __init__(self, rate: float, capacity: float, lease: float, max_keys: int = 10_000, debt: float = 0.0) -> None:
+        """`rate` is in tokens per second; `lease`, and the most that may be owed, in seconds."""
         self._accounts: dict[str, _Account] = {}
         """Accounts by key; those used last are at the end."""
         self.lost_at = -NEVER
         """Instant at which the counts were lost: keys that are not known had an empty bucket then."""
-        self.retune(rate, capacity, lease, max_keys)
+        self.retune(rate, capacity, lease, max_keys, debt)
 
-    def retune(self, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+    def retune(self, rate: float, capacity: float, lease: float, max_keys: int, debt: float = 0.0) -> None:
         """Apply other settings; the counts stay."""
         self.interval = 1.0 / rate
         self.depth = capacity / rate
+        self.debt = debt
         self.lease = lease
         self.max_keys = max_keys
 
@@ -152,13 +163,14 @@ class RateLessor:
         interval = self.interval
         conforming = now + self.depth + TOLERANCE
         furthest = conforming + self.lease / 2
-        if account.tat > furthest:  # the clock was set back, or the limit was changed
-            account.base = account.tat = furthest
-            account.recent = []
+        account.cut(furthest + self.debt)  # the clock was set back, or the limit was changed
         period = now // PERIOD
         account.roll(period)
         if ask.back > 0 and 0 <= now - ask.stamp <= MEMORY:
             account.give_back(ask.stamp // PERIOD, ask.back * interval)
+        if ask.owed > 0:
+            account.grant(period, now, ask.owed * interval)
+            account.cut(furthest + self.debt)
         if ask.want <= 0:
             return Grant(0.0, 0.0, 0.0, now)
         start = max(account.tat, now)
@@ -214,8 +226,8 @@ class RateLease:
 
     __slots__ = (
         "asked_at", "average", "counted_from", "demand", "due", "end", "expires", "first_waiting", "following",
-        "is_asked", "is_old", "key", "low", "missed", "refused_until", "retry_at", "stamp", "taken", "tat", "used",
-        "waiting",
+        "is_asked", "is_old", "key", "low", "missed", "owed", "refused_until", "retry_at", "stamp", "taken", "tat",
+        "used", "waiting",
     )  # fmt: skip
 
     def __init__(self, key: str, now: float) -> None:
@@ -254,6 +266,8 @@ class RateLease:
         """Tokens spent or refused from `counted_from` to the last ask."""
         self.counted_from = now
         """Instant from which the demand is counted."""
+        self.owed = 0.0
+        """Tokens spent without a grant, which the lessor does not know of yet."""
         self.refused_until = 0.0
         """Instant before which the lessor is not asked again."""
         self.retry_at = 0.0
@@ -364,6 +378,21 @@ class RateLessee:
             lease.first_waiting = cost
         lease.waiting += cost
 
+    def charge(self, key: str, cost: float, now: float) -> None:
+        """Spend tokens for a request that was admitted before, whatever is left."""
+        lease = self.leases.get(key)
+        if lease is None:
+            lease = self._add(key, now)
+        lease.taken += cost
+        cost = self._pay(lease, cost, now)
+        if lease.following is not None and cost > 0:
+            self._promote(lease)
+            cost = self._pay(lease, cost, now)
+        lease.owed += cost
+        if lease.owed > 0 or (lease.tat > lease.low and lease.following is None and now >= lease.refused_until):
+            lease.low = lease.end
+            self._ask(lease)
+
     def refund(self, key: str, cost: float) -> None:
         """Take back a request that was admitted at this instant."""
         lease = self.leases.get(key) or self.leases[OVERFLOW]
@@ -406,7 +435,7 @@ class RateLessee:
         found = []
         for lease in asks:
             ask = self._write(lease, now)
-            if ask.want > 0 or ask.back > 0:
+            if ask.want > 0 or ask.back > 0 or ask.owed > 0:
                 found.append(ask)
             else:
                 lease.is_asked = False
@@ -435,11 +464,12 @@ class RateLessee:
         self._plan(lease, now)
 
     def fail(self, ask: Ask) -> None:
-        """Give up an ask that was not answered.  What it gave back is lost."""
+        """Give up an ask that was not answered.  What it gave back is lost, and what was owed still is."""
         lease = self.leases.get(ask.key)
         if lease is not None:
             lease.is_asked = False
             lease.waiting = lease.first_waiting = 0.0
+            lease.owed += ask.owed
 
     def _add(self, key: str, now: float) -> RateLease:
         """Return a new lease without tokens, or the one of `OVERFLOW` if the table is full."""
@@ -448,6 +478,14 @@ class RateLessee:
         lease = self.leases[key] = RateLease(key, now)
         self._watch(lease, now + self.lease)
         return lease
+
+    def _pay(self, lease: RateLease, cost: float, now: float) -> float:
+        """Spend what is left of a lease, the cost at most; return the rest of the cost."""
+        if now >= lease.expires:
+            return cost
+        paid = min(cost, max(0.0, lease.end - lease.tat) / self.interval)
+        lease.tat += paid * self.interval
+        return cost - paid
 
     def _promote(self, lease: RateLease) -> None:
         lease.promote(lease.demand * self.ahead * self.interval)
@@ -488,7 +526,9 @@ class RateLessee:
             age = now - lease.asked_at + TOLERANCE
             is_used = lease.taken + lease.missed > 0
             is_refused = now < lease.refused_until
-            if not lease.has_tokens(now):
+            if lease.owed > 0:
+                self._ask(lease)
+            elif not lease.has_tokens(now):
                 if is_used and not is_refused:
                     self._ask(lease)
                 elif not is_used and not is_refused and age >= self.lease:
@@ -540,6 +580,7 @@ class RateLessee:
             self._promote(lease)
         elif expected:
             want = max(firm, float(floor(expected - kept + TOLERANCE)))
+        owed, lease.owed = lease.owed, 0.0
         lease.taken = lease.missed = lease.waiting = lease.first_waiting = 0.0
         lease.asked_at = now
-        return Ask(lease.key, least, firm, want, back, stamp)
+        return Ask(lease.key, least, firm, want, back, stamp, owed)

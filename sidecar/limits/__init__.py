@@ -2,6 +2,7 @@
 
     spec            types of keys and costs in policy files
     keys            readers of the key and the cost of a request
+    answers         costs by the size of the answer
     fields          the fields `RateLimit` and `RateLimit-Policy` of responses
 
 Not here: how requests are counted (`sidecar.leases`, `sidecar.stages.rate_limit.gcra`).

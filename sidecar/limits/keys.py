@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from sidecar.core.exchange import Exchange
 from sidecar.core.template import Template
-from sidecar.limits.spec import ADDRESS, CALLER, CLAIMS, NO_KEY
+from sidecar.limits.spec import ADDRESS, CALLER, CLAIMS, NO_KEY, AnswerSize
 
 LONGEST: Final = 64
 """Longest key in characters that is stored as it is."""
@@ -53,8 +53,8 @@ def key_reader(spec: Keyed) -> ReadKey:
     return lambda x: first(x) or f"\0={second(x)}"
 
 
-def cost_reader(text: int | float | str, most: float) -> ReadCost | None:
-    """Return the reader of a cost that is a template; None for a number.  A cost is never more than `most`."""
+def cost_reader(text: int | float | str | AnswerSize, most: float) -> ReadCost | None:
+    """Return the reader of a cost that is a template; None for any other.  A cost is never more than `most`."""
     if not isinstance(text, str):
         return None
     template = Template(text, {})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
 from sidecar.core import template
+from sidecar.core.spec import Model
+from sidecar.core.units import Size
 
 NO_KEY: Final = "none"
 ADDRESS: Final = "client.address"
@@ -30,13 +32,36 @@ def _key(value: Any) -> Any:
     return value.lower() if value.startswith("header.") else value
 
 
+class AnswerSize(Model):
+    """Cost of a request by the size of its answer."""
+
+    answer_size: Annotated[Size, Field(ge=1)]
+    """Size of the answer's body that counts as one request; a smaller rest counts as one too."""
+
+
 def _cost(value: Any) -> Any:
     if isinstance(value, str):
         if not template.names(value):
             raise ValueError("is a text without a name in braces; write a number such as 5, or such as {query.limit}")
     elif not isinstance(value, bool) and isinstance(value, int | float) and not 0 < value <= 1_000_000:
         raise ValueError("must be more than zero, and a million at most")
+    elif isinstance(value, bool) or not isinstance(value, int | float | dict | AnswerSize):
+        raise ValueError("is no cost; write a number, a template such as {query.limit}, or {answer_size: 64KiB}")
     return value
+
+
+def _form(value: Any) -> str:
+    return "answer" if isinstance(value, dict | AnswerSize) else "number"
+
+
+def fixed_cost(cost: int | float | str | AnswerSize) -> float:
+    """Return the cost of a request that is known from the policies alone; 1 if it depends on request or answer."""
+    return float(cost) if isinstance(cost, int | float) else 1.0
+
+
+def answer_unit(cost: int | float | str | AnswerSize) -> int:
+    """Return the bytes of an answer that count as one request; 0 if its size does not count."""
+    return cost.answer_size if isinstance(cost, AnswerSize) else 0
 
 
 LimitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
@@ -45,9 +70,12 @@ StoreName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 """Name of a store of the section `stores`."""
 Key = Annotated[str, BeforeValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^({KEYS})$"})]
 """Part of a request by which a limit tells requests apart."""
-Cost = Annotated[
+_NumberOrTemplate = Annotated[
     int | float | str,
-    BeforeValidator(_cost),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
+    Tag("number"),
 ]
-"""Number of requests that one counts as, or a template of it."""
+Cost = Annotated[
+    Annotated[_NumberOrTemplate | Annotated[AnswerSize, Tag("answer")], Discriminator(_form)], BeforeValidator(_cost)
+]
+"""Number of requests that one counts as, a template of it, or the size of the answer."""

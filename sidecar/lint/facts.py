@@ -188,7 +188,7 @@ class RouteFacts:
             (limit.rate, f"{place} `{limit.name}`")
             for limit, place in own
             if limit.key == NO_KEY and limit.mode == "enforce" and limit.count == "all" and limit.store is None
-            and not isinstance(limit.cost, str) and limit.cost >= 1
+            and isinstance(limit.cost, int | float) and limit.cost >= 1
         ]  # fmt: skip
         if not bounds:
             return None

@@ -28,13 +28,13 @@ class InProcessScript:
         now = self._now()
         answer: list[Any] = [str(now * MICRO), b"here", 1]
         for index, key in enumerate(keys[2:]):
-            numbers = [float(each) for each in arguments[4 + 8 * index : 12 + 8 * index]]
-            interval, depth, lease = (each / MICRO for each in numbers[:3])
+            numbers = [float(each) for each in arguments[4 + 10 * index : 14 + 10 * index]]
+            interval, depth, lease, debt = (each / MICRO for each in numbers[:4])
             if len(self._lessors) >= MAX_KEYS and key not in self._lessors:
                 key = OVERFLOW
-            lessor = self._lessors.setdefault(key, RateLessor(1 / interval, depth / interval, lease))
-            least, firm, want, back, stamp = numbers[3:]
-            grant = lessor.exchange(Ask(key, least, firm, want, back, stamp / MICRO), now)
+            lessor = self._lessors.setdefault(key, RateLessor(1 / interval, depth / interval, lease, debt=debt))
+            least, firm, want, back, stamp, owed = numbers[4:]
+            grant = lessor.exchange(Ask(key, least, firm, want, back, stamp / MICRO, owed), now)
             answer += [str(grant.tokens), str(grant.start * MICRO), str(grant.wait * MICRO)]
         return answer
 

@@ -2,7 +2,7 @@
 
 One call serves many keys of many limits.  Keys: the clock, the set of processes, and one for each ask.  Arguments:
 microseconds since the last exchange of this process (below 0 for the first), its name, the epoch that it knows, an
-epoch for a new store, and for each ask interval, depth, lease, least, firm, want, back and stamp.
+epoch for a new store, and for each ask interval, depth, lease, debt, least, firm, want, back, stamp and owed.
 
 - The counts of a store that was emptied are lost.  A process that knows another epoch says so, and keys that are not
   known then had an empty bucket at that instant.
@@ -36,10 +36,11 @@ redis.call('pexpire', KEYS[2], 10000)
 local answer = {text(now), epoch, redis.call('zcard', KEYS[2])}
 local tolerance, memory, width, periods = 0.001, 200000, 25000, 8
 for index = 3, #KEYS do
-  local at = 4 + (index - 3) * 8
+  local at = 4 + (index - 3) * 10
   local interval, depth, lease = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  local least, firm, want = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
-  local back, stamp = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8])
+  local debt = tonumber(ARGV[at + 4])
+  local least, firm, want = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
+  local back, stamp, owed = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
   local found = redis.call('get', KEYS[index])
   local state
   if found then
@@ -54,7 +55,7 @@ for index = 3, #KEYS do
   end
   local conforming = now + depth + tolerance
   local furthest = conforming + lease / 2
-  if fold() > furthest then state = {furthest} end
+  if fold() > furthest + debt then state = {furthest + debt} end
   local period = math.floor(now / width)
   while state[2] and state[2] < period - periods do
     state[1] = math.max(state[1], state[3]) + state[4]
@@ -71,6 +72,18 @@ for index = 3, #KEYS do
     end
     state = kept
   end
+  local function grant(seconds)
+    local size = #state
+    if size > 1 and state[size - 2] == period then
+      state[size - 1], state[size] = now, state[size] + seconds
+    else
+      state[size + 1], state[size + 2], state[size + 3] = period, now, seconds
+    end
+  end
+  if owed > 0 then
+    grant(owed * interval)
+    if fold() > furthest + debt then state = {furthest + debt} end
+  end
   local tokens, start, wait = 0, 0, 0
   if want > 0 then
     start = math.max(fold(), now)
@@ -82,14 +95,7 @@ for index = 3, #KEYS do
     if tokens < firm then
       wait = math.max(0, start - conforming + (tokens + math.max(least, 1)) * interval)
     end
-    if tokens > 0 then
-      local size, granted = #state, tokens * interval
-      if size > 1 and state[size - 2] == period then
-        state[size - 1], state[size] = now, state[size] + granted
-      else
-        state[size + 1], state[size + 2], state[size + 3] = period, now, granted
-      end
-    end
+    if tokens > 0 then grant(tokens * interval) end
   end
   local tat = fold()
   if tat > now then

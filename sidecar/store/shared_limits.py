@@ -36,34 +36,46 @@ class SharedLimit:
     """One rate limit of a store."""
 
     def __init__(
-        self, store: SharedLimits, name: str, rate: float, capacity: float, lease: float, max_keys: int
-    ) -> None:
+        self, store: SharedLimits, name: str, rate: float, capacity: float, lease: float, max_keys: int,
+        debt: float = 0.0,
+    ) -> None:  # fmt: skip
         self.store = store
         self.name = name
         """Name of the limit in the store, the same in all processes."""
         self.lessee = RateLessee(rate, capacity, lease, max_keys)
         self.lessee.on_ask = store.schedule
         self._rate, self._capacity = rate, capacity
+        self.debt = debt
+        """Seconds for which costs that were known too late may use up the limit ahead."""
         self._share: RateLessor | None = None
         """Limit of this process alone, while the store is away."""
         self._share_of = 0
         store.limits[name] = self
 
-    def retune(self, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+    def retune(self, rate: float, capacity: float, lease: float, max_keys: int, debt: float = 0.0) -> None:
         """Apply other settings; leases of the old ones are given up."""
         self.lessee.retune(rate, capacity, lease, max_keys)
-        self._rate, self._capacity, self._share = rate, capacity, None
+        self._rate, self._capacity, self.debt, self._share = rate, capacity, debt, None
 
     def fall_back(self, key: str, cost: float, now: float) -> float:
         """Count a request by the fair share of this process; return 0 to admit it, or the seconds to wait."""
-        members = self.store.members
+        share = self._find_share()
+        cost = min(cost, share.depth / share.interval)
+        return share.exchange(Ask(key, cost, cost, cost, 0.0, 0.0), now).wait
+
+    def charge_alone(self, key: str, cost: float, now: float) -> None:
+        """Count more for a request that was admitted by the fair share of this process."""
+        self._find_share().exchange(Ask(key, 0.0, 0.0, 0.0, 0.0, 0.0, cost), now)
+
+    def _find_share(self) -> RateLessor:
+        """Return the limit of this process alone in the current outage."""
         if self._share is None or self._share_of != self.store.faults:
+            members = self.store.members
             capacity = max(self._capacity / members, 1.0)
-            self._share = RateLessor(self._rate / members, capacity, 0.0, self.lessee.max_keys)
+            self._share = RateLessor(self._rate / members, capacity, 0.0, self.lessee.max_keys, self.debt)
             self._share.lost_at = self.store.down_at
             self._share_of = self.store.faults
-        cost = min(cost, self._share.depth / self._share.interval)
-        return self._share.exchange(Ask(key, cost, cost, cost, 0.0, 0.0), now).wait
+        return self._share
 
     def retire(self) -> None:
         """Remove the limit from its store."""
@@ -128,8 +140,8 @@ class SharedLimits(Exchanges[SharedLimit, Script]):
         for limit, ask in sent:
             lessee = limit.lessee
             keys.append(f"{PREFIX}{limit.name}:{ask.key}")
-            settings = (lessee.interval * MICRO, lessee.depth * MICRO, lessee.lease * MICRO)
-            numbers = (*settings, ask.least, ask.firm, ask.want, ask.back, ask.stamp)
+            settings = (lessee.interval * MICRO, lessee.depth * MICRO, lessee.lease * MICRO, limit.debt * MICRO)
+            numbers = (*settings, ask.least, ask.firm, ask.want, ask.back, ask.stamp, ask.owed)
             arguments += [f"{number:.17g}" for number in numbers]
         return keys, arguments
 

@@ -19,8 +19,10 @@ TIMEOUT: Final = 0.25
 """Longest wait of a request for the supervisor, in seconds."""
 END: Final = "\0"
 """Last character of the names of limits; neither names nor keys have it before the colon between them."""
-NUMBERS: Final = 8
-"""Arguments of the script for each ask: three settings, then the numbers that change."""
+NUMBERS: Final = 10
+"""Arguments of the script for each ask: `SETTINGS` of the limit, then the numbers that change."""
+SETTINGS: Final = 4
+"""Arguments of each ask that the supervisor knows: the worker has declared them."""
 
 
 class SupervisorScript:
@@ -35,7 +37,7 @@ class SupervisorScript:
         for index, text in enumerate(keys[2:]):
             name, _, key = text.removeprefix(PREFIX).partition(f"{END}:")
             at = 4 + NUMBERS * index
-            asks.append([name + END, key, *map(float, arguments[at + 3 : at + NUMBERS])])
+            asks.append([name + END, key, *map(float, arguments[at + SETTINGS : at + NUMBERS])])
         now, grants = await self._workers.lease_rates(asks)
         answer: list[Any] = [now, b"supervisor", self._workers.count]
         for tokens, start, wait in grants:
@@ -54,16 +56,16 @@ class WorkerLimit(SharedLimit):
 
     def __init__(
         self, store: SharedLimits, name: str, rate: float, capacity: float, lease: float, max_keys: int,
-        workers: Workers,
+        debt: float, workers: Workers,
     ) -> None:  # fmt: skip
-        super().__init__(store, name + END, rate, capacity, lease, max_keys)
+        super().__init__(store, name + END, rate, capacity, lease, max_keys, debt)
         self._workers = workers
-        workers.declare_rate(self.name, rate, capacity, lease, max_keys)
+        workers.declare_rate(self.name, rate, capacity, lease, max_keys, debt)
 
-    def retune(self, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+    def retune(self, rate: float, capacity: float, lease: float, max_keys: int, debt: float = 0.0) -> None:
         """Apply other settings; leases of the old ones are given up."""
-        super().retune(rate, capacity, lease, max_keys)
-        self._workers.declare_rate(self.name, rate, capacity, lease, max_keys)
+        super().retune(rate, capacity, lease, max_keys, debt)
+        self._workers.declare_rate(self.name, rate, capacity, lease, max_keys, debt)
 
     def retire(self) -> None:
         """Remove the limit from the store and from the supervisor."""

@@ -63,6 +63,21 @@ async def w(shared: Sidecar) -> AsyncIterator[World]:
                     "rate_limit": [{"name": "slow", "rate": "1/h", "burst": 0, "key": "header.x-tenant"}],
                 },
                 {
+                    "name": "sized",
+                    "match": {"path": "/shop.Echo/Out", "headers": {"x-tenant": "sized"}},
+                    "upstream": "app",
+                    "timeout": {"request": "10s"},
+                    "quota": [
+                        {
+                            "name": "bytes",
+                            "max": 30,
+                            "per": "month",
+                            "key": "header.x-tenant",
+                            "cost": {"answer_size": "1KiB"},
+                        }
+                    ],
+                },
+                {
                     "name": "counted",
                     "match": {"path": "/shop.Counted/Unary"},
                     "upstream": "app",
@@ -246,6 +261,22 @@ async def test_grpc_web(w: World) -> None:
     answer = await w.sidecar.fetch("POST", "/shop.Echo/Out", body=text, content_type="application/grpc-web-text")
     whole = b"".join(base64.b64decode(answer.body[at : at + 4]) for at in range(0, len(answer.body), 4))
     assert whole.startswith(b"".join(frame(b"%1024d" % number) for number in range(3)) + b"\x80")
+
+
+async def test_the_messages_of_a_stream_count_by_their_size(w: World) -> None:
+    """20 messages of 1 KiB, each with a prefix of 5 bytes: 21 units."""
+
+    def out(number: bytes) -> Any:
+        metadata = (("x-tenant", "sized"),)
+        return w.channel.unary_stream("/shop.Echo/Out")(number, timeout=PATIENCE, metadata=metadata)
+
+    for left in (29, 8):
+        call = out(b"20")
+        assert f"r={left};" in dict(await call.initial_metadata())["ratelimit"]
+        assert len([message async for message in call]) == 20
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await anext(aiter(out(b"1")))
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize(("service", "limit"), [("shop.Limited", "slow"), ("shop.Counted", "month")])

@@ -101,6 +101,25 @@ async def test_long_bodies_pass_both_ways(shared: Sidecar, tmp_path: Path) -> No
         assert facts(out) == ("2", "200", str(4 * MIB))
 
 
+async def test_answers_count_by_their_size_over_both_versions_and_from_the_cache(shared: Sidecar) -> None:
+    """Each answer of 4 MiB counts as 64 of 300; the route has a cache."""
+    cost = {"name": "bytes", "max": 300, "per": "month", "cost": {"answer_size": "64KiB"}}
+    async with Server(app) as server:
+        whole = policy(server.url)
+        whole["routes"][0] |= {"quota": [cost], "cache": {"ttl": "1h", "max_body": "8MiB"}}
+        async with shared.under(whole) as sidecar:
+            url = f"http://{sidecar.inbound.removeprefix('http://')}/app"
+            wanted = ["-o", "/dev/null", "-w", "%header{ratelimit} %{http_code}"]
+            for left, target, version in (
+                (299, "large", "--http1.1"), (235, "large", "--http2-prior-knowledge"), (171, "x", "--http1.1"),
+                (170, "large", "--http1.1"), (106, "x", "--http2-prior-knowledge"),
+            ):  # fmt: skip
+                said = (await curl(version, *wanted, f"{url}/{target}")).decode()
+                assert said.startswith(f'"bytes";r={left};'), version
+                assert said.endswith(" 200")
+            assert len(server.requests) == 2, "all others were hits of the cache"
+
+
 async def test_many_streams_share_a_connection(shared: Sidecar, tmp_path: Path) -> None:
     """Over TLS: some versions of curl fail to use a connection of prior knowledge again."""
     ca = Authority(tmp_path / "authority")

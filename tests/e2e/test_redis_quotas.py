@@ -123,19 +123,23 @@ async def test_after_a_failover_the_replica_goes_on_with_the_counts(tmp_path: Pa
 async def test_a_user_with_few_rights_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     authority = Authority(tmp_path / "tls")
     rights = ["~sidecar:*", "+evalsha", "+eval", "+del", "+time", "+hmget", "+hset", "+hget", "+hlen", "+zadd"]
-    rights += ["+zremrangebyscore", "+pexpire", "+zcard", "+get", "+set", "+select", "+client", "+hello", "+auth"]
+    rights += ["+zremrangebyscore", "+pexpire", "+zcard", "+get", "+set", "+select"]
     users = ["--user", "limits", "on", ">a secret", *rights, "--user", "default", "off"]
-    redis = Redis(tmp_path, *users, tls={**authority.sign("127.0.0.1"), "ca": authority.ca_file})
+    redis = Redis(tmp_path, *users, tls={**authority.sign("store.example"), "ca": authority.ca_file})
     try:
-        url = redis.url.replace("rediss://", "rediss://limits:a%20secret@")
-        stranger = Limited(url, kind, on_store_failure="deny")
+        url, names = "rediss://limits:a%20secret@store.example:6379/1", Switch(redis.port)
+        stranger = Limited(url, kind, names=names, on_store_failure="deny")
         assert await stranger.admitted(1) == 0
         assert "certificate verify failed" in stranger.store.last_error.lower()
         await stranger.close()
         monkeypatch.setenv("SSL_CERT_FILE", authority.ca_file)
-        process = Limited(url, kind)
+        process = Limited(url, kind, names=names)
         assert await process.admitted(12) == 10
         assert process.store.last_error == ""
         await process.close()
+        elsewhere = Limited(url.replace("store.", "other."), kind, names=names, on_store_failure="deny")
+        assert await elsewhere.admitted(1) == 0
+        assert "hostname mismatch" in elsewhere.store.last_error.lower()
+        await elsewhere.close()
     finally:
         redis.kill()

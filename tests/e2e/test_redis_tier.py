@@ -361,20 +361,35 @@ async def test_a_reload_changes_the_redis(redis: Redis, sidecar: Make) -> None:
     assert world.store.describe()["redis"] is None
 
 
-async def test_a_user_with_a_name_over_tls(tmp_path: Path, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_user_with_few_rights_over_tls(tmp_path: Path, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate is for the name of the URL, which the resolver of the sidecar looks up."""
     authority = Authority(tmp_path / "tls")
-    users = ["--user", "cache", "on", ">a secret", "~*", "+@all", "--user", "default", "off"]
-    redis = Redis(tmp_path, *users, tls={**authority.sign("127.0.0.1"), "ca": authority.ca_file})
+    rights = ["~sidecar:*", "+select", "+multi", "+exec", "+getrange", "+psetex", "+set", "+del", "+eval", "+incr"]
+    rights += ["+expire", "+xadd", "+xread", "+xrevrange"]
+    users = ["--user", "cache", "on", ">a secret", *rights, "--user", "default", "off"]
+    redis = Redis(tmp_path, *users, tls={**authority.sign("store.example"), "ca": authority.ca_file})
     try:
-        url = redis.url.replace("rediss://", "rediss://cache:a%20secret@")
-        stranger = sidecar(url, FRESH)
+        url, names = "rediss://cache:a%20secret@store.example:6379/1", Switch(redis.port)
+        stranger = sidecar(url, FRESH, names=names)
         assert (await stranger.get()).status == 200
         await eventually(lambda: not stranger.store.describe()["redis"]["up"])
+        assert "certificate verify failed" in stranger.store.describe()["redis"]["last_error"].lower()
         monkeypatch.setenv("SSL_CERT_FILE", authority.ca_file)
-        world, other = sidecar(url, FRESH), sidecar(url, FRESH)
+        fresh = reply(Cache_Control="max-age=60", Cache_Tag="t")
+        world, other = sidecar(url, fresh, names=names), sidecar(url, fresh, names=names)
         await world.get()
         await written(world)
         assert is_hit(await other.get())
+        await listening(other)
+        for purge in PURGES:
+            purge(world)
+        await written(world)
+        await eventually(lambda: memory_of(other) == 0)
+        assert [each.store.describe()["redis"]["errors"] for each in (world, other)] == [0, 0]
+        elsewhere = sidecar(url.replace("store.", "other."), FRESH, names=names)
+        await elsewhere.get()
+        await eventually(lambda: not elsewhere.store.describe()["redis"]["up"])
+        assert "hostname mismatch" in elsewhere.store.describe()["redis"]["last_error"].lower()
     finally:
         redis.kill()
 

@@ -25,8 +25,8 @@ from sidecar.store.spec import StoreSpec
 from tests.support.clock import FakeEnv, remembering
 from tests.support.service import ScriptedService, Store, context, exchange
 
-SERVER = shutil.which("redis-server")
-"""Path of the server; None if it is not installed."""
+SERVER = os.environ.get("REDIS_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+"""Path of the server, which `REDIS_SERVER` may name, such as one of Valkey; None if none is installed."""
 
 
 class Redis:

@@ -9,7 +9,7 @@ from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
-from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY
+from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY, answer_unit
 from sidecar.routing.rule import MatchError, Rule
 from sidecar.stages.quota.spec import QuotaSpec
 from sidecar.stages.quota.spec import Spec as Quotas
@@ -20,6 +20,8 @@ RATE_LIMIT: Final = "rate_limit"
 QUOTA: Final = "quota"
 HEADER: Final = "header."
 PATH: Final = "path."
+SLOWEST: Final = 1024
+"""Bytes of answers in a second that a limit by their size may let pass without a warning."""
 Limits = Sequence[LimitSpec | QuotaSpec]
 """Limits of one block."""
 
@@ -83,6 +85,10 @@ def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
             report.warn(_node_of(node, number, "otherwise"), message)
         if given.child("ipv6_prefix") is not None and ADDRESS not in (limit.key, limit.otherwise):
             report.warn(_node_of(node, number, "ipv6_prefix"), f"has no effect without the key {ADDRESS}; leave it out")
+        if isinstance(limit, LimitSpec) and limit.rate * answer_unit(limit.cost) < SLOWEST and answer_unit(limit.cost):
+            size = limit.rate * answer_unit(limit.cost)
+            message = f"lets {size:.3g} bytes of answers pass in a second; write a higher rate, or a larger answer_size"
+            report.warn(_node_of(node, number, "rate"), message)
         if isinstance(limit, QuotaSpec) and limit.store is None and limit.per != "hour":
             message = f"begins anew whenever the process starts, so a {limit.per} may have several quotas; name a store"
             report.warn(given, message)

@@ -206,7 +206,7 @@ def unreachable_limit(route: RouteFacts) -> Iterator[Hit]:
     for limit in route.limits:
         if limit.key != NO_KEY or limit.mode != "enforce" or limit.store is not None or limit.delay is not None:
             continue
-        if isinstance(limit.cost, str) or limit.cost < 1 or limit.count != "all":
+        if not isinstance(limit.cost, int | float) or limit.cost < 1 or limit.count != "all":
             continue
         most = limit.capacity + limit.rate * route.request
         if most < block.max:

@@ -120,9 +120,9 @@ class SharedState:
             del self._leases[name]
             self.send("unlease", name)
 
-    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+    def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int, debt: float) -> None:
         """Implement `Workers.declare_rate`."""
-        self.send("rate", name, rate, capacity, lease, max_keys)
+        self.send("rate", name, rate, capacity, lease, max_keys, debt)
 
     def end_rate(self, name: str) -> None:
         """Implement `Workers.end_rate`."""

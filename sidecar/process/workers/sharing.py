@@ -117,12 +117,14 @@ class Sharing:
             self._probes[topic] = (worker, now + seconds)
             self._send(worker, "probe", topic, now + seconds)
 
-    def _declare_rate(self, worker: int, name: str, rate: float, capacity: float, lease: float, max_keys: int) -> None:
+    def _declare_rate(
+        self, worker: int, name: str, rate: float, capacity: float, lease: float, max_keys: int, debt: float
+    ) -> None:
         lessor = self._lessors.get(name)
         if lessor is None:
-            self._lessors[name] = RateLessor(rate, capacity, lease, max_keys)
+            self._lessors[name] = RateLessor(rate, capacity, lease, max_keys, debt)
         else:
-            lessor.retune(rate, capacity, lease, max_keys)
+            lessor.retune(rate, capacity, lease, max_keys, debt)
         self._members.setdefault(name, set()).add(worker)
 
     def _grant(self, ask: list[Any], now: float) -> tuple[float, float, float]:

@@ -40,7 +40,8 @@ class QuotaSpec(Model):
     """Length of the prefix by which IPv6 addresses are counted: a client usually has a whole network of 64 bits."""
     cost: Cost = 1
     """Number of requests that one counts as; or a template of it, such as `{query.rows}`.  A value below 1, or that is
-    no number, counts as 1, and one above `max` as `max`."""
+    no number, counts as 1, and one above `max` as `max`.  `{answer_size: 1MiB}` counts the answer: one for each MiB of
+    its body.  That is charged once it is known, and may go beyond `max`."""
     resets: Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = "00:00"
     """Time of the day at which a window ends and the next one begins.  A quota per hour ends with the hour."""
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"

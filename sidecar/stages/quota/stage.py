@@ -12,6 +12,8 @@ Rules:
 6. A window begins by the wall clock.  One that steps back by an hour at most leaves no window.
 7. The wall clock is read once a second.  In between, a request belongs to the window in which its head was complete.
 
+8. Costs by the size of the answer are charged after it (`sidecar.limits.answers`), to the window in which it ends.
+
 Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
 """
 
@@ -30,8 +32,10 @@ from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.quota import EXHAUSTED, SKEW, QuotaTable, Spent
 from sidecar.leases.rate import ADMITTED, NEVER, OVERFLOW, UNKNOWN
+from sidecar.limits.answers import AnswerCost
 from sidecar.limits.fields import LAST, SEPARATE, UNIT, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
+from sidecar.limits.spec import answer_unit, fixed_cost
 from sidecar.stages.quota.spec import QuotaSpec, Spec
 from sidecar.stages.quota.windows import Windows
 
@@ -144,13 +148,18 @@ class RouteQuota:
     """Quota as one route applies it."""
 
     __slots__ = (
-        "closes", "cost", "first", "floor", "form", "lines", "lines_of", "observed", "opens", "read", "read_cost",
-        "rest", "seconds", "since", "spec", "spent", "state", "top", "until", "where",
+        "closes", "cost", "first", "floor", "form", "lines", "lines_of", "now", "observed", "opens", "read",
+        "read_cost", "rest", "seconds", "since", "spec", "spent", "state", "top", "unit", "until", "where",
     )  # fmt: skip
 
-    def __init__(self, spec: QuotaSpec, state: QuotaState, where: str, form: str, observed: Counter | None) -> None:
+    def __init__(
+        self, spec: QuotaSpec, state: QuotaState, where: str, form: str, observed: Counter | None, env: Env
+    ) -> None:
         self.spec = spec
         self.state = state
+        self.now = env.now
+        self.unit = answer_unit(spec.cost)
+        """Bytes of an answer that count as one; 0 if answers do not count."""
         self.where = where
         """`file:line` of the quota."""
         self.form = form
@@ -159,7 +168,7 @@ class RouteQuota:
         self.read = key_reader(spec) if spec.is_keyed else None
         """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.max))
-        self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
+        self.cost = fixed_cost(spec.cost)
         self.lines = FieldLines(spec.name, spec.max, 1.0, form)
         """Writer of the fields of the current window."""
         self.lines_of = -1.0
@@ -197,6 +206,14 @@ class RouteQuota:
                 return EXHAUSTED
         admitted = state.shared.take_alone(key, cost, now, is_bounded=policy == "process")
         return ADMITTED if admitted else EXHAUSTED
+
+    def charge(self, key: str, cost: float) -> None:
+        """Count more for a request that was admitted, whatever is left."""
+        now = self.now()
+        if self.state.shared is None:
+            self.state.table.charge(key, cost)
+        else:
+            self.state.shared.lessee.charge(key, cost, now)
 
     def refund(self, key: str, cost: float) -> None:
         """Take back a request that was admitted at this instant."""
@@ -255,8 +272,10 @@ class Quota:
 
     def __init__(self, quotas: list[RouteQuota], env: Env, form: str) -> None:
         self._quotas = quotas
-        self._only = quotas[0] if len(quotas) == 1 and quotas[0].read_cost is None else None
+        self._only: RouteQuota | None = None
         """Quota of a block with one quota and a fixed cost; else None."""
+        if len(quotas) == 1 and quotas[0].read_cost is None and not quotas[0].unit:
+            self._only = quotas[0]
         self._form = form
         self._reports = form != "off" and any(quota.observed is None for quota in quotas)
         self._now = env.now
@@ -326,6 +345,10 @@ class Quota:
                 passed.append(Passed(quota, key, cost))
                 if quota.read is None and shared is None:
                     quota.spent = state.table.spent.get(key)
+        return self._ticket(passed)
+
+    def _ticket(self, passed: list[Passed]) -> object:
+        """Return the ticket of an admitted request."""
         return self._report(passed) if self._reports else None
 
     @staticmethod
@@ -370,6 +393,33 @@ class Quota:
         return state_limit(outcome, ticket, self._form)
 
 
+class AnswerQuota(Quota):
+    """Quotas of one block, some of which count the size of the answers."""
+
+    __slots__ = ("_env",)
+
+    def __init__(self, quotas: list[RouteQuota], env: Env, form: str) -> None:
+        super().__init__(quotas, env, form)
+        self._env = env
+
+    @property
+    def adds_lines(self) -> bool:
+        return False
+
+    def _ticket(self, passed: list[Passed]) -> object:
+        lines = self._report(passed) if self._reports else None
+        ticket = AnswerCost(self._env, lines or b"")
+        for each in passed:
+            if each.quota.unit:
+                ticket.add(each.quota, each.key)
+        return ticket
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        assert isinstance(ticket, AnswerCost)
+        ticket.begin(outcome)
+        return state_limit(outcome, ticket.lines or None, self._form)
+
+
 def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of the quotas of a block.  All stages of one owner share their counts."""
     quotas = []
@@ -384,9 +434,11 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
         observed = None
         if not spec.is_enforced or each.mode == "observe":
             observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="quota", route=ctx.route)
-        quotas.append(RouteQuota(each, state, where, spec.fields, observed))
+        quotas.append(RouteQuota(each, state, where, spec.fields, observed, ctx.env))
         if each.store is not None:
             ctx.resources("quota_store", each.store)  # kept by this set of policies too
+    if any(each.unit for each in quotas):
+        return AnswerQuota(quotas, ctx.env, spec.fields)
     return Quota(quotas, ctx.env, spec.fields)
 
 

@@ -8,6 +8,7 @@ Rules:
    again if others took what it brought, three times at most.
 2. While the store is away, `on_store_failure` holds: the fair share of this process, admission, or refusal.
 3. A request that a later limit refuses gets its tokens back.
+4. What an answer costs is told to the store, which then grants nothing until that is made up for.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, append_lines, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.rate import ADMITTED, UNKNOWN
+from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
 from sidecar.limits.fields import FieldLines
 from sidecar.limits.keys import cost_reader, key_reader
+from sidecar.limits.spec import answer_unit, fixed_cost
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 from sidecar.stages.rate_limit.stage import is_counted_together
 from sidecar.store.shared_limits import SharedLimit, SharedLimits
@@ -41,7 +44,8 @@ class FleetState:
     """State of a limit that survives a reload: its leases and its counters."""
 
     def __init__(self, spec: LimitSpec, store: SharedLimits, name: str, env: Env, labels: dict[str, str]) -> None:
-        settings = (store, name, spec.rate, spec.capacity, spec.lease, spec.max_keys)
+        debt = _debt(spec)
+        settings = (store, name, spec.rate, spec.capacity, spec.lease, spec.max_keys, debt)
         self.shared: SharedLimit
         """Counts of the limit."""
         if spec.store is None:
@@ -62,7 +66,7 @@ class FleetState:
     def retune(self, spec: LimitSpec) -> None:
         """Apply new settings; leases of the old ones are given up."""
         self._spec = spec
-        self.shared.retune(spec.rate, spec.capacity, spec.lease, spec.max_keys)
+        self.shared.retune(spec.rate, spec.capacity, spec.lease, spec.max_keys, _debt(spec))
 
     def retire(self) -> None:
         """Remove the limit from its store."""
@@ -89,10 +93,18 @@ class FleetState:
 class FleetLimit:
     """Limit as one route applies it."""
 
-    __slots__ = ("cost", "debit", "lessee", "lines", "observed", "read", "read_cost", "spec", "state", "store", "where")
+    __slots__ = (
+        "cost", "debit", "lessee", "lines", "now", "observed", "read", "read_cost", "spec", "state", "store", "unit",
+        "where",
+    )  # fmt: skip
 
-    def __init__(self, spec: LimitSpec, state: FleetState, where: str, form: str, observed: Counter | None) -> None:
+    def __init__(
+        self, spec: LimitSpec, state: FleetState, where: str, form: str, observed: Counter | None, env: Env
+    ) -> None:
         self.spec = spec
+        self.now = env.now
+        self.unit = answer_unit(spec.cost)
+        """Bytes of an answer that count as one; 0 if answers do not count."""
         self.state = state
         self.store = state.shared.store
         self.lessee = state.shared.lessee
@@ -102,7 +114,7 @@ class FleetLimit:
         self.read = key_reader(spec) if spec.is_keyed else None
         """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.capacity))
-        self.cost = 1.0 if isinstance(spec.cost, str) else float(spec.cost)
+        self.cost = fixed_cost(spec.cost)
         self.debit = self.cost / spec.rate
         """Seconds by which a request moves the TAT."""
         self.lines = FieldLines(spec.name, spec.capacity, spec.window, form)
@@ -122,6 +134,14 @@ class FleetLimit:
             return STORELESS
         return self.state.shared.fall_back(key, cost, now)
 
+    def charge(self, key: str, cost: float) -> None:
+        """Count more for a request that was admitted, whatever is left."""
+        now = self.now()
+        if self.store.is_up:
+            self.lessee.charge(key, cost, now)
+        elif self.spec.on_store_failure == "process":
+            self.state.shared.charge_alone(key, cost, now)
+
     def report(self, key: str, now: float) -> bytes:
         """Return the field lines for what the fleet has left, as far as this process knows."""
         lease = self.lessee.leases.get(key)
@@ -138,8 +158,10 @@ class FleetRateLimit:
     def __init__(self, limits: list[FleetLimit], local: Any, env: Env, form: str) -> None:
         """`local` is the stage of the limits of this process; None without any."""
         self._limits = limits
-        self._only = limits[0] if local is None and len(limits) == 1 and limits[0].read_cost is None else None
+        self._only: FleetLimit | None = None
         """Limit of a block with one limit and a fixed cost; else None."""
+        if local is None and len(limits) == 1 and limits[0].read_cost is None and not limits[0].unit:
+            self._only = limits[0]
         self._local = local
         self._reports = form != "off" and any(limit.observed is None for limit in limits)
         self._now = env.now
@@ -188,13 +210,17 @@ class FleetRateLimit:
         if self._reports:
             lines = b"".join([limit.report(key, now) for limit, key, _ in passed if limit.observed is None])
         if self._local is None:
-            return lines or None
+            return self._ticket(passed, lines, None)
         local = self._local.admit(x)
         if isinstance(local, Outcome):
             self._refund(passed)
             return local
         if isinstance(local, Wait):
-            return Wait(self._both(local, lines))
+            return Wait(self._both(local, passed, lines))
+        return self._ticket(passed, lines, local)
+
+    def _ticket(self, passed: list[tuple[FleetLimit, str, float]], lines: bytes, local: object) -> object:
+        """Return the ticket of an admitted request; `local` is that of the limits of this process."""
         return (lines + local if isinstance(local, bytes) else lines) or None
 
     @staticmethod
@@ -211,11 +237,9 @@ class FleetRateLimit:
             result = await result.awaited
         return result
 
-    @staticmethod
-    async def _both(local: Wait, lines: bytes) -> object:
+    async def _both(self, local: Wait, passed: list[tuple[FleetLimit, str, float]], lines: bytes) -> object:
         """Wait for the turn that the limits of this process give."""
-        ticket = await local.awaited
-        return (lines + ticket if isinstance(ticket, bytes) else lines) or None
+        return self._ticket(passed, lines, await local.awaited)
 
     def _refuse(self, limit: FleetLimit, key: str, delay: float, now: float) -> Outcome:
         """Return the refusal of a request that may pass `delay` seconds later."""
@@ -239,6 +263,31 @@ class FleetRateLimit:
         return outcome
 
 
+class FleetAnswerRateLimit(FleetRateLimit):
+    """Limits of one block in a store, then those of this process; some count the size of the answers."""
+
+    adds_lines = False
+
+    def __init__(self, limits: list[FleetLimit], local: Any, env: Env, form: str) -> None:
+        super().__init__(limits, local, env, form)
+        self._env = env
+
+    def _ticket(self, passed: list[tuple[FleetLimit, str, float]], lines: bytes, local: object) -> object:
+        ticket = local if isinstance(local, AnswerCost) else AnswerCost(self._env)
+        ticket.lines = lines + (local if isinstance(local, bytes) else ticket.lines)
+        for limit, key, _ in passed:
+            if limit.unit:
+                ticket.add(limit, key)
+        return ticket
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        assert isinstance(ticket, AnswerCost)
+        ticket.begin(outcome)
+        if ticket.lines:
+            append_lines(outcome, ticket.lines)
+        return outcome
+
+
 def build_fleet(spec: Spec, ctx: BuildContext, count: str, local: Stage | None) -> Stage:
     """Return the stage of a block's limits that processes share, before `local`, the stage of the others."""
     limits: list[FleetLimit] = []
@@ -256,8 +305,15 @@ def build_fleet(spec: Spec, ctx: BuildContext, count: str, local: Stage | None) 
         observed = None
         if not spec.is_enforced or each.mode == "observe":
             observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
-        limits.append(FleetLimit(each, state, where, spec.fields, observed))
+        limits.append(FleetLimit(each, state, where, spec.fields, observed, ctx.env))
+    if any(answer_unit(each.cost) for each in spec.limits if each.count == count):
+        return FleetAnswerRateLimit(limits, local, ctx.env, spec.fields)
     return FleetRateLimit(limits, local, ctx.env, spec.fields)
+
+
+def _debt(spec: LimitSpec) -> float:
+    """Return the seconds for which answers may use up a limit ahead."""
+    return LONGEST_DEBT if answer_unit(spec.cost) else 0.0
 
 
 def _store(spec: LimitSpec, ctx: BuildContext) -> SharedLimits:

@@ -8,6 +8,7 @@ Rules:
    keys can reset the count of another.  While all keys are in use, new ones share the count of `OVERFLOW`.
 3. Eviction looks at a fixed number of keys for each new one, so its time is bounded.
 4. A clock that steps back leaves no key further ahead than the algorithm itself could have put it.
+5. What a request costs beyond what it was admitted with (`owe`) moves the TAT on, by `max_debt` at most.
 
 No I/O and no clock: the caller passes the instant.
 """
@@ -39,12 +40,14 @@ class Bucket:
 class Gcra:
     """Limit of one rate and capacity for each of many keys."""
 
-    __slots__ = ("_order", "buckets", "capacity", "depth", "interval", "max_delay", "max_keys")
+    __slots__ = ("_order", "buckets", "capacity", "depth", "interval", "max_debt", "max_delay", "max_keys")
 
     def __init__(self, rate: float, capacity: float, max_keys: int, max_delay: float = 0.0) -> None:
         """`rate` is in requests per second; `capacity` is the number of requests that may come at once."""
         self.buckets: dict[str, Bucket] = {}
         """Counts by key."""
+        self.max_debt = 0.0
+        """Seconds that the TAT of a key may be beyond its depth."""
         self._order: deque[str] = deque()
         """Keys in the order in which they were added or last examined, without `OVERFLOW`."""
         self.retune(rate, capacity, max_keys, max_delay)
@@ -86,7 +89,7 @@ class Gcra:
         bucket = self.buckets.get(key)
         if bucket is None or bucket.tat < now:
             return now
-        furthest = now + self.depth + self.max_delay
+        furthest = now + self.depth + self.max_delay + self.max_debt
         if bucket.tat > furthest:
             bucket.tat = furthest  # stored, since a refusal stores nothing
         return bucket.tat
@@ -104,6 +107,11 @@ class Gcra:
         self.buckets[key] = Bucket(tat)
         if key != OVERFLOW:
             self._order.append(key)
+
+    def owe(self, key: str, cost: float, now: float) -> None:
+        """Count more for a request that was admitted, whatever is left."""
+        key = self.locate(key, now)
+        self.charge(key, self.arrival(key, now) + cost * self.interval)
 
     def remaining(self, ahead: float) -> int:
         """Return the number of requests that conform at once while the TAT is so many seconds ahead of the clock."""

@@ -41,7 +41,8 @@ class LimitSpec(Model):
     """Length of the prefix by which IPv6 addresses are counted: a client usually has a whole network of 64 bits."""
     cost: Cost = 1
     """Number of requests that one counts as; or a template of it, such as `{query.limit}`.  A value below 1, or that is
-    no number, counts as 1, and one above the burst as the whole burst."""
+    no number, counts as 1, and one above the burst as the whole burst.  `{answer_size: 64KiB}` counts the answer: one
+    for each 64 KiB of its body.  That is charged once it is known, and refuses requests until it is made up for."""
     count: Literal["all", "misses"] = "all"
     """Requests that count: `all`, or only `misses`, which the cache of the route does not answer."""
     delay: DelaySpec | None = None
@@ -98,7 +99,7 @@ class LimitSpec(Model):
 
     @model_validator(mode="after")
     def _is_reachable(self) -> LimitSpec:
-        if not isinstance(self.cost, str) and self.cost > self.capacity:
+        if isinstance(self.cost, int | float) and self.cost > self.capacity:
             raise ValueError(f"has a cost of {self.cost:g}, which a burst of {self.capacity - 1} never lets through; "
                              f"make burst at least {self.cost - 1:g}")  # fmt: skip
         return self
@@ -143,5 +144,6 @@ EXAMPLES: Final = (
         {"name": "burst", "rate": "100/s", "burst": 5, "key": "header.x-tenant", "otherwise": "client.address"},
         {"name": "address", "rate": "20/s", "key": "client.address"},
     ],
+    [{"name": "bytes", "rate": "160/s", "key": "client.address", "cost": {"answer_size": "64KiB"}}],
     [{"name": "all", "rate": "50/s", "burst": 1, "delay": {"max": "50ms"}}],
 )

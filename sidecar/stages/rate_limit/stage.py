@@ -8,7 +8,8 @@ Rules:
 4. With `delay`, a request over the limit waits for its turn.  A client that leaves while it waits has used its turn.
 5. `mode: observe` lets everything pass.  A request that would have been refused then does not count, as if it had been.
 6. Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
-7. Several workers share the count of a limit (`fleet.py`).  One with `delay` is divided among them in even parts.
+7. Costs by the size of the answer are charged after it (`sidecar.limits.answers`).
+8. Several workers share the count of a limit (`fleet.py`).  One with `delay` is divided among them in even parts.
 
 The path of a request that is within its only limit is one comparison and one assignment, with a key after one look-up.
 """
@@ -25,8 +26,10 @@ from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
+from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
 from sidecar.limits.fields import SEPARATE, FieldLines, state_limit
 from sidecar.limits.keys import cost_reader, key_reader
+from sidecar.limits.spec import answer_unit, fixed_cost
 from sidecar.stages.rate_limit.gcra import OVERFLOW, Bucket, Gcra
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
@@ -66,7 +69,8 @@ class Limiter:
         parts, delay = self.parts, 0.0 if spec.delay is None else spec.delay.max
         capacity = spec.capacity / parts
         if parts > 1:  # the most expensive request must pass
-            capacity = max(capacity, 1.0 if isinstance(spec.cost, str) else float(spec.cost))
+            capacity = max(capacity, fixed_cost(spec.cost))
+        self.gcra.max_debt = LONGEST_DEBT if answer_unit(spec.cost) else 0.0
         self.gcra.retune(spec.rate / parts, capacity, spec.max_keys, delay)
 
     def count_overflow(self, now: float) -> None:
@@ -97,14 +101,19 @@ class RouteLimit:
     """Limit as one route applies it."""
 
     __slots__ = (
-        "above", "bucket", "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "observed", "read",
-        "read_cost", "spec", "text", "up_to", "where",
+        "above", "bucket", "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "now", "observed", "read",
+        "read_cost", "spec", "text", "unit", "up_to", "where",
     )  # fmt: skip
 
-    def __init__(self, spec: LimitSpec, limiter: Limiter, where: str, form: str, observed: Counter | None) -> None:
+    def __init__(
+        self, spec: LimitSpec, limiter: Limiter, where: str, form: str, observed: Counter | None, env: Env
+    ) -> None:
         self.spec = spec
         self.limiter = limiter
         self.gcra = limiter.gcra
+        self.now = env.now
+        self.unit = answer_unit(spec.cost)
+        """Bytes of an answer that count as one; 0 if answers do not count."""
         self.bucket: Bucket | None = None
         """Count of the empty key, if all requests have it; None before the first of them."""
         self.where = where
@@ -114,7 +123,7 @@ class RouteLimit:
         self.read = key_reader(spec) if spec.is_keyed else None
         """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.capacity))
-        self.debit = 0.0 if isinstance(spec.cost, str) else spec.cost * limiter.parts / spec.rate
+        self.debit = fixed_cost(spec.cost) * limiter.parts / spec.rate
         """Seconds by which a request moves the TAT, if all cost the same."""
         self.max_delay = 0.0 if spec.delay is None else spec.delay.max
         """Longest delay in seconds; 0 to refuse at once."""
@@ -124,6 +133,11 @@ class RouteLimit:
         """Field lines that were written last."""
         self.above = self.up_to = 0.0
         """Bounds of the seconds for which `text` holds, the upper one included and never beyond the depth."""
+
+    def charge(self, key: str, cost: float) -> None:
+        """Count more for a request that was admitted, whatever is left."""
+        now = self.now()
+        self.gcra.owe(key, cost, now)
 
     def report(self, ahead: float) -> bytes:
         """Return the field lines after a request has moved the TAT to so many seconds ahead of the clock."""
@@ -155,7 +169,7 @@ class RateLimit:
         self._limits = limits
         self._only: RouteLimit | None = None
         """Limit of a block with one limit and a fixed cost; else None."""
-        if len(limits) == 1 and limits[0].read_cost is None:
+        if len(limits) == 1 and limits[0].read_cost is None and not limits[0].unit:
             self._only = limits[0]
         self._form = form
         self._reports = form != "off"
@@ -215,8 +229,12 @@ class RateLimit:
             limit.gcra.charge(each.key, each.tat)
             if limit.read is None:
                 limit.bucket = limit.gcra.buckets[each.key]
-        ticket = self._report(passed, now) if self._reports else None
+        ticket = self._ticket(passed, now)
         return ticket if slowest is None else Wait(self._delay(x, slowest, longest, ticket))
+
+    def _ticket(self, passed: list[Passed], now: float) -> object:
+        """Return the ticket of an admitted request."""
+        return self._report(passed, now) if self._reports else None
 
     def _report(self, passed: list[Passed], now: float) -> bytes:
         """Return the field lines of the enforced limits."""
@@ -242,7 +260,7 @@ class RateLimit:
             outcome.headers = parse_fields(limit.report(max(now, gcra.arrival(found.key, now)) - now))
         return outcome
 
-    async def _delay(self, x: Exchange, limit: RouteLimit, seconds: float, ticket: bytes | None) -> bytes | None:
+    async def _delay(self, x: Exchange, limit: RouteLimit, seconds: float, ticket: object) -> object:
         """Wait for the turn of a request that is already counted; return its ticket."""
         limiter = limit.limiter
         limiter.waiting += 1
@@ -270,6 +288,28 @@ class ReportingRateLimit(RateLimit):
         return state_limit(outcome, ticket, self._form)
 
 
+class AnswerRateLimit(RateLimit):
+    """Limits of one block, some of which count the size of the answers."""
+
+    __slots__ = ("_env",)
+
+    def __init__(self, limits: list[RouteLimit], env: Env, form: str) -> None:
+        super().__init__(limits, env, form)
+        self._env = env
+
+    def _ticket(self, passed: list[Passed], now: float) -> object:
+        ticket = AnswerCost(self._env, self._report(passed, now) if self._reports else b"")
+        for each in passed:
+            if each.limit.unit:
+                ticket.add(each.limit, each.key)
+        return ticket
+
+    def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
+        assert isinstance(ticket, AnswerCost)
+        ticket.begin(outcome)
+        return state_limit(outcome, ticket.lines or None, self._form)
+
+
 def build(spec: Spec, ctx: BuildContext) -> Stage | None:
     """Return the stage of the limits that count all requests; None without one."""
     return _build(spec, ctx, "all")
@@ -291,7 +331,10 @@ def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
             else:
                 is_shared = True
     stage: Stage | None = None
-    if limits and (spec.fields == "off" or all(each.observed is not None for each in limits)):
+    is_silent = spec.fields == "off" or all(each.observed is not None for each in limits)
+    if any(each.unit for each in limits):
+        stage = AnswerRateLimit(limits, ctx.env, "off" if is_silent else spec.fields)
+    elif limits and is_silent:
         stage = RateLimit(limits, ctx.env)
     elif limits:
         stage = ReportingRateLimit(limits, ctx.env, spec.fields)
@@ -317,4 +360,4 @@ def _route_limit(each: LimitSpec, number: int, spec: Spec, ctx: BuildContext) ->
     observed = None
     if not spec.is_enforced or each.mode == "observe":
         observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
-    return RouteLimit(each, limiter, where, spec.fields, observed)
+    return RouteLimit(each, limiter, where, spec.fields, observed, ctx.env)

@@ -40,6 +40,8 @@ def test_explain_tells_the_key_of_each_limit() -> None:
 def test_explain_tells_costs_delays_and_what_counts() -> None:
     (report,) = sentences("/report?rows=80")
     assert report.endswith("; the request counts as 80")
+    (images,) = sentences("/images/1.png")
+    assert images.endswith("; the request counts as one, or as one for each 64KiB of its answer's body")
     (fetches,) = sentences("/products/7")
     assert fetches.endswith("; the key is 7 (path.id); only what the cache does not answer counts")
     (pace,) = sentences("/mail")

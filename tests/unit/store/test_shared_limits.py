@@ -255,6 +255,6 @@ async def test_a_limit_that_is_replaced_under_its_name_stays_in_the_store() -> N
 def test_a_store_in_process_counts_further_keys_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sidecar.store.in_process.MAX_KEYS", 2)
     script = InProcessScript(lambda: 5.0)
-    numbers = ["1000000", "2000000", "100000", "2", "2", "2", "0", "0"]
+    numbers = ["1000000", "2000000", "100000", "0", "2", "2", "2", "0", "0", "0"]
     tokens = [script.grant(["c", "p", key], ["-1", "me", "", "e", *numbers])[3] for key in "abcd"]
     assert tokens == ["2.0", "2.0", "2.0", "0.0"]

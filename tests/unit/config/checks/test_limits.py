@@ -36,6 +36,11 @@ def warnings(limits: str = "off", upstream: str = "", **facts: str) -> list[str]
     ("limits", "warning"),
     [
         (f"[{ADDRESS}]", ""),
+        (f"[{ADDRESS[:-1]}, cost: {{answer_size: 1KiB}}}}]", ""),
+        (
+            f"[{ADDRESS[:-1]}, cost: {{answer_size: 10B}}}}]",
+            ".address.rate: lets 10 bytes of answers pass in a second; write a higher rate, or a larger answer_size",
+        ),
         (f"{{limits: [{ADDRESS}]}}", ""),
         (f"[{{name: tenant, rate: 1/s, key: header.x-tenant}}, {ADDRESS}]", ""),
         ("[{name: tenant, rate: 1/s, key: header.x-tenant}, {name: all, rate: 10/s}]", ""),

@@ -146,14 +146,14 @@ def test_a_limit_outlives_its_workers_and_ends_with_the_policies() -> None:
         return float(tokens)
 
     for worker in (0, 1):
-        sharing.receive(worker, ["rate", "limit", 1.0, 4.0, 0.1, 100])
+        sharing.receive(worker, ["rate", "limit", 1.0, 4.0, 0.1, 100, 0.0])
     assert grant() == 3
     for worker in (0, 1):
         sharing.leave(worker)
-    sharing.receive(0, ["rate", "limit", 1.0, 4.0, 0.1, 100])
+    sharing.receive(0, ["rate", "limit", 1.0, 4.0, 0.1, 100, 0.0])
     assert grant() == 1, "the successors of dead workers have the count"
     sharing.receive(0, ["unlease", "limit"])
     assert grant() == 0, "no running worker has it any more"
-    sharing.receive(0, ["rate", "limit", 1.0, 4.0, 0.1, 100])
+    sharing.receive(0, ["rate", "limit", 1.0, 4.0, 0.1, 100, 0.0])
     assert grant() == 3, "a new limit of the same name"
     assert not sharing.receive(0, ["hello", 1])
