@@ -37,8 +37,9 @@ class CompareSpec(Model):
     noise: bool = False
     """True: a compared request is sent a third time, to the route's own upstream.  A value that differs between its two
     responses is noise and does not count (Twitter's Diffy).  Only safe methods are sent twice."""
-    max_body: Size = 64 * 1024
-    """Longest body that is compared, in bytes; of longer ones only status and fields are."""
+    max_body: Annotated[Size, Field(le=2**20)] = 64 * 1024
+    """Longest body that is compared, in bytes; of longer ones only status and fields are.  Other requests go on while
+    long ones are compared."""
 
 
 class Spec(Block):

@@ -9,13 +9,17 @@ Rules:
    sheddable.
 4. For a comparison, the response of the route's own upstream is read by as well.  One that is still arriving is
    compared without its body.
-5. A difference is noise if it also occurs between two responses of the route's own upstream (Twitter's Diffy).  It is
+5. Long bodies are compared over several turns of the loop: in one turn, `SLICE` of work and one step of it.  Such a
+   comparison counts as a copy in flight.
+6. A difference is noise if it also occurs between two responses of the route's own upstream (Twitter's Diffy).  It is
    then counted no more, for as long as the policies are in force.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from sidecar.core import events, metrics
@@ -34,6 +38,8 @@ MAX_NAMES: Final = 200
 """Most differences that are counted by name."""
 OTHERS: Final = "(others)"
 """Name under which all further ones are counted."""
+SLICE: Final = 64 * 1024
+"""Work of comparing in one turn of the loop, as `Comparison.steps` tells it."""
 
 
 class Mirror:
@@ -208,9 +214,29 @@ class MirrorStage:
         comparison, old, new = self.comparison, copy.original, copy.copied
         if comparison is None or old is None or new is None or old.failure is not None or new.failure is not None:
             return
+        noise: list[str] = []
+        names: list[str] = []
+        work = comparison.steps(old, new, names)
         if copy.again is not None and copy.again.failure is None:
-            self.state.noise.update(comparison.find(old, copy.again)[: MAX_NAMES - len(self.state.noise)])
-        names = comparison.find(old, new)
+            work = chain(comparison.steps(old, copy.again, noise), work)
+        self.state.in_flight += 1
+        self._work(copy, work, noise, names)
+
+    def _work(self, copy: Copy, work: Iterator[int], noise: list[str], names: list[str]) -> None:
+        """Do one slice of a comparison, and the rest of it in later turns of the loop."""
+        done = 0
+        try:
+            for step in work:
+                done += step
+                if done >= SLICE:
+                    self._env.call_later(0, self._work, copy, work, noise, names)
+                    return
+        except Exception as error:
+            self.state.in_flight -= 1
+            self._env.emit(events.BUG, where="the comparison of a mirror", error=error)
+            return
+        self.state.in_flight -= 1
+        self.state.noise.update(noise[: MAX_NAMES - len(self.state.noise)])
         fresh = self.state.note(names)
         is_different = any(name not in self.state.noise for name in names)
         self.count("different" if is_different else "same")

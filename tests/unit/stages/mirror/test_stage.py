@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from sidecar.core.body import Body
 from sidecar.core.exchange import SHEDDABLE, Exchange
 from sidecar.core.outcome import ABANDONED, CONNECT_FAILURE, Outcome
 from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.mirror.differences import Comparison
 from sidecar.stages.mirror.spec import Spec
-from sidecar.stages.mirror.stage import OTHERS, RESULTS, MirrorStage, build
+from sidecar.stages.mirror.stage import OTHERS, RESULTS, SLICE, MirrorStage, build
 from tests.support.clock import FakeEnv
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, Store, after, context, exchange, response
@@ -203,6 +206,81 @@ async def test_a_request_that_its_client_has_left_is_not_compared() -> None:
     await bench.env.sleep(2)
     assert bench.state["compared"] == 0
     assert bench.state["in_flight"] == 0
+
+
+def long(number: int, **members: Any) -> Outcome:
+    """Return a document of about 300 KiB whose values differ with the number."""
+    return document(values=[number] * 30_000, more=[{"id": number, "at": number}] * 8_000, **members)
+
+
+class Turns:
+    """Work of comparisons in each turn of the loop."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.work: list[list[int]] = []
+        comparison = bench.stage.comparison
+        assert comparison is not None
+        work, steps = bench.stage._work, Comparison.steps
+
+        def counted(own: Comparison, old: Outcome, new: Outcome, found: list[str]) -> Iterator[int]:
+            for step in steps(own, old, new, found):
+                self.work[-1].append(step)
+                yield step
+
+        def turn(*arguments: Any) -> None:
+            self.work.append([])
+            work(*arguments)
+
+        monkeypatch.setattr(Comparison, "steps", counted)
+        monkeypatch.setattr(bench.stage, "_work", turn)
+
+
+@virtual
+async def test_a_long_comparison_holds_the_loop_for_one_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = {"max_body": "512KiB", "noise": True}
+    own = ScriptedService(long(1), long(3, extra=1))
+    bench = Bench(own, ScriptedService(long(2, other=1)), compare=compare, max_in_flight=5)
+    size = len(long(1).body)
+    assert 250_000 < size < 500_000
+    turns = Turns(bench, monkeypatch)
+    await bench.ask()
+    while not turns.work:
+        await asyncio.sleep(0)
+    assert bench.state["in_flight"] == 1, "it takes a place, as it holds the bodies"
+    assert bench.counts() == {}
+    await settle(200)
+    assert bench.counts() == {"different": 1}
+    assert set(bench.state["differences"]) == {"/other"}
+    assert bench.state["in_flight"] == 0
+    assert set(bench.state["noise"]) == {"/values/*", "/more/*/id", "/more/*/at", "/extra"}
+    assert len(turns.work) > 20
+    most = 2 * (size + 20)
+    assert all(step <= most for turn in turns.work for step in turn), "a step opens one value of each body"
+    assert all(sum(turn[:-1]) < SLICE for turn in turns.work), "a turn has one slice, and the step that ends it"
+
+
+@virtual
+async def test_a_short_comparison_takes_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=2)), compare={})
+    turns = Turns(bench, monkeypatch)
+    await bench.ask()
+    await settle()
+    assert (len(turns.work), bench.counts()) == (1, {"different": 1})
+
+
+@virtual
+async def test_a_bug_in_a_comparison_is_reported_and_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=2)), compare={})
+    monkeypatch.setattr(Comparison, "steps", lambda *_: (1 // 0 for _ in "x"))
+    assert (await bench.ask()).status == 200
+    await settle()
+    assert bench.state["in_flight"] == 0
+    assert [type(each["error"]) for each in bench.env.emitted(events.BUG)] == [ZeroDivisionError]
+
+
+def test_bodies_that_are_compared_are_bounded() -> None:
+    with pytest.raises(ValueError, match="max_body"):
+        Spec.model_validate({"upstream": "next", "compare": {"max_body": "2MiB"}})
 
 
 @virtual
