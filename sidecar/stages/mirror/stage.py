@@ -7,8 +7,8 @@ Rules:
 2. Only a request whose body is whole and short is copied, and one with an unsafe method only if the policy says so.
 3. Under pressure copies go first: above `max_in_flight` there is none, and to the limits of its upstream a copy is
    sheddable.
-4. For a comparison, the response of the route's own upstream is read by as well.  One that is still arriving is
-   compared without its body.
+4. For a comparison, the response of the route's own upstream is recorded as it passes.  One that breaks off is not
+   compared, and one that is longer than `compare.max_body` without its body.
 5. Long bodies are compared over several turns of the loop: in one turn, `SLICE` of work and one step of it.  Such a
    comparison counts as a copy in flight.
 6. A difference is noise if it also occurs between two responses of the route's own upstream (Twitter's Diffy).  It is
@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Any, Final
 
 from sidecar.core import events, metrics
+from sidecar.core.body import COMPLETE, Body
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import NEVER, SAFE_METHODS, SHEDDABLE, Exchange
 from sidecar.core.outcome import ABANDONED, ANSWER_TOO_LARGE, Outcome
@@ -92,7 +93,7 @@ class Mirror:
 class Copy:
     """Copy of one request, and what its response is compared with."""
 
-    __slots__ = ("again", "copied", "original", "stage", "waits_for", "x")
+    __slots__ = ("_stream", "again", "copied", "original", "stage", "waits_for", "x")
 
     def __init__(self, stage: MirrorStage, x: Exchange, waits_for: int) -> None:
         self.stage = stage
@@ -101,6 +102,8 @@ class Copy:
         """Number of responses that are still to come."""
         self.original: Outcome | None = None
         """Response of the route's own upstream; None before it, and if there is none."""
+        self._stream: Body | None = None
+        """Body of that response if it was still arriving."""
         self.copied: Outcome | None = None
         self.again: Outcome | None = None
         """Second response of the route's own upstream; None without one."""
@@ -123,6 +126,31 @@ class Copy:
         else:
             self.again = inner.value
         self.advance()
+
+    def take(self, outcome: Outcome, limit: int) -> None:
+        """Keep the response of the route's own upstream as it is; stages further out may change the outcome.
+
+        A body of at most `limit` bytes that is still arriving is recorded.
+        """
+        if outcome.failure is not None:
+            return
+        parsed = None if outcome.parsed is None else list(outcome.parsed)
+        self.original = Outcome(outcome.status, parsed, outcome.body, outcome.raw if parsed is None else None)
+        self._stream = outcome.stream
+        if outcome.stream is not None:
+            outcome.stream.record(limit)
+
+    def end_original(self, outcome: Outcome) -> None:
+        """Take the end of that response."""
+        original, stream = self.original, self._stream
+        if original is None or outcome is ABANDONED or (stream is not None and stream.state != COMPLETE):
+            self.original = None
+        elif stream is not None:
+            body = stream.recorded()
+            if body is None:
+                original.stream = stream  # too long, so that it is not compared
+            else:
+                original.body = body
 
     def advance(self) -> None:
         """Compare the responses once all have come."""
@@ -200,19 +228,18 @@ class MirrorStage:
 
     def answer(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> Outcome:
         if ticket is not None:
-            ticket.original = outcome
+            ticket.take(outcome, self._limit)
         return outcome
 
     def settle(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> None:
         if ticket is not None:
-            if outcome is ABANDONED:
-                ticket.original = None
+            ticket.end_original(outcome)
             ticket.advance()
 
     def compare(self, copy: Copy) -> None:
         """Compare the responses of one request."""
         comparison, old, new = self.comparison, copy.original, copy.copied
-        if comparison is None or old is None or new is None or old.failure is not None or new.failure is not None:
+        if comparison is None or old is None or new is None or new.failure is not None:
             return
         noise: list[str] = []
         names: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from sidecar.core import events, metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import SHEDDABLE, Exchange
-from sidecar.core.outcome import ABANDONED, CONNECT_FAILURE, Outcome
+from sidecar.core.outcome import ABANDONED, CONNECT_FAILURE, RESET, Outcome
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.mirror.differences import Comparison
 from sidecar.stages.mirror.spec import Spec
@@ -206,6 +207,61 @@ async def test_a_request_that_its_client_has_left_is_not_compared() -> None:
     await bench.env.sleep(2)
     assert bench.state["compared"] == 0
     assert bench.state["in_flight"] == 0
+
+
+def arriving(*pieces: bytes, broken: bool = False) -> Any:
+    """Return a script of a response whose body arrives in pieces, after its head."""
+
+    def answer(x: Exchange) -> Outcome:
+        loop, body = asyncio.get_running_loop(), Body()
+        for number, piece in enumerate(pieces, 1):
+            loop.call_later(0.1 * number, body.feed, piece)
+        loop.call_later(0.1 * len(pieces) + 0.1, *((body.fail, RESET) if broken else (body.finish,)))
+        return Outcome(200, [(b"content-type", b"application/json")], stream=body)
+
+    return answer
+
+
+async def read(bench: Bench) -> bytes:
+    """Ask, and read the response to its end as a client does."""
+    outcome, received = await bench.ask(), bytearray()
+    assert outcome.stream is not None
+    outcome.stream.attach(SimpleNamespace(write=received.extend, finish=lambda _: None, fail=lambda _: None))
+    await bench.env.sleep(1)
+    return bytes(received)
+
+
+@pytest.mark.parametrize(
+    ("other", "result", "names"),
+    [
+        (arriving(b'{"a": 2, ', b'"b": 1}'), "different", {"/a": 1}),
+        (arriving(b'{"b":1,', b'"a":1}'), "same", {}),
+        (document(a=2, b=1), "different", {"/a": 1}),
+    ],
+    ids=["another", "the same", "whole"],
+)
+@virtual
+async def test_a_body_that_still_arrives_is_compared_at_its_end(other: Any, result: str, names: dict[str, int]) -> None:
+    bench = Bench(ScriptedService(arriving(b'{"a": 1,', b' "b": 1}')), ScriptedService(other), compare={})
+    assert await read(bench) == b'{"a": 1, "b": 1}'
+    assert (bench.counts(), bench.state["differences"]) == ({result: 1}, names)
+
+
+@virtual
+async def test_a_body_that_breaks_off_is_not_compared() -> None:
+    for own, other in ((True, False), (False, True)):
+        scripts = [ScriptedService(arriving(b"[1]", broken=broken)) for broken in (own, other)]
+        bench = Bench(*scripts, compare={})
+        await read(bench)
+        assert bench.state["compared"] == bench.state["in_flight"] == 0
+
+
+@virtual
+async def test_a_body_that_arrives_and_is_too_long_is_compared_without_it() -> None:
+    own, other = arriving(b"[" + b"1," * 30, b"1]"), document()
+    bench = Bench(ScriptedService(own), ScriptedService(other), compare={"max_body": "40B"})
+    assert len(await read(bench)) == 63
+    assert bench.counts() == {"same": 1}
 
 
 def long(number: int, **members: Any) -> Outcome:
