@@ -34,7 +34,7 @@ from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head, remembe
 from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.streaming import HOLE, PartStream, body_to_stream
-from sidecar.stages.aggregate.targets import PartPlan, key_of
+from sidecar.stages.aggregate.targets import PartPlan
 from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
 from sidecar.transform.buffering import read_body
 from sidecar.transform.jsonbody import SPACE, InvalidBody, checked
@@ -256,7 +256,7 @@ class Gathering:
             return
         key = None
         if plan.may_repeat:
-            key = key_of(x)
+            key = plan.key_of(x)
             leader = self.asked.get(key)
             if leader is not None:
                 if leader.result is not None:

@@ -242,7 +242,8 @@ class Spec(Block):
     """Makes one answer of the answers of several parts.  It stands where the upstream does."""
 
     parts: Annotated[dict[PartName, PartSpec], Field(min_length=1, max_length=MOST_PARTS)]
-    """Parts by name.  They run at the same time, apart from those that need the answer of another."""
+    """Parts by name.  They run at the same time, apart from those that need the answer of another.  Of requests with
+    GET or OPTIONS that are the same, through one route or to one upstream, one is made."""
     answer: Annotated[Literal["nested", "merged"] | AnswerSpec, BeforeValidator(_answer)] = "nested"
     """Form of the answer: `nested`, an object with a member for each part; `merged`, an object with the members of all
     parts, of which the last one counts; or `{json: VALUE}`, a template."""
