@@ -189,9 +189,9 @@ class PartSpec(Model):
     stream: bool = False
     """True to pass the body of the part on as it arrives, rather than to hold it: for a long list or a large object.
     The answer then begins once all other parts have ended and the head of this one has come.  Only strings and
-    brackets of the body are checked.  If it fails after its head, the answer is broken off.  `max_size` does not count
-    it, and it may be of any length unless `max_body` is written.  An answer that is short, compressed, or not marked as
-    JSON does not stream."""
+    brackets of the body are checked, and `timeout` is for all of it.  If it fails after its head, the answer is broken
+    off.  `max_size` does not count it, and it may be of any length unless `max_body` is written.  An answer that is
+    short, compressed, or not marked as JSON does not stream."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> PartSpec:
