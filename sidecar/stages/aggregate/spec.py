@@ -280,4 +280,10 @@ EXAMPLES: Final = (
         },
         "answer": {"json": {"user": "{parts.user}", "orders": "{parts.orders./items}"}},
     },
+    {
+        "parts": {
+            "user": {"upstream": "app", "path": "/users/7"},
+            "all": {"route": "other", "path": "/other", "stream": True},
+        }
+    },
 )
