@@ -604,7 +604,7 @@ class ListRun:
 class Ask(InnerExchange):
     """Request of a part in flight."""
 
-    __slots__ = ("_gathering", "_held", "_item", "_plan", "_record", "followers", "result")
+    __slots__ = ("_gathering", "_heard", "_held", "_item", "_plan", "_record", "followers", "result")
 
     def __init__(self, gathering: Gathering, plan: PartPlan, record: Part, x: Exchange, item: Item | None) -> None:
         pipeline = plan.pipeline if plan.pick is None else plan.pipeline_of(x)
@@ -615,6 +615,8 @@ class Ask(InnerExchange):
         """Requests that are the same, and wait for its result; None without any."""
         self._held: Body | None = None
         """Body that waits for the other parts; None without one."""
+        self._heard = 0.0
+        """Instant at which its head came."""
         self._gathering = gathering
         self._plan = plan
         self._record = record
@@ -634,6 +636,7 @@ class Ask(InnerExchange):
             self.report()
         else:
             self._stream = self._held = body  # `give_up` cancels it
+            self._heard = self._gathering.now()
             self._gathering.hold(self)
             body.on_close(self._closed)
 
@@ -656,7 +659,7 @@ class Ask(InnerExchange):
         try:
             record.outcome = outcome
             result = self.result = Answered(read_head(outcome), gathering.take_body(plan, record, body))
-            gathering.end_request(plan, record, None, result, outcome, "failed", gathering.now())
+            gathering.end_request(plan, record, None, result, outcome, "failed", self._heard)
         except Exception as error:
             gathering.break_off(plan, error)
 

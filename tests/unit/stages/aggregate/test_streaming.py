@@ -125,7 +125,9 @@ async def test_a_body_waits_in_little_memory_for_the_other_parts() -> None:
     await asyncio.sleep(0.4)
     assert not client.received
     assert len(LONG) - unread(found) < 4 * HIGH_WATER
-    assert json.loads((await client.answer()).body)["user"]["name"] == NAME
+    whole = await client.answer()
+    assert json.loads(whole.body)["user"]["name"] == NAME
+    assert "user;dur=500.0, report;dur=0.0" in whole.get("server-timing"), "the wait is not the time of the part"
 
 
 @virtual
