@@ -268,6 +268,10 @@ class Body:
         """Return the content of a complete body that was recorded as a whole; None for any other."""
         return b"".join(self._record) if self.state == COMPLETE and self._record is not None else None
 
+    def stop_recording(self) -> None:
+        """Forget what was recorded, and record no more."""
+        self._record = None
+
     @property
     def is_replayable(self) -> bool:
         """True if all bytes since the start are in memory, and the body is neither broken nor cancelled."""

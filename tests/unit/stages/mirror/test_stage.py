@@ -248,12 +248,39 @@ async def test_a_body_that_still_arrives_is_compared_at_its_end(other: Any, resu
 
 
 @virtual
+async def test_a_copy_takes_its_place_until_it_is_compared_or_given_up() -> None:
+    """Responses that end late, or never, as those of slow clients and of event streams, are not held without end."""
+    late = arriving(*[b" "] * 20, b"[1]")
+    bench = Bench(ScriptedService(late), ScriptedService(document()), compare={}, max_in_flight=2, timeout="1s")
+    outcomes = [await bench.ask() for _ in range(3)]
+    await bench.env.sleep(0.5)
+    assert (bench.state["in_flight"], bench.counts()) == (2, {"dropped": 1})
+    await bench.env.sleep(1)
+    assert (bench.state["in_flight"], bench.counts()) == (0, {"dropped": 1, "skipped": 2})
+    for outcome in outcomes:
+        assert outcome.stream is not None
+        assert outcome.stream._record is None
+        outcome.stream.attach(SimpleNamespace(write=len, finish=lambda _: None, fail=lambda _: None))
+    await bench.env.sleep(3)
+    assert (bench.state["in_flight"], bench.state["compared"]) == (0, 0)
+
+
+@virtual
 async def test_a_body_that_breaks_off_is_not_compared() -> None:
     for own, other in ((True, False), (False, True)):
         scripts = [ScriptedService(arriving(b"[1]", broken=broken)) for broken in (own, other)]
         bench = Bench(*scripts, compare={})
         await read(bench)
         assert bench.state["compared"] == bench.state["in_flight"] == 0
+
+
+@virtual
+async def test_nothing_is_recorded_for_a_copy_that_has_failed() -> None:
+    bench = Bench(ScriptedService(after(0.1, arriving(b"[1]"))), ScriptedService(CONNECT_FAILURE), compare={})
+    outcome = await bench.ask()
+    assert outcome.stream is not None
+    assert outcome.stream._record is None
+    assert (bench.state["in_flight"], bench.counts()) == (0, {"failed": 1})
 
 
 @virtual
