@@ -7,8 +7,8 @@ Rules:
 2. Without a sink, pieces are buffered.  The source is paused at `HIGH_WATER`, so a body takes at most that and one read
    of the socket.
 3. A body has one sink at a time.  Hedges therefore need a body that is complete (`Exchange.body`).
-4. A request's body can be recorded while it streams (`record`), up to a limit.  While it fits, `rewind` lets the next
-   attempt send it again from the start.
+4. A body can be recorded while it streams (`record`), up to a limit.  While it fits, `rewind` lets the next attempt
+   send a request's body again from the start, and `recorded` has a response's body in the end.
 5. A body ends exactly once: complete (`finish`), broken off by its sender (`fail`) or cancelled by its reader
    (`cancel`).
 """
@@ -263,6 +263,14 @@ class Body:
         self._limit = limit
         if self._record is None:
             self._record = list(self._pieces)
+
+    def recorded(self) -> bytes | None:
+        """Return the content of a complete body that was recorded as a whole; None for any other."""
+        return b"".join(self._record) if self.state == COMPLETE and self._record is not None else None
+
+    def stop_recording(self) -> None:
+        """Forget what was recorded, and record no more."""
+        self._record = None
 
     @property
     def is_replayable(self) -> bool:

@@ -3,8 +3,9 @@
 Rules:
 
 1. Arm 0 is the stable one, the others are candidates.  A request without a candidate goes to the stable arm.
-2. A key is hashed to a point between 0 and 1, with the route's name, so that not the same users meet every candidate.
-   Candidates have the first points, so a key that meets one does so as long as shares only grow.
+2. A key is hashed to a point between 0 and 1, with the route's name, so that the users who meet the candidate of one
+   route are no others than those of another route by more than chance.  Candidates have the first points, so a key that
+   meets one does so as long as shares only grow.
 3. If nothing but chance decides on the only candidate, the number of requests until its next one is drawn, so that most
    requests need no draw.  It has a geometric distribution, as if each request were drawn.
 4. A candidate that was taken back has no share until the settings of the rollout change.  Then shares and evidence
@@ -33,6 +34,7 @@ from sidecar.rollout.spec import RampSpec, ReturnSpec, StickySpec
 STABLE: Final = 0
 """Index of the stable arm."""
 POINTS: Final = 2.0**32
+LOW_32_BITS: Final = 2**32 - 1
 ENDLESS: Final = 2**60
 """Requests before the next one of a candidate without a share."""
 MAX_MEASURED: Final = 50
@@ -101,7 +103,7 @@ class Arms:
         from sidecar.expression import condition, facts  # only if a rollout is configured
 
         self._settings = settings
-        self._salt = crc32((settings.group or self._route).encode())
+        self._salt = crc32((settings.group or self._route).encode()) | 1
         for name in settings.names:
             if name not in self._measured and len(self._measured) < MAX_MEASURED:
                 self._measured.add(name)
@@ -155,7 +157,9 @@ class Arms:
         if self.is_ramping:
             self._grow(self._now())
         key = None if self._key is None else self._key(x)
-        point = self._draw() if key is None else crc32(key, self._salt) / POINTS
+        # A CRC that starts with the salt would shift all points alike (it is linear), so two routes would have the same
+        # users or none in common.
+        point = self._draw() if key is None else (crc32(key) * self._salt & LOW_32_BITS) / POINTS
         for number, share in enumerate(self.shares, 1):
             if point < share:
                 return number

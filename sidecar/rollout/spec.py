@@ -25,7 +25,7 @@ FieldName = Annotated[str, AfterValidator(_token)]
 
 
 class RampSpec(Model):
-    """Growth of a candidate's share, even from the first request under this policy on."""
+    """Growth of a candidate's share at a steady pace, from the time that this policy is in force."""
 
     to: Share
     """Share at the end."""

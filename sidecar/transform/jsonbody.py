@@ -28,6 +28,7 @@ _decode_wide: Final = Decoder(float_hook=float).decode
 """Decodes numbers beyond a double too, as infinite."""
 _open_object: Final = Decoder(dict[str, Raw]).decode
 _open_list: Final = Decoder(list[Raw]).decode
+_skip: Final = Decoder(Raw).decode
 encode: Final = Encoder().encode
 
 MAX_SEARCH: Final = 16 * 1024
@@ -103,9 +104,9 @@ def checked(data: bytes) -> bytes:
         except ValidationError:
             value = _decode_wide(data)
         except DecodeError:
-            if (mended := _mended(data)) == data:
+            if (again := _mended(data)) == data:
                 raise
-            return checked(mended)
+            return checked(again)
     except UnicodeDecodeError as error:
         raise InvalidBody(f"is not UTF-8 (octet {error.start} of a text)") from None
     except RecursionError:
@@ -119,6 +120,19 @@ def checked(data: bytes) -> bytes:
         if repeats:
             raise InvalidBody("has a key twice in one object")
     return data
+
+
+def well_formed(data: bytes) -> bytes:
+    """Return a whole text after a check of its grammar alone, mended as by `checked`.
+
+    Repeated keys pass, of which the last one counts.  Raises `InvalidBody`.
+    """
+    try:
+        return bytes(_skip(_mended(data.removeprefix(BOM))))
+    except RecursionError:
+        raise InvalidBody("is nested too deep") from None
+    except (DecodeError, ValueError) as invalid:
+        raise _diagnosed(data, invalid) from None
 
 
 def _mended(data: bytes) -> bytes:

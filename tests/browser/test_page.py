@@ -299,7 +299,7 @@ async def test_endpoints_that_start_and_end_are_no_problem_while_others_serve(sc
     many = [endpoint(f"http://10.1.0.{n}:80", "ejected") for n in range(7)]
     source = {"source": "kubernetes orders", "problem": "the API server cannot be reached", "stale_for": 7.0}
     scene.states |= {
-        ("endpoints", "orders"): Thing(upstream="orders", endpoints=endpoints),
+        ("endpoints", "orders"): Thing(upstream="orders", endpoints=endpoints, subset={"size": 3, "of": 40}),
         ("endpoints", "stock"): Thing(upstream="stock", endpoints=many),
         ("discovery", "orders", "kubernetes"): Thing(upstream="orders", **source),
     }
@@ -308,6 +308,7 @@ async def test_endpoints_that_start_and_end_are_no_problem_while_others_serve(sc
     await expect(problems).to_contain_text("orders:kubernetes: the API server cannot be reached")
     await expect(problems).to_contain_text("10.1.0.4:80 ejected, …)")
     await expect(problems).not_to_contain_text("Upstream orders")
+    await expect(page.locator("#endpoints-sum")).to_contain_text("up, 37 left to other sidecars")
     assert window.noise == []
 
 

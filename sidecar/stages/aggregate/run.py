@@ -34,7 +34,7 @@ from sidecar.stages.aggregate.heads import NO_HEAD, Answered, read_head, remembe
 from sidecar.stages.aggregate.lifetime import NO_STORE
 from sidecar.stages.aggregate.spec import EachSpec
 from sidecar.stages.aggregate.streaming import HOLE, PartStream, body_to_stream
-from sidecar.stages.aggregate.targets import PartPlan, key_of
+from sidecar.stages.aggregate.targets import PartPlan
 from sidecar.stages.aggregate.texts import NULL, Scope, Value, ValueMissing, value_of
 from sidecar.transform.buffering import read_body
 from sidecar.transform.jsonbody import SPACE, InvalidBody, checked
@@ -256,7 +256,7 @@ class Gathering:
             return
         key = None
         if plan.may_repeat:
-            key = key_of(x)
+            key = plan.key_of(x)
             leader = self.asked.get(key)
             if leader is not None:
                 if leader.result is not None:
@@ -604,7 +604,7 @@ class ListRun:
 class Ask(InnerExchange):
     """Request of a part in flight."""
 
-    __slots__ = ("_gathering", "_held", "_item", "_plan", "_record", "followers", "result")
+    __slots__ = ("_gathering", "_heard", "_held", "_item", "_plan", "_record", "followers", "result")
 
     def __init__(self, gathering: Gathering, plan: PartPlan, record: Part, x: Exchange, item: Item | None) -> None:
         pipeline = plan.pipeline if plan.pick is None else plan.pipeline_of(x)
@@ -615,6 +615,8 @@ class Ask(InnerExchange):
         """Requests that are the same, and wait for its result; None without any."""
         self._held: Body | None = None
         """Body that waits for the other parts; None without one."""
+        self._heard = 0.0
+        """Instant at which its head came."""
         self._gathering = gathering
         self._plan = plan
         self._record = record
@@ -634,6 +636,7 @@ class Ask(InnerExchange):
             self.report()
         else:
             self._stream = self._held = body  # `give_up` cancels it
+            self._heard = self._gathering.now()
             self._gathering.hold(self)
             body.on_close(self._closed)
 
@@ -656,7 +659,7 @@ class Ask(InnerExchange):
         try:
             record.outcome = outcome
             result = self.result = Answered(read_head(outcome), gathering.take_body(plan, record, body))
-            gathering.end_request(plan, record, None, result, outcome, "failed", gathering.now())
+            gathering.end_request(plan, record, None, result, outcome, "failed", self._heard)
         except Exception as error:
             gathering.break_off(plan, error)
 

@@ -189,9 +189,9 @@ class PartSpec(Model):
     stream: bool = False
     """True to pass the body of the part on as it arrives, rather than to hold it: for a long list or a large object.
     The answer then begins once all other parts have ended and the head of this one has come.  Only strings and
-    brackets of the body are checked.  If it fails after its head, the answer is broken off.  `max_size` does not count
-    it, and it may be of any length unless `max_body` is written.  An answer that is short, compressed, or not marked as
-    JSON does not stream."""
+    brackets of the body are checked, and `timeout` is for all of it.  If it fails after its head, the answer is broken
+    off.  `max_size` does not count it, and it may be of any length unless `max_body` is written.  An answer that is
+    short, compressed, or not marked as JSON does not stream."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> PartSpec:
@@ -242,7 +242,8 @@ class Spec(Block):
     """Makes one answer of the answers of several parts.  It stands where the upstream does."""
 
     parts: Annotated[dict[PartName, PartSpec], Field(min_length=1, max_length=MOST_PARTS)]
-    """Parts by name.  They run at the same time, apart from those that need the answer of another."""
+    """Parts by name.  They run at the same time, apart from those that need the answer of another.  Of requests with
+    GET or OPTIONS that are the same, through one route or to one upstream, one is made."""
     answer: Annotated[Literal["nested", "merged"] | AnswerSpec, BeforeValidator(_answer)] = "nested"
     """Form of the answer: `nested`, an object with a member for each part; `merged`, an object with the members of all
     parts, of which the last one counts; or `{json: VALUE}`, a template."""
@@ -278,5 +279,11 @@ EXAMPLES: Final = (
             "orders": {"route": "other", "path": "/other?user={parts.user./id}", "otherwise": {"json": []}},
         },
         "answer": {"json": {"user": "{parts.user}", "orders": "{parts.orders./items}"}},
+    },
+    {
+        "parts": {
+            "user": {"upstream": "app", "path": "/users/7"},
+            "all": {"route": "other", "path": "/other", "stream": True},
+        }
     },
 )

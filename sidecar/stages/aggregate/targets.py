@@ -82,6 +82,7 @@ class PartPlan:
         "_route_name",
         "_rule",
         "_target",
+        "_upstream",
         "dependents",
         "each",
         "is_merged",
@@ -117,6 +118,8 @@ class PartPlan:
         self._criticality = route.criticality
         self.pick: Any = route.pick
         """Function that returns the arm for a request; None for a route without candidates."""
+        self._upstream = spec.upstream if route.pick is None else None
+        """Upstream that the part names; None if it names a route, or if its route has candidates."""
         self.pipeline = route.pipeline
         self.method = spec.method.encode()
         self.may_repeat = spec.each is not None and self.method in SAFE
@@ -166,12 +169,20 @@ class PartPlan:
         """Note that requests of this part and of another may be the same, if they may."""
         is_alike = (
             not (self.streams or other.streams)
-            and self._route is other._route
+            and (self._route is other._route or (self._upstream is not None and self._upstream == other._upstream))
+            and (self.timeout, self.max_body) == (other.timeout, other.max_body)
             and self.method == other.method
             and self.method in SAFE
         )
         if is_alike and self._target.may_equal(other._target):
             self.may_repeat = other.may_repeat = True
+
+    def key_of(self, x: Exchange) -> tuple[object, ...]:
+        """Return the identity of a request of this part, which is equal for requests with the same answer.
+
+        Parts that name an upstream have routes of their own, all with the policies that this upstream's routes inherit.
+        """
+        return (self._upstream or x.route, self.timeout, self.max_body, x.method, x.path, x.query, x.lines, x.body)
 
     def counter(self, name: str, result: str) -> Counter:
         """Return the counter of a result."""
@@ -222,8 +233,3 @@ class PartPlan:
 
 def _substitute(value: Any) -> Value:
     return Value(json.dumps(value, ensure_ascii=False).encode(), True)
-
-
-def key_of(x: Exchange) -> tuple[object, ...]:
-    """Return the identity of a request, which is equal for requests with the same answer."""
-    return (x.route, x.method, x.path, x.query, x.lines, x.body)

@@ -37,8 +37,9 @@ class CompareSpec(Model):
     noise: bool = False
     """True: a compared request is sent a third time, to the route's own upstream.  A value that differs between its two
     responses is noise and does not count (Twitter's Diffy).  Only safe methods are sent twice."""
-    max_body: Size = 64 * 1024
-    """Longest body that is compared, in bytes; of longer ones only status and fields are."""
+    max_body: Annotated[Size, Field(le=2**20)] = 64 * 1024
+    """Longest body that is compared, in bytes; of longer ones only status and fields are.  Other requests go on while
+    long ones are compared."""
 
 
 class Spec(Block):
@@ -55,9 +56,9 @@ class Spec(Block):
     writes: bool = False
     """True: requests with unsafe methods are copied too.  Their effects then happen twice."""
     timeout: Duration = 5.0
-    """Time after which a copy is given up."""
+    """Time after which a copy is given up, and a comparison that waits for the end of the route's own response."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 16
-    """Copies in flight; while there are as many, requests are not copied."""
+    """Copies in flight or waiting to be compared; while there are as many, requests are not copied."""
     max_body: Size = 64 * 1024
     """Longest body of a request that is copied, in bytes."""
     compare: CompareSpec | None = None

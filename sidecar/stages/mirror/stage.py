@@ -7,19 +7,25 @@ Rules:
 2. Only a request whose body is whole and short is copied, and one with an unsafe method only if the policy says so.
 3. Under pressure copies go first: above `max_in_flight` there is none, and to the limits of its upstream a copy is
    sheddable.
-4. For a comparison, the response of the route's own upstream is read by as well.  One that is still arriving is
-   compared without its body.
-5. A difference is noise if it also occurs between two responses of the route's own upstream (Twitter's Diffy).  It is
+4. For a comparison, the response of the route's own upstream is recorded as it passes.  One that breaks off is not
+   compared, and one that is longer than `compare.max_body` without its body.
+5. Long bodies are compared over several turns of the loop: in one turn, `SLICE` of work and one step of it.
+   A copy is in flight until it has been compared.  If the route's own response takes longer to end, by `timeout`, it is
+   not compared.
+6. A difference is noise if it also occurs between two responses of the route's own upstream (Twitter's Diffy).  It is
    then counted no more, for as long as the policies are in force.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 from sidecar.core import events, metrics
-from sidecar.core.env import BuildContext
+from sidecar.core.body import COMPLETE, Body
+from sidecar.core.env import BuildContext, TimerHandle
 from sidecar.core.exchange import NEVER, SAFE_METHODS, SHEDDABLE, Exchange
 from sidecar.core.outcome import ABANDONED, ANSWER_TOO_LARGE, Outcome
 from sidecar.core.stage import Stage
@@ -34,6 +40,8 @@ MAX_NAMES: Final = 200
 """Most differences that are counted by name."""
 OTHERS: Final = "(others)"
 """Name under which all further ones are counted."""
+SLICE: Final = 64 * 1024
+"""Work of comparing in one turn of the loop, as `Comparison.steps` tells it."""
 
 
 class Mirror:
@@ -86,7 +94,9 @@ class Mirror:
 class Copy:
     """Copy of one request, and what its response is compared with."""
 
-    __slots__ = ("again", "copied", "original", "stage", "waits_for", "x")
+    __slots__ = (
+        "_has_ended", "_has_place", "_stream", "_timer", "again", "copied", "original", "stage", "waits_for", "x",
+    )  # fmt: skip
 
     def __init__(self, stage: MirrorStage, x: Exchange, waits_for: int) -> None:
         self.stage = stage
@@ -95,14 +105,21 @@ class Copy:
         """Number of responses that are still to come."""
         self.original: Outcome | None = None
         """Response of the route's own upstream; None before it, and if there is none."""
+        self._stream: Body | None = None
+        """Body of that response if it was still arriving."""
         self.copied: Outcome | None = None
         self.again: Outcome | None = None
         """Second response of the route's own upstream; None without one."""
+        self._has_place = True
+        """True while it counts as a copy in flight: until its response has ended, or the comparison."""
+        self._has_ended = False
+        """True once the response of the route's own upstream has ended."""
+        self._timer: TimerHandle | None = None
+        """Timer that gives the comparison up; None unless it waits for that end alone."""
 
     def end(self, role: str, inner: InnerExchange) -> None:
         """Take the response to the copy, or to the second request."""
         stage = self.stage
-        stage.state.in_flight -= 1
         if role == "copied":
             self.copied = inner.value
             failure = None if inner.value is None else inner.value.failure
@@ -114,9 +131,57 @@ class Copy:
                 stage.count("sent")
             if inner.error is not None:
                 stage.report(inner)
+            if failure is not None or stage.comparison is None:
+                self.release()
+            elif not self._has_ended:
+                self._timer = stage.start_timer(self.give_up)
         else:
+            stage.state.in_flight -= 1
             self.again = inner.value
         self.advance()
+
+    def release(self) -> None:
+        """Hold nothing more, and count no more as a copy in flight."""
+        if self._has_place:
+            self._has_place = False
+            self.stage.state.in_flight -= 1
+            if self._stream is not None:
+                self._stream.stop_recording()
+
+    def give_up(self) -> None:
+        """Compare nothing, since the response of the route's own upstream takes too long to end."""
+        self._timer = self.copied = None
+        self.stage.count("skipped")
+        self.release()
+
+    def take(self, outcome: Outcome, limit: int) -> None:
+        """Keep the response of the route's own upstream as it is; stages further out may change the outcome.
+
+        A body of at most `limit` bytes that is still arriving is recorded.
+        """
+        if outcome.failure is not None or not self._has_place:
+            return
+        parsed = None if outcome.parsed is None else list(outcome.parsed)
+        self.original = Outcome(outcome.status, parsed, outcome.body, outcome.raw if parsed is None else None)
+        self._stream = outcome.stream
+        if outcome.stream is not None:
+            outcome.stream.record(limit)
+
+    def end_original(self, outcome: Outcome) -> None:
+        """Take the end of that response."""
+        self._has_ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        original, stream = self.original, self._stream
+        if original is None or outcome is ABANDONED or (stream is not None and stream.state != COMPLETE):
+            self.original = None
+        elif stream is not None:
+            body = stream.recorded()
+            if body is None:
+                original.stream = stream  # too long, so that it is not compared
+            else:
+                original.body = body
 
     def advance(self) -> None:
         """Compare the responses once all have come."""
@@ -194,23 +259,46 @@ class MirrorStage:
 
     def answer(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> Outcome:
         if ticket is not None:
-            ticket.original = outcome
+            ticket.take(outcome, self._limit)
         return outcome
 
     def settle(self, x: Exchange, ticket: Copy | None, outcome: Outcome) -> None:
         if ticket is not None:
-            if outcome is ABANDONED:
-                ticket.original = None
+            ticket.end_original(outcome)
             ticket.advance()
+
+    def start_timer(self, give_up: Callable[[], None]) -> TimerHandle:
+        """Start the timer of a comparison that waits for the end of the route's own response."""
+        return self._env.call_later(self._spec.timeout, give_up)
 
     def compare(self, copy: Copy) -> None:
         """Compare the responses of one request."""
         comparison, old, new = self.comparison, copy.original, copy.copied
-        if comparison is None or old is None or new is None or old.failure is not None or new.failure is not None:
+        if comparison is None or old is None or new is None or new.failure is not None:
+            copy.release()
             return
+        noise: list[str] = []
+        names: list[str] = []
+        work = comparison.steps(old, new, names)
         if copy.again is not None and copy.again.failure is None:
-            self.state.noise.update(comparison.find(old, copy.again)[: MAX_NAMES - len(self.state.noise)])
-        names = comparison.find(old, new)
+            work = chain(comparison.steps(old, copy.again, noise), work)
+        self._work(copy, work, noise, names)
+
+    def _work(self, copy: Copy, work: Iterator[int], noise: list[str], names: list[str]) -> None:
+        """Do one slice of a comparison, and the rest of it in later turns of the loop."""
+        done = 0
+        try:
+            for step in work:
+                done += step
+                if done >= SLICE:
+                    self._env.call_later(0, self._work, copy, work, noise, names)
+                    return
+        except Exception as error:
+            copy.release()
+            self._env.emit(events.BUG, where="the comparison of a mirror", error=error)
+            return
+        copy.release()
+        self.state.noise.update(noise[: MAX_NAMES - len(self.state.noise)])
         fresh = self.state.note(names)
         is_different = any(name not in self.state.noise for name in names)
         self.count("different" if is_different else "same")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.transform.jsonbody import InvalidBody
 from sidecar.transform.structure import DEEPEST, Structure
@@ -52,6 +57,20 @@ def test_a_broken_text_is_found_at_every_split(case: tuple[bytes, str]) -> None:
     found = {problem(text[:at], text[at:]) for at in splits} | {problem(*[bytes((octet,)) for octet in text])}
     assert "" not in found
     assert message in problem(text)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(st.lists(VALUES, max_size=4), st.booleans(), st.lists(st.integers(0, 200), max_size=4))
+def test_whatever_json_there_is_passes_in_pieces(values: list[Any], is_ascii: bool, cuts: list[int]) -> None:
+    text = json.dumps(values, ensure_ascii=is_ascii).encode("utf-8", "replace")
+    at = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    assert problem(*[text[start:end] for start, end in pairwise(at)]) == ""
 
 
 def test_what_passes_cannot_change_what_stands_around_it() -> None:

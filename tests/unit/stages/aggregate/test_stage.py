@@ -486,6 +486,25 @@ async def test_the_same_request_is_made_once() -> None:
     }  # fmt: skip
 
 
+@virtual
+async def test_parts_of_one_upstream_with_the_same_value_ask_once() -> None:
+    """As the author and the reviewer of an article, who may be one person."""
+    parts = """
+        post: {upstream: orders, path: /post}
+        author: {upstream: users, path: "/users/{parts.post./author}"}
+        reviewer: {upstream: users, path: "/users/{parts.post./reviewer}"}
+        hurried: {upstream: users, path: "/users/{parts.post./author}", timeout: 1ms}"""
+    said = {"orders/post": answer(b'{"author": 7, "reviewer": 7}'), "users/users/7": USER._replace(after=0.1)}
+    page = Page(policies(parts), said)
+    found = await page.json()
+    assert found["author"] == found["reviewer"] != found["hurried"]
+    assert page.results() == {"post": "ok", "author": "ok", "reviewer": "duplicate", "hurried": "timeout"}
+    assert len(page.services.of("users")) == 2
+    page.services.answers["orders/post"] = answer(b'{"author": 7, "reviewer": 8}')
+    await page.get()
+    assert page.results()["reviewer"] == "404", "other values are other requests"
+
+
 EACH = """
         orders: {upstream: orders, path: "/orders"}
         items: {upstream: users, path: "/item/{item}", each: "{parts.orders./ids}"}"""

@@ -125,7 +125,9 @@ async def test_a_body_waits_in_little_memory_for_the_other_parts() -> None:
     await asyncio.sleep(0.4)
     assert not client.received
     assert len(LONG) - unread(found) < 4 * HIGH_WATER
-    assert json.loads((await client.answer()).body)["user"]["name"] == NAME
+    whole = await client.answer()
+    assert json.loads(whole.body)["user"]["name"] == NAME
+    assert "user;dur=500.0, report;dur=0.0" in whole.get("server-timing"), "the wait is not the time of the part"
 
 
 @virtual
@@ -291,14 +293,13 @@ CACHED = (
     "  - {name: report, listener: none, match: {path: /report}, upstream: orders, "
     "cache: {ttl: 10s, keep: 10m, max_body: 16MiB}}\n"
 )
+ALL = {"users/users/7": USER, "credit/score": answer(b"9"), REPORT: answer(LONG)}
 THROUGH = PARTS.replace("upstream: orders", "route: report")
 
 
 @virtual
 async def test_a_long_answer_of_a_cache_streams_too() -> None:
-    found = split(
-        Page(policies(THROUGH) + CACHED, {"users/users/7": USER, "credit/score": answer(b"9"), REPORT: answer(LONG)})
-    )
+    found = split(Page(policies(THROUGH) + CACHED, ALL))
     first, second = await found.get(), await found.get()
     assert first.body == second.body
     assert len(found.services.of("orders")) == 1
@@ -306,9 +307,7 @@ async def test_a_long_answer_of_a_cache_streams_too() -> None:
     found.services.answers[REPORT] = RESET
     assert json.loads((await found.get()).body)["report"] == []
     parts = THROUGH.replace("otherwise: {json: []}", "otherwise: [stale, {json: []}]")
-    found = split(
-        Page(policies(parts) + CACHED, {"users/users/7": USER, "credit/score": answer(b"9"), REPORT: answer(LONG)})
-    )
+    found = split(Page(policies(parts) + CACHED, ALL))
     await found.get()
     await asyncio.sleep(11)
     found.services.answers[REPORT] = RESET
@@ -316,6 +315,34 @@ async def test_a_long_answer_of_a_cache_streams_too() -> None:
     assert (third.body, third.get("x-sidecar-partial")) == (first.body, "report")
     value = found.proxy.env.meter.value(metrics.AGGREGATE_PARTS, part="report", result="stale")
     assert value == 1
+
+
+@pytest.mark.parametrize("outer", ["", ", stream: true"], ids=["held", "streams too"])
+@virtual
+async def test_a_part_may_be_an_aggregate_whose_part_streams(outer: str) -> None:
+    parts = PARTS.replace('upstream: orders, path: "/report", stream: true', "route: inner, path: /inner" + outer)
+    inner = """  - name: inner
+    listener: none
+    match: {path: /inner}
+    aggregate:
+      parts:
+        small: {upstream: users, path: /gone}
+        report: {upstream: orders, path: /report, stream: true}
+"""
+    said = finished((0.1, b'[{"a": 1},'), (0.2, b'{"b": 2}]'))
+    found = Page(policies(parts) + inner, {**ALL, REPORT: said})
+    whole = await found.get()
+    assert json.loads(whole.body)["report"] == {"small": None, "report": [{"a": 1}, {"b": 2}]}
+    assert whole.get("x-sidecar-partial") == "report.small"
+    assert bool(whole.get("content-length")) is not bool(outer)
+    found.services.answers[REPORT] = chunked((0.1, b"[1, "), (0.2, b""))
+    if outer:
+        client = found.proxy.send(path="/profile/7")
+        await asyncio.sleep(0.5)
+        assert client.is_lost or client.is_eof
+    else:
+        assert json.loads((await found.get()).body)["report"] == []
+    assert found.proxy.bugs == []
 
 
 @virtual

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +13,11 @@ import pytest
 from sidecar.core import events, metrics
 from sidecar.core.body import Body
 from sidecar.core.exchange import SHEDDABLE, Exchange
-from sidecar.core.outcome import ABANDONED, CONNECT_FAILURE, Outcome
+from sidecar.core.outcome import ABANDONED, CONNECT_FAILURE, RESET, Outcome
 from sidecar.engine.pipeline import Pipeline
+from sidecar.stages.mirror.differences import Comparison
 from sidecar.stages.mirror.spec import Spec
-from sidecar.stages.mirror.stage import OTHERS, RESULTS, MirrorStage, build
+from sidecar.stages.mirror.stage import OTHERS, RESULTS, SLICE, MirrorStage, build
 from tests.support.clock import FakeEnv
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.service import HANG, ScriptedService, Store, after, context, exchange, response
@@ -203,6 +207,163 @@ async def test_a_request_that_its_client_has_left_is_not_compared() -> None:
     await bench.env.sleep(2)
     assert bench.state["compared"] == 0
     assert bench.state["in_flight"] == 0
+
+
+def arriving(*pieces: bytes, broken: bool = False) -> Any:
+    """Return a script of a response whose body arrives in pieces, after its head."""
+
+    def answer(x: Exchange) -> Outcome:
+        loop, body = asyncio.get_running_loop(), Body()
+        for number, piece in enumerate(pieces, 1):
+            loop.call_later(0.1 * number, body.feed, piece)
+        loop.call_later(0.1 * len(pieces) + 0.1, *((body.fail, RESET) if broken else (body.finish,)))
+        return Outcome(200, [(b"content-type", b"application/json")], stream=body)
+
+    return answer
+
+
+async def read(bench: Bench) -> bytes:
+    """Ask, and read the response to its end as a client does."""
+    outcome, received = await bench.ask(), bytearray()
+    assert outcome.stream is not None
+    outcome.stream.attach(SimpleNamespace(write=received.extend, finish=lambda _: None, fail=lambda _: None))
+    await bench.env.sleep(1)
+    return bytes(received)
+
+
+@pytest.mark.parametrize(
+    ("other", "result", "names"),
+    [
+        (arriving(b'{"a": 2, ', b'"b": 1}'), "different", {"/a": 1}),
+        (arriving(b'{"b":1,', b'"a":1}'), "same", {}),
+        (document(a=2, b=1), "different", {"/a": 1}),
+    ],
+    ids=["another", "the same", "whole"],
+)
+@virtual
+async def test_a_body_that_still_arrives_is_compared_at_its_end(other: Any, result: str, names: dict[str, int]) -> None:
+    bench = Bench(ScriptedService(arriving(b'{"a": 1,', b' "b": 1}')), ScriptedService(other), compare={})
+    assert await read(bench) == b'{"a": 1, "b": 1}'
+    assert (bench.counts(), bench.state["differences"]) == ({result: 1}, names)
+
+
+@virtual
+async def test_a_copy_takes_its_place_until_it_is_compared_or_given_up() -> None:
+    """Responses that end late, or never, as those of slow clients and of event streams, are not held without end."""
+    late = arriving(*[b" "] * 20, b"[1]")
+    bench = Bench(ScriptedService(late), ScriptedService(document()), compare={}, max_in_flight=2, timeout="1s")
+    outcomes = [await bench.ask() for _ in range(3)]
+    await bench.env.sleep(0.5)
+    assert (bench.state["in_flight"], bench.counts()) == (2, {"dropped": 1})
+    await bench.env.sleep(1)
+    assert (bench.state["in_flight"], bench.counts()) == (0, {"dropped": 1, "skipped": 2})
+    for outcome in outcomes:
+        assert outcome.stream is not None
+        assert outcome.stream._record is None
+        outcome.stream.attach(SimpleNamespace(write=len, finish=lambda _: None, fail=lambda _: None))
+    await bench.env.sleep(3)
+    assert (bench.state["in_flight"], bench.state["compared"]) == (0, 0)
+
+
+@virtual
+async def test_a_body_that_breaks_off_is_not_compared() -> None:
+    for own, other in ((True, False), (False, True)):
+        scripts = [ScriptedService(arriving(b"[1]", broken=broken)) for broken in (own, other)]
+        bench = Bench(*scripts, compare={})
+        await read(bench)
+        assert bench.state["compared"] == bench.state["in_flight"] == 0
+
+
+@virtual
+async def test_nothing_is_recorded_for_a_copy_that_has_failed() -> None:
+    bench = Bench(ScriptedService(after(0.1, arriving(b"[1]"))), ScriptedService(CONNECT_FAILURE), compare={})
+    outcome = await bench.ask()
+    assert outcome.stream is not None
+    assert outcome.stream._record is None
+    assert (bench.state["in_flight"], bench.counts()) == (0, {"failed": 1})
+
+
+@virtual
+async def test_a_body_that_arrives_and_is_too_long_is_compared_without_it() -> None:
+    own, other = arriving(b"[" + b"1," * 30, b"1]"), document()
+    bench = Bench(ScriptedService(own), ScriptedService(other), compare={"max_body": "40B"})
+    assert len(await read(bench)) == 63
+    assert bench.counts() == {"same": 1}
+
+
+def long(number: int, **members: Any) -> Outcome:
+    """Return a document of about 300 KiB whose values differ with the number."""
+    return document(values=[number] * 30_000, more=[{"id": number, "at": number}] * 8_000, **members)
+
+
+class Turns:
+    """Work of comparisons in each turn of the loop."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.work: list[list[int]] = []
+        comparison = bench.stage.comparison
+        assert comparison is not None
+        work, steps = bench.stage._work, Comparison.steps
+
+        def counted(own: Comparison, old: Outcome, new: Outcome, found: list[str]) -> Iterator[int]:
+            for step in steps(own, old, new, found):
+                self.work[-1].append(step)
+                yield step
+
+        def turn(*arguments: Any) -> None:
+            self.work.append([])
+            work(*arguments)
+
+        monkeypatch.setattr(Comparison, "steps", counted)
+        monkeypatch.setattr(bench.stage, "_work", turn)
+
+
+@virtual
+async def test_a_long_comparison_holds_the_loop_for_one_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = {"max_body": "512KiB", "noise": True}
+    own = ScriptedService(long(1), long(3, extra=1))
+    bench = Bench(own, ScriptedService(long(2, other=1)), compare=compare, max_in_flight=5)
+    size = len(long(1).body)
+    assert 250_000 < size < 500_000
+    turns = Turns(bench, monkeypatch)
+    await bench.ask()
+    while not turns.work:
+        await asyncio.sleep(0)
+    assert bench.state["in_flight"] == 1, "it takes a place, as it holds the bodies"
+    assert bench.counts() == {}
+    await settle(200)
+    assert bench.counts() == {"different": 1}
+    assert set(bench.state["differences"]) == {"/other"}
+    assert bench.state["in_flight"] == 0
+    assert set(bench.state["noise"]) == {"/values/*", "/more/*/id", "/more/*/at", "/extra"}
+    assert len(turns.work) > 20
+    most = 2 * (size + 20)
+    assert all(step <= most for turn in turns.work for step in turn), "a step opens one value of each body"
+    assert all(sum(turn[:-1]) < SLICE for turn in turns.work), "a turn has one slice, and the step that ends it"
+
+
+@virtual
+async def test_a_short_comparison_takes_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=2)), compare={})
+    turns = Turns(bench, monkeypatch)
+    await bench.ask()
+    await settle()
+    assert (len(turns.work), bench.counts()) == (1, {"different": 1})
+
+
+@virtual
+async def test_a_bug_in_a_comparison_is_reported_and_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=2)), compare={})
+    monkeypatch.setattr(Comparison, "steps", lambda *_: (1 // 0 for _ in "x"))
+    assert (await bench.ask()).status == 200
+    await settle()
+    assert bench.state["in_flight"] == 0
+    assert [type(each["error"]) for each in bench.env.emitted(events.BUG)] == [ZeroDivisionError]
+
+
+def test_bodies_that_are_compared_are_bounded() -> None:
+    with pytest.raises(ValueError, match="max_body"):
+        Spec.model_validate({"upstream": "next", "compare": {"max_body": "2MiB"}})
 
 
 @virtual
