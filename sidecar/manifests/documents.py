@@ -39,9 +39,12 @@ def split(text: str) -> list[Document]:
         roots = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{mark.line + 1}:{mark.column + 1}: " if mark is not None else ""
+        before = text[: getattr(error, "position", 0)]  # the reader's errors have no mark
+        line, column = before.count("\n"), len(before) - before.rfind("\n") - 1
+        if mark is not None:
+            line, column = mark.line, mark.column
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ManifestError(f"{place}is no YAML: {what}") from None
+        raise ManifestError(f"{line + 1}:{column + 1}: is no YAML: {what}") from None
     if not roots:
         return [Document(text, 0, 1, compose(None))]
     cuts = [0, *(_before_comments(text, start.index) for start in starts[1:] if start is not None), len(text)]

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
@@ -25,9 +26,11 @@ from docs.generate import instruments
 from sidecar import __version__
 from sidecar.config.files import read
 from sidecar.config.load import load
+from sidecar.config.process_spec import AdminSpec
 from sidecar.core import metrics
 from sidecar.core.outcome import FAILURES
 from sidecar.demo.shop import CALLS
+from sidecar.starter.writer import INBOUND, OUTBOUND
 from sidecar.telemetry.metrics.durations import is_error
 from sidecar.telemetry.metrics.prometheus import metric_name
 from sidecar.telemetry.metrics.registry import Metric
@@ -134,6 +137,29 @@ def test_the_image_has_what_it_copies_and_runs_without_root() -> None:
     assert text.count("FROM python:${PYTHON}${DIGEST}") == text.count("\nFROM "), "every stage can be pinned"
     for package in re.findall(r"install-recommends (.*)$", text, re.MULTILINE)[0].split():
         assert re.fullmatch(r'"[\w-]+=\$[A-Z]+"', package), "a version for each package of the system"
+
+
+def test_the_image_is_built_and_runs_with_what_it_installs() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    runtime, building = (
+        dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+        for name in ("runtime.txt", "compiled.txt")
+    )
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    for needed in (*project["build-system"]["requires"], *hook["dependencies"]):
+        assert re.match(r"[\w-]+", needed)[0].lower() in building, "no isolation: it is there, or the build fails"
+    assert runtime.items() <= building.items(), "compiled against what it runs with"
+    assert hook["path"] in text
+    final = text[text.rindex("\nFROM ") :]
+    (command,) = re.findall(r'^ENTRYPOINT \["(\w+)"\]$', final, re.MULTILINE)
+    assert command in project["project"]["scripts"]
+    admin = AdminSpec().address
+    assert f"http://{admin}/readyz" in final, "the health check asks the admin listener at its default address"
+    exposed = {int(port) for port in re.findall(r"^EXPOSE (.*)$", final, re.MULTILINE)[0].split()}
+    assert exposed == {INBOUND, OUTBOUND, admin.port}
+    assert "nftables" in final, "which `sidecar capture` runs"
+    assert final.count("apt-get update") == final.count("rm -rf /var/lib/apt/lists/*") == 1
 
 
 def test_the_image_lists_what_is_in_it() -> None:

@@ -133,6 +133,15 @@ async def slow_http1() -> str:
     return received.rpartition(b"\r\n\r\n")[2].decode()
 
 
+async def late_http1() -> str:
+    """Ask on a connection that has been open, and silent, for longer than the sniffing."""
+    stream = await dial(THERE, HTTP)
+    await asyncio.sleep(0.5)
+    found = await ask(stream, "routed.test")
+    stream[1].close()
+    return found
+
+
 async def http2(host: str) -> str:
     command = ["curl", "-s", "--http2-prior-knowledge", "-w", " %{http_version} %{http_code}"]
     command += ["-H", f"Host: {host}", f"http://{THERE}:{HTTP2}/a"]
@@ -228,6 +237,7 @@ async def look(directory: Path, program: str, authority: Authority) -> dict[str,
             "http1": await http1(THERE),
             "http1_over_ipv6": await http1(THERE6),
             "slow_http1": await slow_http1(),
+            "late_http1": await late_http1(),
             "http2": await http2("elsewhere.test"),
             "tls": [await tls(context, "one.test", TLS), await tls(context, "other.test", TLS)],
             "server_first": await server_first(THERE),

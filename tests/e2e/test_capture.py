@@ -58,6 +58,11 @@ def test_a_slow_request_line_takes_its_route(seen: dict[str, Any]) -> None:
     assert seen["slow_http1"] == "routed via"
 
 
+def test_a_connection_that_was_silent_takes_the_route_of_its_first_request(seen: dict[str, Any]) -> None:
+    assert seen["late_http1"] == "200 routed via"
+    assert [each["received"] for each in seen["ended"] if each.get("reason") == "routes"] == [0]
+
+
 def test_tls_goes_to_the_upstream_of_its_server_name_or_on_and_is_not_decrypted(seen: dict[str, Any]) -> None:
     assert seen["tls"] == ["200 one", "200 other"]
     named = {each["server_name"]: each.get("upstream") for each in seen["ended"] if "server_name" in each}
@@ -103,7 +108,7 @@ def test_all_connections_are_counted_and_none_is_left(seen: dict[str, Any]) -> N
             ("tcp", "original"),
         )
     }
-    assert list(counted.values()) == [3, 1, 1, 1, 4]
+    assert list(counted.values()) == [4, 1, 1, 1, 5]
     assert value(seen, "sidecar_capture_passages") == 0
     assert value(seen, "sidecar_capture_traffic_bytes_total", direction="sent") > 2_000_000
     assert seen["bugs"] == []

@@ -35,10 +35,11 @@ async def test_all_sources_are_followed_and_their_endpoints_outlive_them(tmp_pat
         api.put("orders-1", [gone], ready=["127.0.0.1"], port=port)
         resolve = {"nameservers": [names.address], "ttl": {"min": "50ms"}}
         kubernetes = {"service": "orders", "port": "http", "namespace": "shop", "api": {"url": api.url}}
+        patient = {"connect_timeout": "30s"}
         upstreams: dict[str, Any] = {
-            "kubernetes": {"discover": {"kubernetes": kubernetes}},
-            "file": {"discover": {"file": str(listed)}},
-            "srv": {"discover": {"srv": "_http._tcp.app.test", "interval": "100ms"}, "resolve": resolve},
+            "kubernetes": {"discover": {"kubernetes": kubernetes}, **patient},
+            "file": {"discover": {"file": str(listed)}, **patient},
+            "srv": {"discover": {"srv": "_http._tcp.app.test", "interval": "100ms"}, "resolve": resolve, **patient},
         }
         policy = policies(upstreams=upstreams, routes=[route(name) for name in upstreams])
         async with Sidecar(policy, tmp_path) as sidecar:

@@ -26,10 +26,11 @@ from sidecar.core.exchange import Exchange
 from sidecar.core.metrics import Counter
 from sidecar.downstream.capture.destination import Destination, is_local, read_destination
 from sidecar.downstream.capture.sniff import HTTP1, HTTP2, TCP, TLS
+from sidecar.downstream.connection import DownstreamConnection
 from sidecar.upstream.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from sidecar.downstream.listener import Listener
+    from sidecar.downstream.listener import Listener, ManagedConnection
 
 LOOP: Final = "loop"
 NO_DESTINATION: Final = "no_destination"
@@ -86,6 +87,23 @@ class Capture:
     def count(self, protocol: str, target: str) -> None:
         """Count a connection by protocol and target."""
         self._counts[protocol, target].value += 1
+
+    def route(self, holder: ManagedConnection, transport: asyncio.Transport, protocol: str, data: bytes) -> bool:
+        """Hand a connection of HTTP, with the bytes so far, to the routes; False if the listener does not speak it.
+
+        `holder` has represented the connection until now.
+        """
+        listener = self.listener
+        if not (protocol == HTTP1 and listener.speaks_http1) and not (protocol == HTTP2 and listener.speaks_http2):
+            return False
+        self.count(protocol, ROUTES)
+        connection = DownstreamConnection(listener)
+        listener.replace(holder, connection)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if not transport.is_closing():
+            connection.data_received(data)
+        return True
 
     def refuse(self, reason: str, destination: Destination | None, detail: str) -> None:
         """Count and log a connection that is closed without a destination."""

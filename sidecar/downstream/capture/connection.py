@@ -6,7 +6,8 @@ Rules:
 
 1. The original destination is known before a byte is read.  A connection without one is closed (`Capture`).
 2. The client has `capture.sniff_timeout` for its first bytes; then what has arrived decides.  A client that is silent
-   waits for its server, so the connection passes as TCP.
+   waits for its server, so the connection passes as TCP.  If it then asks by HTTP before its server has sent anything,
+   the passage hands it to the routes after all.
 3. At most `sniff.MOST_BYTES` and one read are kept.  No byte is changed or lost.
 """
 
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING, cast
 
 from sidecar.core.env import TimerHandle
 from sidecar.core.exchange import NEVER
-from sidecar.downstream.capture.capture import ORIGINAL, ROUTES, TOO_MANY, UPSTREAM, Capture
+from sidecar.downstream.capture.capture import ORIGINAL, TOO_MANY, UPSTREAM, Capture
 from sidecar.downstream.capture.destination import Destination
 from sidecar.downstream.capture.passage import Passage
-from sidecar.downstream.capture.sniff import HTTP1, HTTP2, TLS, Sniffed, guess, sniff
+from sidecar.downstream.capture.sniff import TLS, Sniffed, guess, sniff
 from sidecar.downstream.closing import reset
-from sidecar.downstream.connection import DownstreamConnection
 
 if TYPE_CHECKING:
     from sidecar.downstream.listener import Listener
@@ -85,16 +85,7 @@ class CapturedConnection(asyncio.Protocol):
         self._release()
         listener, capture = self._listener, self._capture
         protocol = found.protocol
-        if not is_eof and (
-            (protocol == HTTP1 and listener.speaks_http1) or (protocol == HTTP2 and listener.speaks_http2)
-        ):
-            capture.count(protocol, ROUTES)
-            connection = DownstreamConnection(listener)
-            listener.replace(self, connection)
-            transport.set_protocol(connection)
-            connection.connection_made(transport)
-            if not transport.is_closing():
-                connection.data_received(data)
+        if not is_eof and capture.route(self, transport, protocol, data):
             return
         upstream = capture.upstream_of(found.server_name) if protocol == TLS else None
         limit = capture.spec.max_passages

@@ -8,7 +8,9 @@ Rules:
 3. A passage ends after `capture.idle_timeout` without bytes in either direction.  A reset of one side resets the other.
 4. TLS with a server name of the policies goes to the endpoints of its upstream, the least busy first.  Another one is
    tried if the connection fails, before any byte is sent.  Ejection learns from failed connections.
-5. A drain leaves passages open: no sidecar knows where their protocol may be cut.  They end at the drain's timeout.
+5. A client that was silent at first, and asks by HTTP before its server has sent anything, goes to the routes: pools
+   connect before they have a request.  The connection to its destination is closed.
+6. A drain leaves passages open: no sidecar knows where their protocol may be cut.  They end at the drain's timeout.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from sidecar.core import events
 from sidecar.core.env import TaskHandle
 from sidecar.core.exchange import NEVER
 from sidecar.core.outcome import CONNECT_FAILURE, Outcome, failed
-from sidecar.downstream.capture.capture import CONNECT, NO_ENDPOINT, Capture, choose, finish_connecting
+from sidecar.downstream.capture.capture import CONNECT, NO_ENDPOINT, ROUTES, Capture, choose, finish_connecting
 from sidecar.downstream.capture.destination import Destination
-from sidecar.downstream.capture.sniff import Sniffed
+from sidecar.downstream.capture.sniff import Sniffed, guess
 from sidecar.downstream.closing import end_writing, reset
 from sidecar.upstream.endpoint import Endpoint
 from sidecar.upstream.errors import describe_error
@@ -65,6 +67,8 @@ class Passage:
         self._is_late = False
         """True once the connect timeout has passed."""
         self._is_over = False
+        self._is_silent = False
+        """True while neither side has sent anything, so that the client may still turn out to speak HTTP."""
         self._client = PassageSide(self)
         self._server = PassageSide(self)
         self._client.other, self._server.other = self._server, self._client
@@ -78,6 +82,7 @@ class Passage:
         transport.set_protocol(client)
         transport.set_write_buffer_limits(HIGH_WATER)
         client.is_eof = is_eof
+        self._is_silent = not data and not is_eof and self._upstream is None
         transport.pause_reading()
         self._task = self._listener.env.spawn(self._connect(data))
 
@@ -198,6 +203,21 @@ class Passage:
         """Start the idle timeout anew."""
         self.expires = self._listener.now() + self._capture.spec.idle_timeout
 
+    def is_taken(self, side: PassageSide, data: bytes) -> bool:
+        """Take note of the first bytes; True if they are HTTP of the client, which the routes have got then."""
+        if not self._is_silent:
+            return False
+        self._is_silent = False
+        transport = self._client.transport
+        if side is self._server or transport is None or self._listener.is_draining:
+            return False
+        if not self._capture.route(self, transport, guess(data).protocol, data):
+            return False
+        self._why = ROUTES
+        self._client.is_closed = True
+        self._server.abort()
+        return True
+
     def end_side(self, side: PassageSide, error: Exception | None) -> None:
         """Handle a closed side: end the other one, or the passage if both are closed."""
         other = side.other
@@ -292,6 +312,8 @@ class PassageSide(asyncio.Protocol):
         self._passage.note_server()
 
     def data_received(self, data: bytes) -> None:
+        if self._passage.is_taken(self, data):
+            return
         self._passage.restart_idle_timeout()
         self.pass_on(data)
 
@@ -303,6 +325,7 @@ class PassageSide(asyncio.Protocol):
             target.write(data)
 
     def eof_received(self) -> bool:
+        self._passage.is_taken(self, b"")
         self.is_eof = True
         target = self.other.transport
         if target is None or target.is_closing():

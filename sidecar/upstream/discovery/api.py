@@ -45,6 +45,8 @@ GATHER_SECONDS: Final = 0.2
 """Seconds for which lines of a watch are gathered."""
 READING: Final = 0.1
 """Share of that time in which the connection is read."""
+MOST_RETRY_AFTER: Final = 60.0
+"""Longest pause in seconds that an answer can ask for."""
 MOST_TOKEN_BYTES: Final = 64 * 2**10
 """Most bytes of a token."""
 KEEP_ALIVE: Final = (
@@ -238,7 +240,7 @@ def _check(response: aiohttp.ClientResponse, data: bytes) -> None:
         404: "; the server does not know discovery.k8s.io/v1",
     }.get(status, "")
     after = response.headers.get("retry-after", "")
-    seconds = float(after) if after.isdecimal() and len(after) < 6 else 0.0
+    seconds = min(float(after), MOST_RETRY_AFTER) if after.isdecimal() and len(after) < 20 else 0.0
     raise ApiError(f"the API server answers {status}: {status_of(data) or response.reason}{remedy}", seconds)
 
 

@@ -52,10 +52,14 @@ async def test_a_captured_service_runs_in_network_namespaces() -> None:
     if reason := namespaces.obstacle():
         pytest.skip(reason)
     loaded = shortened("captured_tcp")
-    expect = [each for each in loaded.scenario.expect.contained if each.measure in ("goodput", "peak")]
-    scenario = loaded.scenario.model_copy(
-        update={"expect": loaded.scenario.expect.model_copy(update={"contained": expect})}
+    scenario = loaded.scenario
+    phases = PhasesSpec.model_validate({"warm_up": "500ms", "before": "500ms", "during": "2s", "after": "500ms"})
+    faults = [fault.model_copy(update={"for_": 1.5}) for fault in scenario.faults if fault.at == 0]
+    during = [each for each in scenario.expect.contained if getattr(each, "phase", "during") == "during"]
+    expect = scenario.expect.model_copy(
+        update={"contained": [each for each in during if each.measure in ("goodput", "peak")]}
     )
+    scenario = scenario.model_copy(update={"phases": phases, "faults": faults, "expect": expect})
     result = await run(loaded._replace(scenario=scenario), ["sidecar"], 1)
     (arm,) = result.arms
     assert result.passed, [v for v in arm.verdicts if not v.passed]

@@ -63,7 +63,7 @@ class LinkedService:
             if method == "CALL"
             else (method, path, "app", fields, b"", timeout)
         )
-        answer = await self.client.fetch(self.address, *how, is_call=method == "CALL")
+        answer = await self.client.fetch(self.address, *how, is_call=method == "CALL", tcp=self.service.tcp)
         return answer, now() - began
 
     async def toxic(self, kind: str, **how: Any) -> None:

@@ -32,6 +32,7 @@ TABLE: Final[dict[str, Weakened | str]] = {
     "bad_canary": Weakened("shop", "return_when: {errors: {worse_by_points: 1}, p99: {worse_by: 50%}}",
                            "ramp: {to: 100%, over: 1m}", "R090"),
     "cache_stampede": Weakened("pages", "stale_while_revalidate: 10s", "key: {headers: [x-request-id]}", "R080"),
+    "captured_tcp": "how long a protocol that is not HTTP may be silent, lint cannot know",
     "cold_cache": Weakened("catalogue", "timeout: 50ms", "timeout: 900ms", "R084"),
     "connection_blackhole": Weakened("bank", "connect_timeout: 100ms", "connect_timeout: 5s", "R009"),
     "flapping_upstream": Weakened("shop", "ejection: {consecutive_failures: 3, eject_for: 1s, min_healthy: 1}",

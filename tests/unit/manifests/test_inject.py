@@ -259,7 +259,7 @@ def test_what_is_left_as_it_is(case: tuple[str, str]) -> None:
     ("a: [", "1:5: is no YAML: "),
     ("kind: Pod\n\ta: b\n", "2:1: is no YAML: "),
     ("kind: Pod\n---\na: *b\n", "3:4: is no YAML: "),
-    ("a: \x00", "is no YAML"),
+    ("a: 1\nb: \x00", "2:4: is no YAML"),
     (BOMB + "kind: Pod\nspec: {containers: [{name: a}]}\n", "1:1: its aliases stand for more"),
     ("kind: Pod\nspec: {containers: &a [{name: b, c: *a}]}\n", "1:1: its aliases stand for more"),
 ])  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from sidecar.downstream.capture.connection import CapturedConnection
 from sidecar.downstream.capture.destination import Destination
 from sidecar.downstream.capture.passage import Passage
+from sidecar.downstream.connection import DownstreamConnection
+from sidecar.downstream.http2.connection import Http2Connection
+from tests.support.cases import each
 from tests.support.loop import settle, virtual
 from tests.support.transports import TransportPair, Wire
 from tests.unit.downstream.front import Front, always
@@ -191,3 +195,52 @@ async def test_a_server_of_plain_tcp_that_fails_ends_its_own_passage_only(monkey
     assert bytes(world.servers[1].received) == b"\x00still"
     assert bytes(clients[1].received) == b"answered"
     assert (world.ended(), world.capture.passages) == (["server_reset"], 1)
+
+
+REQUEST = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@each([
+    ("http1", lambda client, server: client.write(REQUEST)),
+    ("http2", lambda client, server: client.write(PREFACE)),
+    ("", lambda client, server: client.write(b"\x00binary")),
+    ("", lambda client, server: client.write(b"GE")),
+    ("", lambda client, server: client.transport.write_eof()),
+    ("", lambda client, server: server.write(b"220 hello\r\n")),
+])  # fmt: skip
+def test_a_silent_client_that_asks_by_http_before_its_server_has_spoken_goes_to_the_routes(
+    case: tuple[str, Callable[[Wire, Wire], None]],
+) -> None:
+    @virtual
+    async def play() -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            world = World(monkeypatch)
+            client = world.connect()
+            await asyncio.sleep(1)
+            case[1](client, world.servers[0])
+            await settle()
+            (connection,) = world.front.listener.connections
+            assert isinstance(connection, DownstreamConnection | Http2Connection) is bool(case[0])
+            client.write(REQUEST)
+            await settle()
+            meter = world.front.env.meter
+            assert meter.value("sidecar.capture.connections", to="routes") == bool(case[0])
+            assert world.ended() == (["routes"] if case[0] else [])
+            assert world.servers[0].is_lost is bool(case[0])
+            assert (world.capture.passages, world.capture.own) == (int(not case[0]), set())
+            if case[0]:
+                assert not world.servers[0].received
+
+    play()
+
+
+@virtual
+async def test_a_silent_client_stays_where_it_is_while_the_listener_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    client = world.connect()
+    await asyncio.sleep(1)
+    world.front.listener.is_draining = True
+    client.write(REQUEST)
+    await settle()
+    assert bytes(world.servers[0].received) == REQUEST
