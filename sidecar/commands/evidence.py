@@ -419,6 +419,7 @@ def print_lint(
                 click.echo(visible(each.text))
             counts = Counter(each.severity for each in linted.findings)
             words = [counted(counts[name], name) for name in ("error", "warning", "note") if counts[name]]
+            words = [counted(len(problems), "problem"), *words] if problems else words
             words += [f"{len(linted.suppressed)} suppressed"] if linted.suppressed else []
             click.echo(visible(f"{', '.join(paths)}: {', '.join(words) or 'nothing found'}"))
     sys.exit(FAILURE if fails else 0)
