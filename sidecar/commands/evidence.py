@@ -263,7 +263,7 @@ def recommend(
     from sidecar.replay.cached import CacheFigures
     from sidecar.replay.evidence import LogOrigin, Origin
     from sidecar.replay.figures import FiguresOrigin
-    from sidecar.replay.world import Unmatched
+    from sidecar.replay.world import Unmatched, name_routes
 
     if log is None and admin is None and history is None:
         reject("--log", "say where the evidence comes from: --log, --admin or --history")
@@ -274,16 +274,17 @@ def recommend(
     sources = read_sources(path, as_json=as_json)
     spec = load_policies(path, as_json=as_json)
     facts = Policies(spec)
-    origin: Origin
     has_figures = admin is not None or history is not None
     figures = read_figures(admin, history or "", token) if has_figures else None
-    if log is None:
-        assert figures is not None
-        origin = FiguresOrigin(facts, figures, max_stale / 100)
-    else:
-        caches = None if figures is None else CacheFigures(facts, figures, max_stale / 100)
-        origin = LogOrigin(facts, read_record(log, form), caches)
+    record = None if log is None else read_record(log, form)
     try:
+        if record is not None:
+            name_routes(record, spec)
+            caches = None if figures is None else CacheFigures(facts, figures, max_stale / 100)
+            origin: Origin = LogOrigin(facts, record, caches)
+        else:
+            assert figures is not None
+            origin = FiguresOrigin(facts, figures, max_stale / 100)
         result = values.recommend(sources, spec, origin, os.environ, range(1, seeds + 1))
     except CompileError as error:
         raise Failure(str(error)) from None
