@@ -9,7 +9,7 @@ from typing import Final
 from sidecar.config.checks import times
 from sidecar.config.spec import AGGREGATE, NO_LISTENER, RouteSpec
 from sidecar.lint.arithmetic import seconds
-from sidecar.lint.facts import Policies, RouteFacts, UpstreamFacts
+from sidecar.lint.facts import Policies, RouteFacts
 from sidecar.lint.rule import Hit, Rule, RuleText, policies_rule, route_rule
 
 TIGHT: Final = 0.01
@@ -19,12 +19,6 @@ TIGHT: Final = 0.01
 def _at_load(find: Callable[[RouteSpec], Iterator[times.Found]]) -> Callable[[RouteFacts], Iterator[Hit]]:
     """Return the function of a rule that loading checks too."""
     return lambda route: (Hit(route.at(*path), message) for path, message in find(route.spec))
-
-
-def _first_of(route: RouteFacts) -> UpstreamFacts | None:
-    """Return the upstream of a route that is the first of it, so that a rule of routes finds an upstream once."""
-    upstream = route.upstream
-    return upstream if upstream is not None and upstream.routes[0].name == route.name else None
 
 
 @route_rule(
@@ -101,7 +95,7 @@ R004: Final = route_rule(
 )
 def slow_calls_without_effect(route: RouteFacts) -> Iterator[Hit]:
     yield from _at_load(times.find_slow_call_without_effect)(route)
-    upstream = _first_of(route)
+    upstream = route.first_of
     breaker = None if upstream is None else upstream.spec.circuit_breaker
     if upstream is not None and breaker is not None and breaker.slow_calls is not None:
         longest = max(upstream.routes, key=lambda each: each.limit)
@@ -127,7 +121,7 @@ def slow_calls_without_effect(route: RouteFacts) -> Iterator[Hit]:
 )
 def queue_without_end(route: RouteFacts) -> Iterator[Hit]:
     yield from _at_load(times.find_queue_without_end)(route)
-    upstream = _first_of(route)
+    upstream = route.first_of
     limit = None if upstream is None else upstream.spec.concurrency
     if upstream is not None and limit is not None and limit.queue:
         longest = max(upstream.routes, key=lambda each: each.request)

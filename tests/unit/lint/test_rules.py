@@ -108,3 +108,22 @@ def test_times_of_blocks_that_routes_of_an_upstream_share(name: str) -> None:
     text = f'upstreams: {{app: {{endpoints: ["http://a:80"], {block}}}}}\n{routes}'
     rules = [each.rule for each in found(text)]
     assert rules.count(rule) == expected, "once for all routes"
+
+
+ALL = "routes: {a: {rate: 50/s, latency: {p50: 100ms}}, b: {rate: 100/s, latency: {p50: 50ms}}}"
+LOADS = {
+    "less than both together": ("{max: 8}", "{}", True),
+    "enough for both": ("{max: 30}", "{}", False),
+    "some answers come from a cache": ("{max: 8}", "cache: {ttl: 1m}", False),
+}
+
+
+@each(LOADS)
+def test_usual_load_of_a_limit_that_routes_of_an_upstream_share(name: str) -> None:
+    limit, more, expected = LOADS[name]
+    one = "{{name: {0}, match: {{path: /{0}}}, upstream: app, timeout: {{request: 1s}}{1}}}"
+    routes = f"routes: [{one.format('a', '')}, {one.format('b', '' if more == '{}' else f', {more}')}]"
+    text = f'upstreams: {{app: {{endpoints: ["http://a:80"], concurrency: {limit}}}}}\n{routes}'
+    messages = [each.problem.message for each in found(text, ALL) if each.rule == "R063"]
+    assert len(messages) == expected
+    assert all("rates x latencies of 2 routes are 10 requests in flight" in each for each in messages)
