@@ -86,6 +86,7 @@ def lint(
     stated = NO_TRAFFIC if traffic is None else read_traffic(traffic)
     if topology is not None and not as_chain:
         reject("--topology", "needs --chain; add it, or leave --topology out")
+    paths = tuple(dict.fromkeys(paths))
     problems: list[Problem] = []
     linted = Linted([], [])
     every: list[Source] = []
@@ -383,6 +384,11 @@ def read_chain(paths: Sequence[str], specs: Sequence[PolicySpec], topology: str 
             for name in (caller, *targets.values()):
                 if name not in first:
                     raise Failure(f"{topology}: names the service `{name}`, which no PATH has; {suggest(name, first)}")
+            upstreams = next(spec.upstreams for spec in specs if spec.service == caller)
+            for name in targets:
+                if name not in upstreams:
+                    what = f"names the upstream `{name}`, which {caller} does not have"
+                    raise Failure(f"{topology}: {what}; {suggest(name, upstreams)}")
     return Chain(specs, calls or {})
 
 

@@ -122,6 +122,10 @@ def test_the_command(tmp_path: Path) -> None:
     topology.write_text("calls: {web: {orders: order}}")
     message = run("--chain", "--topology", str(topology), *SERVICES, code=1)
     assert "names the service `order`, which no PATH has; did you mean `orders`?" in message
+    topology.write_text("calls: {web: {orderz: orders}}")
+    message = run("--chain", "--topology", str(topology), *SERVICES, code=1)
+    assert "names the upstream `orderz`, which web does not have; did you mean `orders`?" in message
+    assert run("--chain", *SERVICES, *SERVICES, code=0) == run("--chain", *SERVICES, code=0), "each path once"
     topology.write_text("calls: {web: {orders: 3}}")
     assert f"{topology}:1:23: calls.web.orders: " in run("--chain", "--topology", str(topology), *SERVICES, code=1)
     run("--topology", str(topology), *SERVICES, code=2)
