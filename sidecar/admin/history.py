@@ -3,8 +3,8 @@
 Rules:
 
 1. Metrics are read, and never recorded for this purpose: a request costs nothing more.
-2. The file is replaced as a whole, so that it is never half written; this happens in a thread.  What came after the
-   last writing is lost if the process is killed.
+2. Each period is appended to the file as a line, so that a kill loses a minute at most.  The file is replaced as a
+   whole at the start, at the end, and once the lines are as long as the bound of the figures.  A thread does both.
 3. A file that cannot be used is told (`history.failed`), ignored, and replaced at the next writing.
 4. After a hand-over the new process has the file, and the old one writes no more.
 """
@@ -18,14 +18,12 @@ from sidecar.admin.view import AdminView
 from sidecar.config.process_spec import HistorySpec
 from sidecar.core.events import BUG, HISTORY_FAILED
 from sidecar.core.metrics import BUGS
-from sidecar.telemetry.files import write_file
+from sidecar.telemetry.files import append_to_file, write_file
 from sidecar.telemetry.metrics.history import PERIOD, History
 from sidecar.telemetry.metrics.period import MOST_BYTES, HistoryDocument, read_history
 
 SECOND: Final = 1.0
 """Seconds between two readings of permits and tokens."""
-WRITE_EVERY: Final = 5
-"""Periods between two writings of the file."""
 
 
 class HistoryKeeper:
@@ -36,6 +34,8 @@ class HistoryKeeper:
         self.history: History | None = None
         """Figures of the last hours; None if policies turn them off."""
         self._file: str | None = None
+        self._appended: int | None = None
+        """Bytes of the periods that were appended to the file; None if it must be replaced as a whole."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self, spec: HistorySpec | None) -> None:
@@ -76,8 +76,7 @@ class HistoryKeeper:
                     await history.end_period(env.wall(), passed, lambda: env.sleep(0))
                     if not history.ring and number == 1:
                         self._tell("the figures of one minute are larger than admin.history.size; raise it")
-                    if number % WRITE_EVERY == 0:
-                        await self._write(history)
+                    await self._append(history)
             except Exception as error:  # a bug in one reading must not end all of them
                 env.meter.counter(BUGS, where="history").value += 1
                 env.emit(BUG, where="history", error=error)
@@ -97,12 +96,30 @@ class HistoryKeeper:
         else:
             history.restore(found.periods)
 
+    async def _append(self, history: History) -> None:
+        """Append the last period to the file, or replace it where that is due."""
+        path, appended = self._file, self._appended
+        if path is None or not history.ring:
+            return
+        line = history.ring[-1] + b"\n"
+        if appended is None or appended + len(line) > history.most_bytes:
+            await self._write(history)
+            return
+        try:
+            await asyncio.to_thread(append_to_file, path, line)
+        except OSError:  # such as a file that somebody has removed
+            await self._write(history)
+        else:
+            self._appended = appended + len(line)
+
     async def _write(self, history: History) -> None:
         """Replace the file."""
         if (path := self._file) is None:
             return
+        self._appended = None
         try:
             await asyncio.to_thread(write_file, path, history.document())
+            self._appended = 0
         except OSError as error:
             self._tell(f"{path} cannot be written: {error.strerror}; name a file in a directory that can be")
 

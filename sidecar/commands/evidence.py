@@ -86,6 +86,7 @@ def lint(
     stated = NO_TRAFFIC if traffic is None else read_traffic(traffic)
     if topology is not None and not as_chain:
         reject("--topology", "needs --chain; add it, or leave --topology out")
+    paths = tuple(dict.fromkeys(paths))
     problems: list[Problem] = []
     linted = Linted([], [])
     every: list[Source] = []
@@ -263,7 +264,7 @@ def recommend(
     from sidecar.replay.cached import CacheFigures
     from sidecar.replay.evidence import LogOrigin, Origin
     from sidecar.replay.figures import FiguresOrigin
-    from sidecar.replay.world import Unmatched
+    from sidecar.replay.world import Unmatched, name_routes
 
     if log is None and admin is None and history is None:
         reject("--log", "say where the evidence comes from: --log, --admin or --history")
@@ -274,16 +275,17 @@ def recommend(
     sources = read_sources(path, as_json=as_json)
     spec = load_policies(path, as_json=as_json)
     facts = Policies(spec)
-    origin: Origin
     has_figures = admin is not None or history is not None
     figures = read_figures(admin, history or "", token) if has_figures else None
-    if log is None:
-        assert figures is not None
-        origin = FiguresOrigin(facts, figures, max_stale / 100)
-    else:
-        caches = None if figures is None else CacheFigures(facts, figures, max_stale / 100)
-        origin = LogOrigin(facts, read_record(log, form), caches)
+    record = None if log is None else read_record(log, form)
     try:
+        if record is not None:
+            name_routes(record, spec)
+            caches = None if figures is None else CacheFigures(facts, figures, max_stale / 100)
+            origin: Origin = LogOrigin(facts, record, caches)
+        else:
+            assert figures is not None
+            origin = FiguresOrigin(facts, figures, max_stale / 100)
         result = values.recommend(sources, spec, origin, os.environ, range(1, seeds + 1))
     except CompileError as error:
         raise Failure(str(error)) from None
@@ -382,6 +384,11 @@ def read_chain(paths: Sequence[str], specs: Sequence[PolicySpec], topology: str 
             for name in (caller, *targets.values()):
                 if name not in first:
                     raise Failure(f"{topology}: names the service `{name}`, which no PATH has; {suggest(name, first)}")
+            upstreams = next(spec.upstreams for spec in specs if spec.service == caller)
+            for name in targets:
+                if name not in upstreams:
+                    what = f"names the upstream `{name}`, which {caller} does not have"
+                    raise Failure(f"{topology}: {what}; {suggest(name, upstreams)}")
     return Chain(specs, calls or {})
 
 
@@ -419,6 +426,7 @@ def print_lint(
                 click.echo(visible(each.text))
             counts = Counter(each.severity for each in linted.findings)
             words = [counted(counts[name], name) for name in ("error", "warning", "note") if counts[name]]
+            words = [counted(len(problems), "problem"), *words] if problems else words
             words += [f"{len(linted.suppressed)} suppressed"] if linted.suppressed else []
             click.echo(visible(f"{', '.join(paths)}: {', '.join(words) or 'nothing found'}"))
     sys.exit(FAILURE if fails else 0)

@@ -200,7 +200,8 @@ class HistorySpec(Model):
     size: Annotated[Size, Field(ge=64 * 1024, le=32 * 1024 * 1024)] = 2 * 1024 * 1024
     """Most memory for the figures; beyond it the oldest are dropped.  The default is a day of a dozen busy routes."""
     file: str | None = None
-    """File that keeps the figures over a restart.  It is replaced every five minutes and at the end."""
+    """File that keeps the figures over a restart.  Each minute is appended, and a file is twice `size`
+    at most."""
 
 
 class AdminSpec(Model):

@@ -133,7 +133,7 @@ class LintDocument(TypedDict):
     findings: list[FindingEntry]
     """Findings that count and then suppressed ones, each in the order of files, lines and columns."""
     paths: list[PathEntry]
-    """Paths of calls with `--chain`; otherwise empty."""
+    """Paths of calls with `--chain`, the first 500 at most; otherwise empty."""
 
 
 class ChangeEntry(TypedDict):

@@ -102,6 +102,8 @@ class Chain:
     def __init__(self, specs: Sequence[PolicySpec], topology: Mapping[str, Mapping[str, str]]) -> None:
         self.services = {spec.service: Policies(spec) for spec in specs}
         self._topology = topology
+        self.has_more_paths = False
+        """True if there are more paths than `MOST_PATHS`, known once `paths` was read."""
 
     def target(self, service: str, upstream: UpstreamFacts | None) -> str | None:
         """Return the service that an upstream leads to; None if it is none of the chain."""
@@ -180,10 +182,12 @@ class Chain:
         for name in firsts:
             for entry in self.entries(name):
                 for path in self._follow(name, entry, ()):
+                    if len(path.services) < 2:
+                        continue
                     if len(found) == MOST_PATHS:
+                        self.has_more_paths = True
                         return found
-                    if len(path.services) > 1:
-                        found.append(path)
+                    found.append(path)
         return found
 
     def _follow(self, service: str, entry: RouteFacts, before: tuple[Hop, ...]) -> Iterator[Path]:
@@ -271,5 +275,7 @@ def draw(chain: Chain) -> list[str]:
         ends = f"{_wait(path)}; one request makes up to {path.calls} calls of "
         ends += f"{path.services[-1]}; an outage multiplies its load by {number(path.outage)} at most"
         lines += [f"    {ends}", ""]
+    if chain.has_more_paths:
+        lines.append(f"only the first {MOST_PATHS} paths were followed; name fewer services at a time for the others")
     lines += [f"circle: {' > '.join(circle)}" for circle in chain.cycles]
     return lines or ["none of these services calls another one by the names of its upstreams; write a topology file"]

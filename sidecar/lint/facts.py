@@ -128,6 +128,12 @@ class RouteFacts:
         return self.spec.node.printable(seconds(value), *path)
 
     @property
+    def first_of(self) -> UpstreamFacts | None:
+        """Upstream whose first route it is, so that a rule of routes looks at an upstream once; None otherwise."""
+        upstream = self.upstream
+        return upstream if upstream is not None and upstream.routes[0].name == self.name else None
+
+    @property
     def whole(self) -> str:
         """Text of `timeout.request`."""
         return self.text(self.request, "timeout", "request")

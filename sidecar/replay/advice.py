@@ -21,6 +21,7 @@ from typing import Final, Literal, NamedTuple
 from sidecar.lint.arithmetic import binomial_tail, failures_that_trip, percent, seconds
 from sidecar.lint.facts import RouteFacts, UpstreamFacts
 from sidecar.replay.cached import LEAST as LEAST_REFRESHED
+from sidecar.replay.cached import SHORTEST as SHORTEST_LIFETIME
 from sidecar.replay.cached import CacheFigures
 from sidecar.replay.changes import ChangeRate, longest_lifetime, stale_share
 from sidecar.replay.evidence import LEAST, Evidence, Origin
@@ -40,7 +41,7 @@ STEPS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 FALSE_OPENINGS: Final = 1 / (30 * 24 * 3600)
 """Accepted false openings of a breaker a second: one in thirty days."""
 SHORTEST: Final = 0.01
-"""Shortest time in seconds that is suggested."""
+"""Shortest timeout in seconds that is suggested."""
 MORE_HITS: Final = 0.01
 """Least gain in requests that a cache answers, as a share, for which a longer lifetime is suggested."""
 
@@ -145,14 +146,14 @@ def _lifetimes(route: RouteFacts, caches: CacheFigures) -> Iterator[Advice]:
     rate, most = changes.rate(), caches.max_stale
     given = 0.0 if cache.ttl is None else cache.ttl + cache.stale_while_revalidate
     if stale_share(rate.least, given) > most:
-        value = longest_lifetime(rate.least if isinf(rate.likely) else rate.likely, most)
+        value = caches.allowed(changes)
     else:
         value = longest_lifetime(max(rate.most, 1 / changes.seconds), most)
         if value < FAR * given:
             return
     now = caches.answered(route)
     then = _answered(now, given, value)
-    if value < SHORTEST or (value > given and then - now < MORE_HITS):
+    if value < SHORTEST_LIFETIME or (value > given and then - now < MORE_HITS):
         return
     words = f"{changes.changed} of {changes.count} answers had changed when they were fetched anew, {_once(rate)}"
     assumed, bound = (rate.most, "at most ") if not rate.likely else (rate.likely, "about ")

@@ -15,6 +15,8 @@ LEAST: Final = 100
 """Least number of refreshed answers from which a lifetime is suggested."""
 MAX_STALE: Final = 0.05
 """Accepted share of stale answers among those from a cache."""
+SHORTEST: Final = 0.1
+"""Shortest lifetime in seconds that is suggested."""
 ANSWERED: Final = ("hit", "stale")
 """Results of look-ups that a cache answered without its upstream."""
 
@@ -37,6 +39,11 @@ class CacheFigures:
         calls = [period.routes.get(route.name, NO_CALLS) for period in self._periods]
         return Changes([each.refreshes.get(lifetime, NONE) for each in calls], self._seconds)
 
+    def allowed(self, changes: Changes) -> float:
+        """Return the lifetime in seconds with the accepted share of stale answers; a bound if all had changed."""
+        rate = changes.rate()
+        return longest_lifetime(rate.least if isinf(rate.likely) else rate.likely, self.max_stale)
+
     def answered(self, route: RouteFacts) -> float:
         """Return the share of look-ups that the cache answered; 0 without look-ups."""
         found: Counter[str] = Counter()
@@ -55,8 +62,14 @@ class CacheFigures:
             if stated.count >= LEAST:
                 words = f"`ttl` of {route.name} has no effect, because answers state their lifetime"
                 found.append(f"{words}: {self._said(stated)}")
-            elif self.changes(route).count < LEAST:
+            elif (changes := self.changes(route)).count < LEAST:
                 few.append(route.name)
+            elif changes.changed and (allowed := self.allowed(changes)) < SHORTEST:
+                words = f"{changes.changed} of {changes.count} answers had changed when they were fetched anew"
+                found.append(
+                    f"a lifetime of {route.name}: {words}, so {seconds(allowed)} would be too long already; "
+                    "take the cache out, or accept more stale answers (--max-stale)"
+                )
         if few:
             found.append(f"lifetimes of cached answers of {', '.join(few)}: fewer than {LEAST} were fetched anew")
         return found

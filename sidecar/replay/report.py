@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from sidecar.lint.arithmetic import times
 from sidecar.replay.run import Replayed, mean
 from sidecar.replay.tally import Numbers
 
@@ -73,7 +74,7 @@ def text(result: Replayed, failures: list[str]) -> str:
     head = ("", "recorded", "old", "new", "new over the seeds")
     rows = [head, *table(result)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [f"{len(record.requests)} requests in {record.seconds:.0f} s, {len(result.seeds)} seeds", ""]
+    lines = [f"{len(record.requests)} requests in {record.seconds:.0f} s, {times(len(result.seeds), 'seed')}", ""]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())

@@ -14,7 +14,7 @@ from sidecar.replay.fit import Fitted
 from sidecar.replay.limits import limits
 from sidecar.replay.record import BAD_STATUS, Record
 from sidecar.replay.tally import TOO_MANY, Numbers, percentile
-from sidecar.replay.world import run_world
+from sidecar.replay.world import name_routes, run_world
 
 POINTS: Final = 0.005
 """Difference in goodput that counts as none, as a share of the requests."""
@@ -89,6 +89,7 @@ def mean(runs: Sequence[Numbers]) -> Numbers:
 
 def replay(old: PolicySpec, new: PolicySpec, record: Record, seeds: Sequence[int]) -> Replayed:
     """Return the result of replaying a record.  Raises `CompileError`, and `Unmatched` for policies without a route."""
+    name_routes(record, old)
     beyond = slower = failing = 0
     runs: tuple[list[Numbers], list[Numbers]] = ([], [])
     for spec, found in zip((old, new), runs, strict=True):

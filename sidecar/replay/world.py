@@ -24,8 +24,9 @@ from sidecar.core.outcome import CLIENT_CLOSED, INTERNAL, Outcome, failed
 from sidecar.downstream.request_head import Peer
 from sidecar.engine.pipeline import Call
 from sidecar.identity.outgoing.spec import stand_in
+from sidecar.replay.fit import Fitted
 from sidecar.replay.peers import NUMBER, Behaviour, Peers
-from sidecar.replay.record import Request
+from sidecar.replay.record import Record, Request
 from sidecar.replay.tally import Numbers, Tally
 from sidecar.simulation.loop import VirtualLoop
 from sidecar.simulation.no_telemetry import NoMetrics
@@ -62,6 +63,24 @@ def run_world(
     """
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(_run(spec, requests, behaviour, seed, endpoints, observe))
+
+
+def name_routes(record: Record, spec: PolicySpec) -> None:
+    """Give each request without a route the one of the policies: logs of other proxies have none.
+
+    Raises `CompileError`, and `Unmatched` if no request has a route.
+    """
+    if all(request.route for request in record.requests):
+        return
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        record.requests = runner.run(_with_routes(record.requests, spec))
+    if not any(request.route for request in record.requests):
+        raise Unmatched("no recorded request has a route")
+
+
+async def _with_routes(requests: Sequence[Request], spec: PolicySpec) -> list[Request]:
+    world = World(spec, Fitted(Record()), 0, (), None)
+    return [each if each.route else each._replace(route=world.route_of(each)) for each in requests]
 
 
 async def _run(
@@ -145,6 +164,11 @@ class World:
         self._in_flight += 1
         self._peers.routes[number] = request.route
         Call(route.pipeline, x, partial(self._end_call, number)).start()
+
+    def route_of(self, request: Request) -> str:
+        """Return the name of the route of a request; empty without one."""
+        route = self._match(self._exchange(0, request), request)
+        return "" if route is None else route.name.partition("@")[0]
 
     def _exchange(self, number: int, request: Request) -> Exchange:
         """Return the exchange that a listener would make of a request."""

@@ -6,6 +6,13 @@ import os
 from contextlib import suppress
 
 
+def append_to_file(path: str, data: bytes) -> None:
+    """Append to a file that is there.  Raises `OSError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(data)
+
+
 def write_file(path: str, data: bytes) -> None:
     """Replace a file as a whole; only its owner may read it.  Raises `OSError`."""
     draft = f"{path}.{os.getpid()}.new"

@@ -135,6 +135,7 @@ async def test_what_the_data_says_stands_beside_the_policies(
     for number in range(600):
         attempts.record("payments", "http://payments-1:8080", b"GET", 200, "", 0.02 + number / 1e5)
     await history.end_period(WALL, 60.0, lambda: asyncio.sleep(0))
+    scene.routes["payments"] = {"upstream": "payments", "chain": []}
     page = await window.open(scene.url)
     await page.click("#advice-ask")
     await expect(page.locator("#advice-note")).to_contain_text("values from", timeout=60_000)
@@ -142,6 +143,8 @@ async def test_what_the_data_says_stands_beside_the_policies(
     await expect(row).to_contain_text("99% of 600 good answers came within")
     assert "a replay needs the requests one by one" in await text(page, "#advice-unknown")
     await expect(page.locator("#budgets")).to_contain_text("the data says 5%")
+    says = page.locator("#routes tr", has=page.get_by_role("button", name="payments")).locator(".says")
+    await expect(says).to_contain_text(re.compile("timeout.attempt .*, the data says"))
 
 
 async def test_breakers_by_hand(scene: Scene, window: Window) -> None:

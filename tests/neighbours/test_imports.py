@@ -6,17 +6,15 @@ import asyncio
 import json
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import pytest
-import yaml
 
 from chaos.parts.client import fetch
 from chaos.parts.http import Message, response
 from chaos.parts.servers import Connection, Server
-from sidecar.imports.translate import translate
 from tests.neighbours.proxies import find, free_port, running
 from tests.support.process import Sidecar
+from tests.unit.imports.checked import checked
 
 ENVOY = """
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
@@ -112,7 +110,7 @@ async def test_a_translation_does_the_same_as_the_original(kind: str, configurat
         async with running(kind, configuration, facts, tmp_path):
             original = await told(f"127.0.0.1:{facts['port']}", [one, two])
         text = Template(configuration).substitute(facts, directory=tmp_path)
-        policy: dict[str, Any] = yaml.safe_load(translate(kind, "source", text).policy.replace(": off ", ": 'off' "))
+        policy = checked(kind, text).policy
         policy["listeners"]["inbound"]["address"] = "127.0.0.1:0"
         policy["admin"] = {"address": "127.0.0.1:0"}
         async with Sidecar(json.dumps(policy), tmp_path) as sidecar:

@@ -1,6 +1,6 @@
 // One function for each panel, which shows parts of the stream as rows.  Rows with problems come first.
 
-import { beside, ownerOf } from "./advice.js";
+import { beside, besideRoute, ownerOf } from "./advice.js";
 import { $, badge, bar, fill, keyed, make, setAttribute, setText, svg } from "./dom.js";
 import { ago, bytes, clock, duration, number, percent, plural, rate, shortPlace } from "./words.js";
 
@@ -40,6 +40,7 @@ export function routes(model, pick) {
   keyed($("tbody", table), rows, (row) => row.name, (row) => routeRow(row, pick), (element, row) => {
     const [, upstream, sparkCell, calls, errors, fallback, p50, p90, p99] = element.children;
     setAttribute(element, "aria-selected", model.route === row.name && row.name !== "" ? "true" : "false");
+    setText($(".says", element), besideRoute(row.name));
     setText(upstream, row.upstream);
     spark(sparkCell, model.history.spark(row.name));
     setText(calls, rate(row.sum.calls / seconds));
@@ -58,7 +59,7 @@ function routeRow(row, pick) {
   const name = row.name || "(no route)";
   const button = make("button", { class: "plain", type: "button", title: "Show this route in the plots", onclick: () => pick(row.name) }, name);
   const cells = ["wide-only muted", "fit wide-only", "n", "n", "n wide-only", "n", "n wide-only", "n"].map((kind) => make("td", { class: kind }));
-  return make("tr", {}, make("td", {}, row.name ? button : name), ...cells);
+  return make("tr", {}, make("td", {}, row.name ? button : name, make("div", { class: "says muted" })), ...cells);
 }
 
 function header(table, again) {

@@ -211,13 +211,15 @@ def false_success(route: RouteFacts) -> Iterator[Hit]:
         "Basiri et al., Chaos Engineering (IEEE Software 2016): bound the blast radius",
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, fault: {abort: {share: 50%}}}]",
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, fault: {abort: {share: 50%}, "
-        "when: \"request.headers['x-drill'] == 'yes'\"}}]",
+        "when: \"request.headers['x-drill'] == 'yes'\"}}, {name: drill, upstream: app, timeout: {request: 2s}, "
+        "match: {headers: {x-drill: 'yes'}}, fault: {abort: {share: 100%}}}]",
     )
 )
 def faults_for_all(route: RouteFacts) -> Iterator[Hit]:
     fault = route.blocks.get("fault")
-    if fault is None or not fault.is_enforced or fault.when is not None:
-        return
+    match = route.spec.match
+    if fault is None or not fault.is_enforced or fault.when is not None or match.headers or match.query or match.when:
+        return  # only those who ask for it get it
     shares = [each.share for each in (fault.latency, fault.abort, fault.reset) if each is not None]
     if any(shares):
         message = f"fails or delays {percent(max(shares))} of the attempts of every client"

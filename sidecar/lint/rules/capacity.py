@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import isinf
-from typing import Final
+from collections.abc import Iterator, Sequence
+from math import ceil, isinf
+from typing import Any, Final
 
+from sidecar.config.node import Node
 from sidecar.limits.spec import NO_KEY
 from sidecar.lint.arithmetic import erlang_loss, in_flight, number, percent, seconds, times
 from sidecar.lint.facts import LimitFacts, RouteFacts, UpstreamFacts
@@ -115,10 +116,24 @@ def long_queue(limit: LimitFacts) -> Iterator[Hit]:
     )
 )
 def small_limit(route: RouteFacts) -> Iterator[Hit]:
-    block, rate, latency = route.concurrency, route.rate, route.traffic.latency.p50
-    if block is None or block.max is None or rate is None or rate.is_bound or latency is None:
+    yield from _small_limit(route.concurrency, [route], route.at("concurrency", "max"))
+    upstream = route.first_of
+    if upstream is not None and not any(each.cache is not None or "@" in each.name for each in upstream.routes):
+        yield from _small_limit(upstream.spec.concurrency, upstream.routes, upstream.at("concurrency", "max"))
+
+
+def _small_limit(block: Any, routes: Sequence[RouteFacts], node: Node) -> Iterator[Hit]:
+    """Yield a limit below the usual load of its routes together."""
+    if block is None or block.max is None:
         return
-    load = in_flight(rate.value, latency)
+    load, words = 0.0, ""
+    for route in routes:
+        rate, latency = route.rate, route.traffic.latency.p50
+        if rate is None or rate.is_bound or latency is None:
+            return
+        load += in_flight(rate.value, latency)
+        words = f"{rate.words} x {seconds(latency)}"
+    words = words if len(routes) == 1 else f"rates x latencies of {len(routes)} routes"
     refused = erlang_loss(load, block.max)
     if refused > REFUSED and not block.queue:
         effect = f"refuses {percent(refused)} of the requests by chance"
@@ -126,11 +141,8 @@ def small_limit(route: RouteFacts) -> Iterator[Hit]:
         effect = "refuses requests all the time"
     else:
         return
-    yield Hit(
-        route.at("concurrency", "max"),
-        f"{effect}: {rate.words} x {seconds(latency)} are {number(load)} requests in flight; make it at least "
-        f"{number(load + 3 * load**0.5 + 1)}",
-    )
+    least = ceil(load + 3 * load**0.5 + 1)
+    yield Hit(node, f"{effect}: {words} are {number(load)} requests in flight; make it at least {least}")
 
 
 @route_rule(

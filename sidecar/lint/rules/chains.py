@@ -10,6 +10,7 @@ from sidecar.config.node import Node
 from sidecar.config.spec import AGGREGATE
 from sidecar.lint.arithmetic import number, seconds
 from sidecar.lint.chain import Chain, Hop, Path, load_in_outage
+from sidecar.lint.facts import UpstreamFacts
 from sidecar.lint.rule import Hit, Rule, RuleText, chain_rule
 
 MANY: Final = 10
@@ -115,13 +116,13 @@ def _node(hop: Hop) -> Node:
     )
 )
 def multiplied_tries(chain: Chain) -> Iterator[Hit]:
-    seen: dict[tuple[str, ...], Path] = {}
+    seen: dict[tuple[str, str], Path] = {}
     for path in chain.paths:
         layers = [hop.name for hop, factor in zip(path.hops, path.factors, strict=True) if factor > 1]
         if path.calls >= MANY and len(layers) > 1:
-            known = seen.get(path.services)
-            if known is None or known.calls < path.calls:
-                seen[path.services] = path
+            ends = layers[0], path.services[-1]
+            if ends not in seen or seen[ends].calls < path.calls:
+                seen[ends] = path
     for path in seen.values():
         repeating = [(hop, factor) for hop, factor in zip(path.hops, path.factors, strict=True) if factor > 1]
         product = " x ".join(f"{factor} ({hop.name})" for hop, factor in repeating)
@@ -145,18 +146,23 @@ def multiplied_tries(chain: Chain) -> Iterator[Hit]:
     )
 )
 def unbounded_outage(chain: Chain) -> Iterator[Hit]:
+    seen: dict[tuple[str, str, str], tuple[Path, str, UpstreamFacts]] = {}
     for path in chain.paths:
         loads = [(hop, load_in_outage(hop.route)) for hop in path.hops[:-1]]
         loads = [each for each in loads if each[1] > 1]
         if path.outage > OUTAGE and len(loads) > 1:
             product = " x ".join(f"{number(load)} ({hop.name})" for hop, load in loads)
-            upstream = max(loads, key=lambda each: each[1])[0].route.upstream
-            if upstream is not None:
-                yield Hit(
-                    upstream.at("retry_budget", "ratio"),
-                    f"lets an outage of {path.services[-1]} multiply its load by {number(path.outage)}: {product}; "
-                    "write 10% at each layer",
-                )
+            hop = max(loads, key=lambda each: each[1])[0]
+            if (upstream := hop.route.upstream) is not None:
+                ends = hop.service, upstream.name, path.services[-1]
+                if ends not in seen or seen[ends][0].outage < path.outage:
+                    seen[ends] = path, product, upstream
+    for path, product, upstream in seen.values():
+        yield Hit(
+            upstream.at("retry_budget", "ratio"),
+            f"lets an outage of {path.services[-1]} multiply its load by {number(path.outage)}: {product}; "
+            "write 10% at each layer",
+        )
 
 
 @chain_rule(

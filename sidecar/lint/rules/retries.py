@@ -13,6 +13,8 @@ MANY_CALLS: Final = 6
 """Calls for one request, above which a policy multiplies load."""
 HEDGED: Final = 0.05
 """Share of requests that a hedge after the 95th percentile sends again."""
+UNNOTICED: Final = 0.01
+"""Seconds of a back-off up to which jitter spreads nothing."""
 FULL: Final = 0.5
 """Ratio of a retry budget above which it no longer bounds an overload."""
 MEMORY: Final = 2**30
@@ -102,11 +104,14 @@ def hopeless_retries(route: RouteFacts) -> Iterator[Hit]:
         "Requests that failed together come back together, and fail together again.",
         "Brooker, Exponential Backoff and Jitter (AWS Architecture Blog, 2015)",
         "routes: [{name: order, upstream: app, timeout: {request: 3s}, retry: {backoff: {base: 100ms, jitter: none}}}]",
-        "routes: [{name: order, upstream: app, timeout: {request: 3s}, retry: {backoff: {base: 100ms, jitter: full}}}]",
+        "routes: [{name: order, upstream: app, timeout: {request: 3s}, retry: {backoff: {base: 100ms, jitter: full}}}, "
+        "{name: next, match: {path: /next}, upstream: app, timeout: {request: 3s}, "
+        "retry: {backoff: {base: 1ms, max: 1ms, jitter: none}}}]",
     )
 )
 def no_jitter(route: RouteFacts) -> Iterator[Hit]:
-    if route.retry is not None and route.retry.backoff.jitter == "none":
+    backoff = None if route.retry is None else route.retry.backoff
+    if backoff is not None and backoff.jitter == "none" and backoff.max > UNNOTICED:
         yield Hit(
             route.at("retry", "backoff", "jitter"),
             "sends all retries of one moment in one later moment; write jitter: full",

@@ -78,7 +78,8 @@ R004: Final = route_rule(
     )
 )(_at_load(times.find_late_hedge))
 
-R005: Final = route_rule(
+
+@route_rule(
     RuleText(
         "R005",
         "Slow calls that never count",
@@ -91,9 +92,20 @@ R005: Final = route_rule(
         "circuit_breaker: {slow_calls: {longer_than: 1s, rate: 80%}}}]",
         is_checked_at_load=True,
     )
-)(_at_load(times.find_slow_call_without_effect))
+)
+def slow_calls_without_effect(route: RouteFacts) -> Iterator[Hit]:
+    yield from _at_load(times.find_slow_call_without_effect)(route)
+    upstream = route.first_of
+    breaker = None if upstream is None else upstream.spec.circuit_breaker
+    if upstream is not None and breaker is not None and breaker.slow_calls is not None:
+        longest = max(upstream.routes, key=lambda each: each.limit)
+        if breaker.slow_calls.longer_than >= longest.limit:
+            message = f"never counts a call as slow: all end before, after {seconds(longest.limit)} at most"
+            where = upstream.at("circuit_breaker", "slow_calls", "longer_than")
+            yield Hit(where, f"{message} (timeouts of {longest.name}); make it shorter than that")
 
-R006: Final = route_rule(
+
+@route_rule(
     RuleText(
         "R006",
         "A queue that waits longer than the request",
@@ -106,7 +118,16 @@ R006: Final = route_rule(
         "concurrency: {max: 10, queue: 10, queue_timeout: 100ms}}]",
         is_checked_at_load=True,
     )
-)(_at_load(times.find_queue_without_end))
+)
+def queue_without_end(route: RouteFacts) -> Iterator[Hit]:
+    yield from _at_load(times.find_queue_without_end)(route)
+    upstream = route.first_of
+    limit = None if upstream is None else upstream.spec.concurrency
+    if upstream is not None and limit is not None and limit.queue:
+        longest = max(upstream.routes, key=lambda each: each.request)
+        if limit.queue_timeout >= longest.request:
+            message = f"has no effect: timeout.request of {longest.name} ({longest.whole}) ends first"
+            yield Hit(upstream.at("concurrency", "queue_timeout"), f"{message}; make it shorter than that")
 
 
 @route_rule(
@@ -235,6 +256,6 @@ def tight_timeout(route: RouteFacts) -> Iterator[Hit]:
 
 
 RULES: Final[tuple[Rule, ...]] = (
-    tries_that_do_not_fit, R002, R003, R004, R005, R006, no_limit, long_retry_after, long_connect, short_drain,
-    tight_timeout,
+    tries_that_do_not_fit, R002, R003, R004, slow_calls_without_effect, queue_without_end, no_limit, long_retry_after,
+    long_connect, short_drain, tight_timeout,
 )  # fmt: skip

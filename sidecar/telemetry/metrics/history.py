@@ -36,7 +36,8 @@ class History:
 
     def __init__(self, registry: Registry, most_bytes: int) -> None:
         self._registry = registry
-        self._most = most_bytes
+        self.most_bytes = most_bytes
+        """Most bytes of all periods together."""
         self._before: dict[tuple[str, Labels], tuple[Any, Any]] = {}
         """Each instrument with its value at the end of the last period."""
         self._active: dict[str, int] = {}
@@ -113,7 +114,7 @@ class History:
         """Add a period, and drop the oldest ones beyond the bound."""
         self.ring.append(text)
         self.bytes += len(text)
-        while self.bytes > self._most:
+        while self.bytes > self.most_bytes:
             self.bytes -= len(self.ring.popleft())
 
     def document(self) -> bytes:

@@ -1,5 +1,8 @@
 """Document of the history (`history.py`), as `GET /history` serves it and as it is written to a file.
 
+A file may have lines after the document, each with one period more.  A last line without its end was cut off, and is
+left out.
+
 A text comes from a file or from another process, so it is checked as a whole before any of it is used.
 """
 
@@ -69,7 +72,7 @@ class Period(Model):
 
 
 class HistoryDocument(Model):
-    """Whole history, as `GET /history` serves it and as it is written to a file."""
+    """Whole history, as `GET /history` serves it, and as the first line of a file."""
 
     version: Literal[1]
     bounds: tuple[float, ...]
@@ -87,8 +90,13 @@ class HistoryDocument(Model):
 
 def read_history(text: bytes) -> HistoryDocument:
     """Return the history of a text.  Raises `ValueError` with what is wrong, on one line."""
+    document, *lines = text.split(b"\n{")
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
     try:
-        return HistoryDocument.model_validate_json(text)
+        found = HistoryDocument.model_validate_json(document)
+        later = [Period.model_validate_json(b"{" + line) for line in lines]
+        return found.model_copy(update={"periods": (*found.periods, *later)})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"]))

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.admin.history import WRITE_EVERY, HistoryKeeper
+from sidecar.admin.history import HistoryKeeper
 from sidecar.admin.view import AdminView, Readiness
 from sidecar.config.process_spec import HistorySpec
 from sidecar.core.events import BUG, HISTORY_FAILED
+from sidecar.core.metrics import BOUNDS
 from sidecar.telemetry.metrics.durations import RouteMetrics
 from sidecar.telemetry.metrics.history import PERIOD
 from sidecar.telemetry.metrics.period import read_history
@@ -99,15 +100,15 @@ async def test_no_history_if_it_is_off() -> None:
 async def test_the_file_keeps_the_figures_over_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "history.json"
     world = await started(file)
-    await world.run(WRITE_EVERY)
+    await world.run(5)
     await world.until(file.exists)
     world.route.record(b"GET", 200, "", 0.02)
     await world.run(1)
     await world.keeper.stop()
-    assert len(read_history(file.read_bytes()).periods) == WRITE_EVERY + 1
+    assert len(read_history(file.read_bytes()).periods) == 6
     assert not world.env.emitted(HISTORY_FAILED), "that there is no file at the first start is no failure"
     after = await started(file)
-    await after.until(lambda: len(after.periods) == WRITE_EVERY + 1)
+    await after.until(lambda: len(after.periods) == 6)
     assert after.periods == world.periods
     await after.keeper.stop()
 
@@ -130,6 +131,64 @@ async def test_a_file_that_cannot_be_used_is_told_and_ignored(tmp_path: Path, te
         assert len(read_history(file.read_bytes()).periods) == 1, "the next writing replaces it"
     else:
         assert "cannot be written" in world.env.emitted(HISTORY_FAILED)[-1]["reason"]
+
+
+async def kept(file: Path, periods: int) -> list[dict[str, Any]]:
+    """Return what a sidecar restores from a file, which has so many periods."""
+    world = await started(file)
+    await world.until(lambda: len(world.periods) == periods)
+    assert not world.env.emitted(HISTORY_FAILED)
+    world.keeper.leave()
+    await world.keeper.stop()
+    return world.periods
+
+
+async def test_a_kill_loses_a_minute_at_most(tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    world = await started(file)
+    for number in range(1, 6):
+        world.route.record(b"GET", 200, "", 0.02)
+        await world.run(1)
+        await world.until(lambda many=number: file.exists() and file.read_bytes().count(b"\n") == many)  # type: ignore[misc]
+        assert await kept(file, number) == world.periods, "as after a kill"
+    whole = file.read_bytes()
+    for left in (whole[:-1], whole[:-20], whole[: whole.rindex(b"\n", 0, -1) + 1]):
+        file.write_bytes(left)
+        assert await kept(file, 4) == world.periods[:4], "a line that is cut off is left out"
+    await world.keeper.stop()
+    assert file.read_bytes().count(b"\n") == 1, "at the end it is replaced as a whole"
+
+
+async def test_a_file_that_was_removed_is_made_again_with_all_periods(tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    world = await started(file)
+    for number in (1, 2):
+        await world.run(1)
+        await world.until(lambda many=number: file.exists() and file.read_bytes().count(b"\n") == many)  # type: ignore[misc]
+    file.unlink()
+    await world.run(1)
+    await world.until(file.exists)
+    assert len(read_history(file.read_bytes()).periods) == 3
+    world.keeper.leave()
+    await world.keeper.stop()
+
+
+async def test_the_file_is_bounded(tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    world = World(file)
+    world.spec = world.spec.model_copy(update={"size": 300})
+    world.keeper.start(world.spec)
+    await asyncio.sleep(0)
+    bounds = len(b'{"version":1,"bounds":[],"periods":[]}') + len(json.dumps(BOUNDS))
+    sizes = []
+    for number in range(40):
+        world.end += PERIOD
+        await world.until(lambda many=number + 1: world.refreshed == many)  # type: ignore[misc]
+        await world.until(file.exists)
+        sizes.append(file.stat().st_size)
+    assert max(sizes) <= bounds + 2 * 300
+    assert sizes.count(min(sizes[20:])) < 20, "it is not replaced each time"
+    await world.keeper.stop()
 
 
 async def test_a_bound_below_one_period_is_told_once() -> None:

@@ -122,6 +122,10 @@ def test_the_command(tmp_path: Path) -> None:
     topology.write_text("calls: {web: {orders: order}}")
     message = run("--chain", "--topology", str(topology), *SERVICES, code=1)
     assert "names the service `order`, which no PATH has; did you mean `orders`?" in message
+    topology.write_text("calls: {web: {orderz: orders}}")
+    message = run("--chain", "--topology", str(topology), *SERVICES, code=1)
+    assert "names the upstream `orderz`, which web does not have; did you mean `orders`?" in message
+    assert run("--chain", *SERVICES, *SERVICES, code=0) == run("--chain", *SERVICES, code=0), "each path once"
     topology.write_text("calls: {web: {orders: 3}}")
     assert f"{topology}:1:23: calls.web.orders: " in run("--chain", "--topology", str(topology), *SERVICES, code=1)
     run("--topology", str(topology), *SERVICES, code=2)
@@ -138,3 +142,42 @@ def test_comments_suppress_findings_along_a_chain(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["lint", "--chain", *paths])
     assert (result.exit_code, result.stdout.splitlines()[-1].rpartition(": ")[2]) == (0, "1 suppressed")
     assert CliRunner().invoke(main, ["lint", *paths]).exit_code == 0
+
+
+def mesh(layers: int, width: int) -> list[str]:
+    """Return policies of layers of services, each of which calls all of the next one, and repeats."""
+    texts = []
+    for layer in range(layers):
+        for number in range(width):
+            called = [f"s{layer + 1}-{each}" for each in "abcdefgh"[:width]] if layer < layers - 1 else []
+            upstreams = "".join(
+                f'  {each}: {{endpoints: ["http://{each}:80"], retry_budget: {{ratio: 90%}}}}\n' for each in called
+            )
+            routes = "".join(
+                f"  - {{name: {each}, listener: outbound, match: {{path: /{each}}}, upstream: {each}, "
+                "timeout: {request: 2s}, retry: {max_attempts: 3}}\n"
+                for each in called
+            )
+            listeners = 'inbound: {address: "127.0.0.1:1001"}, outbound: {address: "127.0.0.1:2001"}'
+            texts.append(
+                f"service: s{layer}-{'abcdefgh'[number]}\nlisteners: {{{listeners}}}\n"
+                f'upstreams:\n  app: {{endpoints: ["http://127.0.0.1:9000"]}}\n{upstreams}'
+                f"routes:\n  - {{name: in, listener: inbound, upstream: app, timeout: {{request: 2s}}}}\n{routes}"
+            )
+    return texts
+
+
+def test_a_mesh_has_one_finding_for_each_place_and_service_at_the_end() -> None:
+    specs = [load([completed(text)], {}).spec for text in mesh(5, 3)]
+    found = Chain([spec for spec in specs if spec is not None], {})
+    assert len(found.paths) == 3**5
+    assert not found.has_more_paths
+    findings = list(find_in_chain(found))
+    assert [each.rule for each in findings].count("R102") == 3 * 3 * 3, "first routes that repeat, last services"
+    assert [each.rule for each in findings].count("R103") <= 3 * 3 * 3
+
+
+def test_paths_that_are_not_followed_are_told() -> None:
+    specs = [load([completed(text)], {}).spec for text in mesh(7, 3)]
+    found = Chain([spec for spec in specs if spec is not None], {})
+    assert draw(found)[-1].startswith("only the first 500 paths were followed")

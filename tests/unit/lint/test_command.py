@@ -66,6 +66,7 @@ def test_problems_of_loading_come_alone(policy: Path) -> None:
     assert result.exit_code == 1
     assert "is not a known key" in result.stdout
     assert "R024" not in result.stdout
+    assert result.stdout.endswith(f"{policy}: 1 problem\n")
     assert json.loads(run("lint", "--json", str(policy)).stdout)["ok"] is False
 
 

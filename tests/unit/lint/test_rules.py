@@ -88,3 +88,42 @@ def test_work_grows_with_the_number_of_routes_and_no_faster() -> None:
         return lambda: list(find(spec))
 
     assert not grows_with(policies, 25)
+
+
+QUEUE = "concurrency: {max: 10, queue: 10, queue_timeout: 2s}"
+SLOW = "circuit_breaker: {slow_calls: {longer_than: 2s, rate: 80%}}"
+SHARED = {
+    "a queue that all requests precede": (QUEUE, "1s", "R006", True),
+    "a queue that one request does not precede": (QUEUE, "3s", "R006", False),
+    "slow calls that no route has": (SLOW, "1s", "R005", True),
+    "slow calls that one route has": (SLOW, "3s", "R005", False),
+}
+
+
+@each(SHARED)
+def test_times_of_blocks_that_routes_of_an_upstream_share(name: str) -> None:
+    block, longest, rule, expected = SHARED[name]
+    one = "{{name: {0}, match: {{path: /{0}}}, upstream: app, timeout: {{request: {1}}}}}"
+    routes = f"routes: [{one.format('a', '500ms')}, {one.format('b', longest)}, {one.format('c', '500ms')}]"
+    text = f'upstreams: {{app: {{endpoints: ["http://a:80"], {block}}}}}\n{routes}'
+    rules = [each.rule for each in found(text)]
+    assert rules.count(rule) == expected, "once for all routes"
+
+
+ALL = "routes: {a: {rate: 50/s, latency: {p50: 100ms}}, b: {rate: 100/s, latency: {p50: 50ms}}}"
+LOADS = {
+    "less than both together": ("{max: 8}", "{}", True),
+    "enough for both": ("{max: 30}", "{}", False),
+    "some answers come from a cache": ("{max: 8}", "cache: {ttl: 1m}", False),
+}
+
+
+@each(LOADS)
+def test_usual_load_of_a_limit_that_routes_of_an_upstream_share(name: str) -> None:
+    limit, more, expected = LOADS[name]
+    one = "{{name: {0}, match: {{path: /{0}}}, upstream: app, timeout: {{request: 1s}}{1}}}"
+    routes = f"routes: [{one.format('a', '')}, {one.format('b', '' if more == '{}' else f', {more}')}]"
+    text = f'upstreams: {{app: {{endpoints: ["http://a:80"], concurrency: {limit}}}}}\n{routes}'
+    messages = [each.problem.message for each in found(text, ALL) if each.rule == "R063"]
+    assert len(messages) == expected
+    assert all("rates x latencies of 2 routes are 10 requests in flight" in each for each in messages)

@@ -167,6 +167,7 @@ CASES: dict[str, tuple[HistoryDocument, str, dict[str, float]]] = {
         figures((1, 40), (99, 2000)), "stale_while_revalidate: 10s", {"ttl": 81.0, "stale_while_revalidate": 81.0},
     ),
     "lifetimes by Last-Modified": (figures((5, 250), (5, 150)), "heuristic: 10%", {}),
+    "no lifetime is short enough": (figures((10, 1), (0, 0)), "ttl: 1s", {}),
     "few answers": (figures((5, 250), (5, 150), periods=9), "ttl: 30s", {}),
     "answers that state their lifetime": (figures((5, 250), (5, 150), lifetime="answer"), "ttl: 30s", {}),
     "no figures": (figures((0, 0), (0, 0)), "ttl: 30s", {}),
@@ -189,6 +190,8 @@ def test_what_the_figures_cannot_tell_is_said() -> None:
     assert "`ttl` of orders has no effect" in stated
     assert "300 of 600 had changed" in stated
     assert "so a max-age of 4." in stated
+    hopeless = told(figures((10, 1), (0, 0)), "cache: {ttl: 1s}")
+    assert "a lifetime of orders: 600 of 600 answers had changed" in hopeless
     assert "600 of 600 had changed" in told(figures((10, 300), (0, 0), lifetime="answer"))
     assert "cached" not in told(figures((5, 250), (5, 150)))
     assert "cached" not in told(figures((0, 0), (0, 0)), "")

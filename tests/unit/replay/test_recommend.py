@@ -142,3 +142,52 @@ def test_a_log_without_requests(place: Path) -> None:
     result = run()
     assert result.exit_code == 1
     assert "has no requests to replay" in result.output
+
+
+# ----- logs of other proxies, which do not name routes
+
+TWO = """
+version: 1
+listeners: {inbound: {address: "127.0.0.1:0"}}
+upstreams: {app: {endpoints: ["http://app-1:80"]}}
+routes:
+  - {name: fast, match: {path: /fast}, upstream: app, timeout: {request: 10s, attempt: 5s}}
+  - {name: slow, match: {path: /slow}, upstream: app, timeout: {request: 10s, attempt: 5s}}
+"""
+
+
+@pytest.fixture
+def nginx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory, the working directory too, with policies of two routes and a log of nginx of both."""
+    (tmp_path / "p.yaml").write_text(TWO)
+    line = (
+        '10.0.0.1 - - [30/Nov/2026:18:00:{:02} +0000] "GET {} HTTP/1.1" 200 2 "-" "-" rt={} urt={} us=200 ua=app-1:80\n'
+    )
+    with (tmp_path / "access.jsonl").open("w") as file:
+        for number in range(1200):
+            path, took = ("/fast", "0.010") if number % 2 else ("/slow", "0.800")
+            file.write(line.format(number // 30, path, took, took))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_requests_of_another_proxy_get_the_routes_of_the_policies(nginx: Path) -> None:
+    result = run("--seeds", "0")
+    assert "routes.fast.timeout.attempt: 5s -> 20ms" in result.output
+    assert "routes.slow.timeout.attempt: 5s -> 1.6s" in result.output
+
+
+def test_answers_of_one_route_are_not_drawn_for_another(nginx: Path) -> None:
+    (nginx / "one.yaml").write_text(TWO.replace("attempt: 5s", "attempt: 100ms", 1))
+    result = CliRunner().invoke(
+        main, ["replay", "p.yaml", "one.yaml", "--log", "access.jsonl", "--seeds", "1", "--json"]
+    )
+    numbers = json.loads(result.output)
+    assert numbers["new"]["mean"]["goodput"] == numbers["old"]["mean"]["goodput"] == 1.0, "fast answers come in time"
+
+
+def test_a_log_without_any_route_of_the_policies(nginx: Path) -> None:
+    (nginx / "p.yaml").write_text(TWO.replace("/fast", "/a").replace("/slow", "/b"))
+    result = run("--seeds", "0")
+    assert result.exit_code == 1
+    assert "no request has a route in the policies" in result.output
