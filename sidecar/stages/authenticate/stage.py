@@ -4,7 +4,8 @@ Rules:
 
 1. The identities are asked in order, and the first that accepts the credentials names the caller.
 2. Without credentials the answer is 401 without an error code; wrong ones get `invalid_token`, ambiguous ones 400 with
-   `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).
+   `invalid_request` (RFC 6750 3.1).  Every 401 names all schemes in WWW-Authenticate (RFC 9110 11.6.1).  What an
+   external server refuses with 403 gets 403.
 3. If an identity cannot tell and no other accepts, the answer is 503 with Retry-After.
 4. A client learns no more than these words.  The reason is in the access log and in the span.
 5. A token that was verified before is judged at the instant at which the head of its request was complete.
@@ -21,7 +22,7 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
+from sidecar.core.outcome import BAD_CREDENTIALS, FORBIDDEN, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.http2.hpack import never_index
 from sidecar.identity.credentials import (
@@ -42,6 +43,7 @@ from sidecar.stages.authenticate.spec import Spec
 ABSENT: Final = "The request has no credentials."
 INVALID: Final = "The credentials are malformed, expired, revoked or invalid for another reason."
 AMBIGUOUS: Final = "The request has more than one credential of a kind."
+FORBIDS: Final = "The server that decides about callers refuses the request."
 UNDECIDED: Final = "The credentials cannot be verified at present."
 BEARER: Final = b"Bearer"
 IN_LINE: Final = 16
@@ -248,6 +250,8 @@ class Authenticator:
         if verdict.is_ambiguous:
             refusal = Refusal("authenticate", self._where, AMBIGUOUS)
             return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), b"invalid_request", b"")
+        if verdict.is_forbidden:
+            return failed(FORBIDDEN, Refusal("authenticate", self._where, FORBIDS), verdict.cause)
         refusal = Refusal("authenticate", self._where, INVALID)
         return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), b"invalid_token", verdict.challenge)
 
