@@ -25,6 +25,13 @@ def remove_headers(draft: Draft, keys: dict[str, Any], side: str, names: list[st
     fields["remove"] = draft.value([*known, *(each.lower() for each in names)], line)
 
 
+def remove_parameter(draft: Draft, keys: dict[str, Any], name: str, line: int) -> None:
+    """Remove a query parameter of requests."""
+    query = keys.setdefault("transform", {}).setdefault("request", {}).setdefault("query", {})
+    known = query["remove"].value if "remove" in query else []
+    query["remove"] = draft.value([*known, name], line)
+
+
 def rewrite_host(draft: Draft, keys: dict[str, Any], host: str, line: int) -> None:
     """Replace the host."""
     put(keys, "transform.request.host", draft.value(literal(host), line))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sidecar.imports.access.protection import REFUSED, keeps_out
 from sidecar.imports.draft import Draft, Value
-from sidecar.imports.protection import REFUSED, keeps_out
 from sidecar.imports.source import Part, read_documents
 
 ONE_ADDRESS: Final = "is called by the service's address here: write `discover: {kubernetes: …}` to balance and eject"

@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.imports.draft import Draft, Value, put
 from sidecar.imports.nginx.grammar import Directive
-from sidecar.imports.nginx.policies import CONDITIONS, Scope, length
+from sidecar.imports.nginx.policies import CONDITIONS
+from sidecar.imports.nginx.scope import Scope, length
 from sidecar.imports.units import duration
 
 TARGET: Final = re.compile(r"(https?)://([^/$]+)(/[^$]*)?")

@@ -30,6 +30,7 @@ def refusal(draft: Draft, line: int, what: str) -> dict[str, Any]:
     return {"authorize": [{"deny": {"networks": Value(EVERYONE, comment, line)}}]}
 
 
-def allow_networks(draft: Draft, networks: list[str], line: int) -> dict[str, Any]:
-    """Return the block that lets some networks in."""
-    return {"authorize": [{"allow": {"networks": draft.value(networks, line)}}]}
+def closed(draft: Draft, line: int, what: str) -> dict[str, Any]:
+    """Return the block of a route whose original answers by itself."""
+    comment = f"{draft.findings.place(line)}: {what}: no request of it gets to an upstream there"
+    return {"authorize": [{"deny": {"networks": Value(EVERYONE, comment, line)}}]}
