@@ -58,12 +58,18 @@ class Tokens:
     def ask(self, access: Access, identities: list[str], line: int, *, optional: bool) -> None:
         """Ask for a token of one of some identities."""
         forwards = [self._forwards[each] for each in identities]
-        claims = {claim: (claim, field, at) for each in forwards for claim, field, at in each.claims}
+        pairs = [{(claim, field): at for claim, field, at in each.claims} for each in forwards]
+        common = {pair: at for pair, at in pairs[0].items() if all(pair in each for each in pairs)}
+        single = {pair: at for each in pairs for pair, at in each.items() if pair not in common}
+        for (claim, field), at in single.items():
+            why = f"`{field}` would have the claim of each issuer here; no upstream gets it where several are accepted"
+            self._draft.findings.lose(at, f"claim {claim}", why)
         drops = [each.drops_token for each in forwards]
         access.identify(identities, line, optional=optional, forward=Forward(
-            tuple(claims.values()),
+            tuple((claim, field, at) for (claim, field), at in common.items()),
             drops[0] if all(each is not None for each in drops) else None,
-            tuple(dict.fromkeys(one for each in forwards for one in each.dropped_fields)),
+            (*dict.fromkeys(one for each in forwards for one in each.dropped_fields),
+             *((field, at) for (_, field), at in single.items())),
             tuple(dict.fromkeys(one for each in forwards for one in each.dropped_parameters)),
         ))  # fmt: skip
 

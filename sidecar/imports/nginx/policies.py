@@ -162,7 +162,9 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
             limit["delay"] = {"max": draft.value(duration(per * many), each.line)}
         if "delay" in options:
             each.differ("delays no request here; nginx delays those beyond `delay`")
-        each.differ("refuses with 429 here, and with `limit_req_status` (503) there")
+        status = scope.one("limit_req_status")
+        if status is None or status.word() != "429":
+            each.differ("refuses with 429 here, and with `limit_req_status` (503) there")
         limits.append(limit)
     if limits:
         keys["rate_limit"] = limits
