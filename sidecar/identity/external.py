@@ -72,7 +72,8 @@ class External:
             sent = [*told, *(each for each in sent if each[0] not in names)]
         digest = b""
         if self._spec.cache:
-            digest = TokenCache.digest(repr((x.method, x.path, x.query, sent)).encode())
+            host = (x.public_authority or x.authority) if self._spec.keep_host else b""
+            digest = TokenCache.digest(repr((x.method, x.path, x.query, host, sent)).encode())
             known = self._answers.get(digest, now)
             if known is not None:
                 self._counters["cached"].value += 1
@@ -87,7 +88,10 @@ class External:
             path = source.path.rstrip(b"/") + (x.path if x.path.startswith(b"/") else b"/" + x.path)
             query, headers = x.query, [*sent, (b"x-forwarded-method", x.method)]
         try:
-            reply = await source.ask(self._spec.timeout, headers, method=method, path=path, query=query)
+            reply = await source.ask(
+                self._spec.timeout, headers, method=method, path=path, query=query,
+                authority=(x.public_authority or x.authority) if self._spec.keep_host else b"",
+            )  # fmt: skip
         except FetchError as error:
             self._counters["unavailable"].value += 1
             return Unavailable(str(error), RETRY_AFTER)

@@ -224,6 +224,8 @@ class ExternalSpec(Model):
     append_path: bool = True
     """False to ask for the URL itself by GET.  The server then learns of the request from the fields `X-Forwarded-`
     `Method`, `Proto`, `Host`, `Uri` and `For`, and `X-Original-Method`, `X-Original-URI` and `X-Original-URL`."""
+    keep_host: bool = False
+    """True to send the host of the request in the field Host, in place of that of the URL."""
     headers: Annotated[tuple[CredentialField, ...], Field(strict=False, max_length=50)] = ("authorization", "cookie")
     """Header fields of the request that the server gets.  A request with none of them is anonymous."""
     forward: Annotated[tuple[CredentialField, ...], Field(strict=False, max_length=50)] = ()

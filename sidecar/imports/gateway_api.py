@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from sidecar.imports import edits
 from sidecar.imports.access.protection import REFUSED, keeps_out
 from sidecar.imports.access.rules import Access
+from sidecar.imports.access.servers import ask
 from sidecar.imports.conditions import GRPC, Conditions, common_host, full
 from sidecar.imports.draft import Draft, Value, merged, plain, put, split
 from sidecar.imports.fields import DURATION, LIMIT, Field, copy
@@ -35,8 +36,6 @@ CORS: Final = (
     ("allowHeaders", "headers"),
     ("exposeHeaders", "expose"),
 )
-CHECKED: Final = ["authorization"]
-"""Fields that a server is asked with unless the file names others."""
 
 
 class Listener(NamedTuple):
@@ -233,14 +232,14 @@ class _Reader:
                 path.lose(f"`{path.text('type')}` has no equal here; the whole route is left out")
                 return None
             found.path(how, path.text("value") or "/", path.line)
-        for where, ask in (("headers", found.header), ("queryParams", found.parameter)):
+        for where, add in (("headers", found.header), ("queryParams", found.parameter)):
             for each in part.items(where) if part is not None else []:
                 how = TESTS.get(each.text("type"))
                 if how is None:
                     each.lose(f"`{each.text('type')}` has no equal here; the whole route is left out")
                     return None
                 value = each.text("value")
-                ask(each.text("name"), how, full(value) if how == "regex" else value, each.line)
+                add(each.text("name"), how, full(value) if how == "regex" else value, each.line)
         if kind == "GRPCRoute":
             return self._grpc(part, found, line)
         if part is not None and (method := part.get("method")) is not None:
@@ -314,15 +313,11 @@ class _Reader:
         namespace = ref.text("namespace") or namespace_of(part)
         host = ".".join(each for each in (ref.text("name"), namespace, "svc" if namespace else "") if each)
         url = f"http://{host}:{ref.text('port') or 80}{config.text('http', 'path')}"
-        asked = [each.text().lower() for each in config.items("http", "allowedHeaders")]
-        block: dict[str, Any] = {
-            "url": draft.value(url, ref.line),
-            "headers": draft.value(list(dict.fromkeys([*CHECKED, *asked])), config.line),
-            "forward": draft.value([each.text().lower() for each in told], told[0].line),
-        }
+        asked = ["authorization", *(each.text() for each in config.items("http", "allowedHeaders"))]
         config.differ("a request with none of `headers` is refused without asking, and the client gets 503 in place of "
                       "an answer other than 2xx, 401 and 403")  # fmt: skip
-        access.identify([draft.identity("external", {"external": block})], config.line, optional=False)
+        block = {"url": draft.value(url, ref.line)}
+        ask(draft, access, block, asked, [each.text() for each in told], config.line)
 
     def _retry(self, part: Part) -> Any:
         draft = self.draft

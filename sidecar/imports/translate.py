@@ -98,7 +98,7 @@ def _take_out(draft: Draft, problem: Problem) -> None:
         routes = [each for each in draft.routes if each["name"].value == name]
         for route in routes:
             key = path.partition(".")[0].partition("[")[0]
-            if key in ACCESS:
+            if key in ACCESS or (path.startswith("transform") and _edits_requests(route)):
                 _refuse(draft, route, problem)
             elif key in WHOLE or key not in route:
                 draft.routes.remove(route)
@@ -125,9 +125,15 @@ def _take_out(draft: Draft, problem: Problem) -> None:
             _remove(draft, block[name], path, problem)
 
 
+def _edits_requests(route: dict[str, Any]) -> bool:
+    """True if a route takes fields out of requests, or sets them, so that no client can write them."""
+    headers = route.get("transform", {}).get("request", {}).get("headers", {})
+    return "remove" in headers or "set" in headers
+
+
 def _refuse(draft: Draft, route: dict[str, Any], problem: Problem) -> None:
     """Let a route refuse all requests in place of access rules that have a problem."""
-    rules = {key: route.pop(key) for key in ACCESS if key in route}
+    rules = {key: route.pop(key) for key in (*ACCESS, "transform") if key in route}
     _report(draft, rules, f"access rules of `{route['name'].value}`", problem)
     route.update(refusal(draft, _line(rules), "access rules"))
 

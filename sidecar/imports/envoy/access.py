@@ -23,9 +23,10 @@ from sidecar.imports.access.rules import (
     Tree,
     is_network,
 )
+from sidecar.imports.access.servers import ask
 from sidecar.imports.access.tokens import Tokens, forward_of, jwks_keys
 from sidecar.imports.conditions import full, quoted
-from sidecar.imports.draft import Draft, Value, put
+from sidecar.imports.draft import Draft, Value, plain, put
 from sidecar.imports.fields import duration_of
 from sidecar.imports.source import Part
 
@@ -35,8 +36,6 @@ SPACES: Final = {"prefix": "prefix", "path_separated_prefix": "segments", "path"
 REMOTE: Final = "depends on the proxies in front; name them in `trusted_proxies` of the listener, and write `networks`"
 ABOUT_TLS: Final = "reads a client certificate; write an identity with `certificate`"
 COMPARED: Final = {"exact": "exact", "prefix": "prefix", "suffix": "suffix", "contains": "contains"}
-CHECKED: Final = ("authorization", "cookie")
-"""Fields that a server is asked with unless the file names others."""
 
 
 class Guarded(NamedTuple):
@@ -268,35 +267,52 @@ class Guards:
             if service is None or uri is None
             else "lets requests pass while the server fails" if config.is_true("failure_mode_allow")
             else "sends the body of the request" if config.get("with_request_body") is not None
+            else "asks with `headers_to_add`" if service.get("authorization_request", "headers_to_add") is not None
             else ""
         )  # fmt: skip
         if own is not None or why or service is None or uri is None:
             config.lose(f"{why or 'is another one for this route'}; {REFUSED}")
             access.refuse(config.line, "ext_authz")
             return
-        block: dict[str, Any] = {"url": draft.value(uri.text().rstrip("/") + service.text("path_prefix"), uri.line)}
+        cluster = service.text("server_uri", "cluster")
+        address = address_of(draft, cluster) or uri.text()
+        block: dict[str, Any] = {"url": draft.value(address.rstrip("/") + service.text("path_prefix"), uri.line)}
         service.label("server_uri")
-        fields = list(CHECKED[:1])
+        fields = ["authorization"]
         for where in (config.get("allowed_headers"), service.get("authorization_request", "allowed_headers")):
             for each in where.items("patterns") if where is not None else []:
                 if (exact := each.get("exact")) is not None:
-                    fields += [exact.text().lower()] if exact.text().lower() not in fields else []
+                    fields.append(exact.text())
                 else:
                     each.lose("only whole names of fields have an equal here")
-        block["headers"] = draft.value(fields, service.line)
+        told: list[str] = []
+        dropped: list[str] = []
         passed = service.get("authorization_response", "allowed_upstream_headers")
-        names = passed.items("patterns") if passed is not None else []
-        told = [each.text("exact").lower() for each in names if each.get("exact") is not None]
-        for each in names:
-            if each.get("exact") is None:
-                each.lose("only whole names of fields have an equal here")
-        if told and passed is not None:
-            block["forward"] = draft.value(told, passed.line)
+        for each in passed.items("patterns") if passed is not None else []:
+            if (exact := each.get("exact")) is not None:
+                told.append(exact.text())
+                continue
+            each.lose("only whole names of fields have an equal here; no client may write such fields")
+            if (prefix := each.get("prefix")) is not None and prefix.text():
+                dropped.append(f"{prefix.text()}*")
+            else:
+                access.refuse(each.line, "ext_authz")
         if (timeout := service.get("server_uri", "timeout")) is not None:
             block["timeout"] = duration_of(draft, timeout)
         config.differ("a request with none of `headers` is refused without asking, and the client gets 401 or 503 in "
                       "place of the server's answer")  # fmt: skip
-        access.identify([draft.identity("external", {"external": block})], config.line, optional=False)
+        ask(draft, access, block, fields, told, config.line, dropped)
+
+
+def address_of(draft: Draft, cluster: str) -> str:
+    """Return the address of a cluster as a URL; empty if it has none here, or several."""
+    keys = draft.upstreams.get(draft.upstream_of(cluster) or "", {})
+    found = plain({"": keys.get("endpoints", []), "discover": keys.get("discover", {})})
+    if keys.get("endpoints"):
+        first = keys["endpoints"][0]
+        return str(first["url"].value if isinstance(first, dict) else first.value)
+    host, port = found["discover"].get("dns"), found["discover"].get("port")
+    return f"{'https' if 'tls' in keys else 'http'}://{host}:{port}" if host and port else ""
 
 
 def _is_off(own: Part) -> bool:

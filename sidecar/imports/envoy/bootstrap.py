@@ -197,6 +197,9 @@ class _Listener:
             routes = host.items("routes")
             for spelt in domains:
                 domain = spelt.removesuffix(":*")
+                if domain.startswith("*") and ":" in domain:
+                    host.findings.differ(host.line, host.name, f"host {domain} takes every port here")
+                    domain = domain.partition(":")[0]
                 if domain.endswith("*") and domain != "*":
                     host.findings.lose(host.line, host.name, f"host {spelt} ends with a star; write a route a host")
                     continue
@@ -424,19 +427,23 @@ class _Listener:
                 action = each.text("append_action")
                 if "%" in value.replace("%%", ""):
                     each.lose("has a command operator; write a template such as {client.address}")
+                    if side == "request" and (action.startswith("OVERWRITE") or each.text("append").lower() == "false"):
+                        edits.remove_headers(self.draft, keys, side, [each.text("header", "key")], each.line)
                     continue
                 appends = each.text("append").lower() != "false" if not action else action.startswith("APPEND")
                 if action == "ADD_IF_ABSENT":
                     each.lose("a field that is only added if it is absent has no equal here")
                     continue
                 name = each.text("header", "key").lower()
+                if edits.is_own(side, name):
+                    each.lose(edits.OWN)
+                    continue
                 fields = keys.setdefault("transform", {}).setdefault(side, {}).setdefault("headers", {})
                 spelt = literal(value.replace("%%", "%"))
                 fields.setdefault("add" if appends else "set", {})[name] = self.draft.value(spelt, each.line)
             removed = part.get(f"{side}_headers_to_remove")
             if removed is not None:
-                names = [each.text() for each in removed.items()]
-                put(keys, f"transform.{side}.headers.remove", self.draft.value(names, removed.line))
+                edits.remove_headers(self.draft, keys, side, [each.text() for each in removed.items()], removed.line)
         return keys
 
     def _cors(self, part: Part) -> dict[str, Any]:

@@ -29,6 +29,8 @@ ROOT: Final = "istio-system"
 NAMES: Final = ("app", "app.kubernetes.io/name", "k8s-app", "name")
 """Labels that usually have the name of a service."""
 MESH: Final = "mesh"
+DRY_RUN: Final = "istio.io/dry-run"
+"""Annotation of a policy that refuses nothing."""
 TOKEN_PARAMETER: Final = "access_token"  # noqa: S105 - the name of a parameter
 FIRST_PORT: Final = 15006
 Labels = dict[str, str]
@@ -154,7 +156,8 @@ class Policies:
         for policy in self._known["AuthorizationPolicy"]:
             holds, spec = self._holds(policy, workload), policy.part.get("spec")
             action = spec.text("action") if spec is not None else ""
-            if holds == NO or (action == "AUDIT" and self._audit(policy)):
+            is_dry = policy.part.text("metadata", "annotations", DRY_RUN) == "true"
+            if holds == NO or ((action == "AUDIT" or is_dry) and self._audit(policy, "dry run" if is_dry else action)):
                 continue
             rules = [conditions.rule(each) for each in (spec.items("rules") if spec is not None else [])]
             if action == "DENY":
@@ -187,8 +190,9 @@ class Policies:
         return next((each.part.line for each in policies if self._holds(each, workload) == YES), 1)
 
     @staticmethod
-    def _audit(policy: Policy) -> bool:
-        policy.part.findings.lose(policy.part.line, name_of(policy.part), "`AUDIT` only logs; write `mode: observe`")
+    def _audit(policy: Policy, what: str) -> bool:
+        why = f"`{what}` refuses nothing; write `mode: observe`"
+        policy.part.findings.lose(policy.part.line, name_of(policy.part), why)
         policy.part.take()
         return True
 

@@ -293,6 +293,8 @@ class _Virtual:
                 for name, value in part.members("headers", side, how):
                     if "%" in value.text().replace("%%", ""):
                         value.lose("has a command operator; write a template such as {client.address}")
+                        if (side, how) == ("request", "set"):  # no client may write it itself
+                            edits.remove_headers(draft, keys, side, [name], value.line)
                     else:
                         edits.header(draft, keys, side, how, name, value.text().replace("%%", "%"), value.line)
             removed = part.items("headers", side, "remove")

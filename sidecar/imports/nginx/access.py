@@ -25,6 +25,7 @@ from sidecar.imports.access.rules import (
     Tree,
     is_network,
 )
+from sidecar.imports.access.servers import FROM_CLIENT, ask
 from sidecar.imports.conditions import quoted
 from sidecar.imports.draft import Draft, Value
 from sidecar.imports.nginx.grammar import Directive
@@ -43,10 +44,9 @@ ASKED: Final = {
     "x-forwarded-method": ("$request_method",), "x-forwarded-proto": ("$scheme",),
     "x-forwarded-host": ("$host", "$http_host"), "x-forwarded-uri": ("$request_uri",),
     "x-forwarded-for": ("$remote_addr", "$proxy_add_x_forwarded_for"), "x-real-ip": ("$remote_addr",),
-    "content-length": ("",), "host": ("$host", "$http_host", "$proxy_host"), "connection": ("",),
+    "content-length": ("",), "host": ("$proxy_host",), "connection": ("",),
 }  # fmt: skip
 """Fields that a server is asked with, and the values that an identity sends too."""
-FROM_CLIENT: Final = ("authorization", "cookie")
 
 
 def add_access(draft: Draft, scope: Scope, access: Access, server: Directive) -> list[str]:
@@ -173,8 +173,8 @@ def ignoring_case(pattern: str) -> str:
 
 def _ask(draft: Draft, scope: Scope, access: Access, asked: Directive, server: Directive) -> list[str]:
     """Ask a server whether a request may pass; return the fields of requests that it writes."""
-    location = next((each for each in server.named("location") if each.words in (["=", asked.word()], [asked.word()])),
-                    None)  # fmt: skip
+    location = next((each for each in server.named("location") if each.words[-1:] == asked.words
+                     and each.words[:1] not in (["~"], ["~*"])), None)  # fmt: skip
     target = next(iter(location.named("proxy_pass")), None) if location is not None else None
     inner = Scope([*scope.blocks[:-1], location]) if location is not None else None
     why = (
@@ -184,15 +184,19 @@ def _ask(draft: Draft, scope: Scope, access: Access, asked: Directive, server: D
         if target is None
         else ""
     )
-    fields = list(FROM_CLIENT)
+    fields, keeps_host = list(FROM_CLIENT), False
     for each in inner.every("proxy_set_header") if inner is not None else []:
         name, value = each.word().lower(), each.words[1] if len(each.words) > 1 else ""
         spelt = re.sub(r"\$\{(\w+)\}", r"$\1", value)
-        if spelt == f"$http_{name.replace('-', '_')}":
-            fields += [name] if name not in fields else []
-        elif spelt not in ASKED.get(name, ()):
+        if name == "host" and spelt in ("$host", "$http_host"):
+            keeps_host = True
+        elif spelt in ASKED.get(name, ()):
+            continue
+        elif spelt == f"$http_{name.replace('-', '_')}":
+            fields.append(name)
+        else:
             why = why or f"its server gets `{each.shown}`, which has no equal here"
-    url = target.word() if target is not None else ""
+    url = inner.constant(target.word()) if target is not None and inner is not None else ""
     if url and ("$" in url or not url.startswith(("http://", "https://"))):
         why = why or f"`{url}` has no equal here"
     if why or location is None or target is None:
@@ -208,10 +212,9 @@ def _ask(draft: Draft, scope: Scope, access: Access, asked: Directive, server: D
     if not path and "/" not in url.partition("://")[2]:
         url += asked.word()
     block: dict[str, Any] = {"url": draft.value(url, target.line), "append_path": Value(False, "as `auth_request`")}
-    block["headers"] = draft.value(fields, location.line)
-    forward, passed = _passed(scope)
-    if forward:
-        block["forward"] = draft.value(forward, passed[0].line)
+    if keeps_host:
+        block["keep_host"] = draft.value(True, location.line)
+    forward = _passed(scope, location)
     timeout = inner.one("proxy_read_timeout") if inner is not None else None
     if timeout is not None:
         block["timeout"] = draft.value(duration(length(timeout)), timeout.line)
@@ -224,27 +227,25 @@ def _ask(draft: Draft, scope: Scope, access: Access, asked: Directive, server: D
     asked.differ(
         "a request with none of `headers` gets 401 without asking, and 503 where the server fails, as 500 there"
     )
-    access.identify([draft.identity("external", {"external": block})], asked.line, optional=False)
+    ask(draft, access, block, fields, forward, asked.line)
     return forward
 
 
-def _passed(scope: Scope) -> tuple[list[str], list[Directive]]:
-    """Return the fields of a server's answer that go on, and the directives that say so."""
+def _passed(scope: Scope, location: Directive) -> list[str]:
+    """Return the fields of a server's answer that go on; its location may set variables too."""
     variables: dict[str, str] = {}
-    for each in scope.every("auth_request_set"):
+    for each in [*scope.every("auth_request_set"), *location.named("auth_request_set")]:
         field = re.fullmatch(r"\$\{?upstream_http_(\w+)\}?", each.word(1))
         if field is not None:
             variables[each.word()] = field[1].replace("_", "-")
         else:
             each.lose("only a field of the answer has an equal here")
     found: list[str] = []
-    directives: list[Directive] = []
     for each in scope.every("proxy_set_header"):
         value = each.words[1] if len(each.words) > 1 else ""
         if value in variables:
             if variables[value] == each.word().lower():
                 found.append(variables[value])
-                directives.append(each)
             else:
                 each.lose(f"the field {variables[value]} of the answer goes on under its own name alone here")
-    return found, directives
+    return found

@@ -8,6 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.imports.draft import Draft, Value, put
+from sidecar.imports.edits import OWN as OWN_FIELD
+from sidecar.imports.edits import is_own
 from sidecar.imports.nginx.grammar import Directive
 from sidecar.imports.nginx.scope import Scope, length
 from sidecar.imports.retries import IDEMPOTENT
@@ -87,7 +89,7 @@ def add_headers(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed
             is_kept = value in ("$host", "$http_host", "$host:$server_port")
             if not is_kept and value != "$proxy_host":
                 host = draft.value(_template(each, value) or literal(passed.host), each.line)
-        elif name in OWN or name in told:
+        elif name in OWN or name in told or is_own("request", name):
             continue
         elif not value:
             put(keys, "transform.request.headers.remove", _also(keys, "request", name, draft.value(name, each.line)))
@@ -100,9 +102,14 @@ def add_headers(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed
         put(keys, "transform.request.host", host)
     for each in scope.every("proxy_hide_header"):
         name = each.word().lower()
+        if is_own("response", name):
+            each.lose(OWN_FIELD)
+            continue
         put(keys, "transform.response.headers.remove", _also(keys, "response", name, draft.value(name, each.line)))
     for each in scope.every("add_header"):
-        if (spelt := _template(each, each.word(1))) is not None:
+        if is_own("response", each.word()):
+            each.lose(OWN_FIELD)
+        elif (spelt := _template(each, each.word(1))) is not None:
             fields = keys.setdefault("transform", {}).setdefault("response", {}).setdefault("headers", {})
             fields.setdefault("add", {})[each.word().lower()] = draft.value(spelt, each.line)
             if "always" not in each.words[2:]:

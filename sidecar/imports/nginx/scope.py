@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Final
 
 from sidecar.imports.nginx.grammar import Directive
 from sidecar.imports.units import seconds
 
+VARIABLE: Final = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 REFUSALS: Final = frozenset({"400", "401", "403", "404", "405", "410", "444", "451"})
 """Statuses of a `return` that keeps requests out."""
 
@@ -39,6 +41,11 @@ class Scope:
     def all(self, name: str) -> list[Directive]:
         """Return the directives of a name in all blocks."""
         return [each for block in self.blocks for each in block.named(name)]
+
+    def constant(self, text: str) -> str:
+        """Return a text with the values of variables that `set` gives a constant."""
+        known = {each.word(): each.word(1) for each in self.all("set") if "$" not in each.word(1)}
+        return VARIABLE.sub(lambda found: known.get(f"${found[1] or found[2]}", found[0]), text)
 
     def guards(self) -> list[Directive]:
         """Return the `if` blocks that answer with one of `REFUSALS`."""

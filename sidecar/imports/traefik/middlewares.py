@@ -10,6 +10,7 @@ from typing import Any, Final
 from sidecar.imports import edits
 from sidecar.imports.access.protection import REFUSED, keeps_out
 from sidecar.imports.access.rules import Access, Condition, Networks, Some, is_network
+from sidecar.imports.access.servers import ask
 from sidecar.imports.conditions import quoted
 from sidecar.imports.draft import Draft, Value, merged, put
 from sidecar.imports.fields import DURATION, Field, copy, in_range
@@ -20,8 +21,6 @@ from sidecar.imports.units import duration, seconds, share
 
 MOST_DEPTH: Final = 10
 """Deepest nesting of chains."""
-FROM_CLIENT: Final = ("authorization", "cookie")
-"""Fields with the credentials of clients."""
 ANSWERS: Final = ("redirectScheme", "redirectRegex")
 """Middlewares that answer in place of the service."""
 LOST: Final = {
@@ -262,10 +261,7 @@ def _forward(draft: Draft, part: Part, access: Access) -> None:
         "url": draft.value(address.text(), address.line),
         "append_path": Value(False, "as Traefik asks"),
     }
-    asked = [each.text().lower() for each in part.items("authRequestHeaders")]
-    block["headers"] = draft.value(asked, part.line) if asked else Value(list(FROM_CLIENT), "Traefik sends all fields")
-    if told := part.items("authResponseHeaders"):
-        block["forward"] = draft.value([each.text().lower() for each in told], told[0].line)
+    asked, told = ([each.text() for each in part.items(key)] for key in ("authRequestHeaders", "authResponseHeaders"))
     block["timeout"] = Value("30s", "Traefik's")
     if (tls := part.get("tls")) is not None:
         copy(draft, tls, block, (Field("ca", "tls.ca"), Field("cert", "tls.cert"), Field("key", "tls.key")))
@@ -273,7 +269,7 @@ def _forward(draft: Draft, part: Part, access: Access) -> None:
             put(block, "tls.verify", draft.value(False, tls.line))
     part.differ("a request with none of `headers` gets 401 without asking; another answer than 2xx, 401 and 403, such "
                 "as a redirect, becomes 503")  # fmt: skip
-    access.identify([draft.identity("external", {"external": block})], part.line, optional=False)
+    ask(draft, access, block, asked, told, part.line)
 
 
 def _headers(draft: Draft, part: Part, keys: dict[str, Any], access: Access) -> None:

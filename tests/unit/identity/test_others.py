@@ -408,8 +408,8 @@ async def test_an_external_server_is_asked_by_its_own_path_alone() -> None:
     env, server = virtual_env(), Server(response(200))
     settings = {**EXTERNAL, "headers": ["cookie", "x-forwarded-uri"], "append_path": False, "cache": "10s"}
     found = make("external", env, server, **settings)
-    x = {"method": "POST", "path": "/orders/7", "query": b"a=1", "body": b"secret"}
-    sent = {"cookie": "c=1", "x-forwarded-uri": "/public", "host": "shop.example"}
+    x = {"method": "POST", "path": "/orders/7", "query": b"a=1", "authority": b"shop.example"}
+    sent = {"cookie": "c=1", "x-forwarded-uri": "/public"}
     assert isinstance(await ask(found, env, headers=sent, **x), Caller)
     (seen,) = server.seen
     assert (seen.method, seen.path, seen.query, seen.body) == (b"GET", b"/check", None, b"")
@@ -417,6 +417,10 @@ async def test_an_external_server_is_asked_by_its_own_path_alone() -> None:
     assert told[b"x-forwarded-uri"] == told[b"x-original-uri"] == b"/orders/7?a=1", "not what the client claims"
     assert told[b"x-forwarded-method"] == told[b"x-original-method"] == b"POST"
     assert seen.header(b"x-forwarded-uri") == b"/orders/7?a=1"
+    assert seen.authority == b"127.0.0.1:9191"
+    kept = make("external", env, server, **{**settings, "keep_host": True})
+    await ask(kept, env, headers=sent, **x)
+    assert server.seen.pop().authority == told[b"x-forwarded-host"]
     for again in ({**x}, {**x, "path": "/orders/8"}, {**x, "method": "PUT"}):
         await ask(found, env, headers=sent, **again)
     assert len(server.seen) == 3, "answers are those of one method and path"

@@ -160,7 +160,7 @@ def test_hosts_splits_and_header_fields() -> None:
     operator = {"header": {"key": "x-b", "value": "%STREAM_ID%"}}
     found = envoy(
         routes=[{"match": {"prefix": "/"}, "route": {"weighted_clusters": arms, "prefix_rewrite": "/"}}],
-        host={"domains": ["a.example:*", "*.example", "b.*"], "request_headers_to_add": [field, operator],
+        host={"domains": ["a.example:*", "*.example:8080", "b.*"], "request_headers_to_add": [field, operator],
               "response_headers_to_remove": ["server"]},
     )  # fmt: skip
     assert [route["match"]["host"] for route in found.policy["routes"]] == ["a.example", "*.example"]
@@ -171,6 +171,11 @@ def test_hosts_splits_and_header_fields() -> None:
     }
     assert found.said("host b.* ends with a star")
     assert found.said("command operator")
+    forged = {"header": {"key": "X-User", "value": "%DYNAMIC_METADATA(a)%"}, "append_action": "OVERWRITE_IF_EXISTS"}
+    own = {"header": {"key": "Content-Length", "value": "0"}}
+    found = envoy(host={"request_headers_to_add": [forged, own], "request_headers_to_remove": ["X-Forwarded-For"]})
+    assert found.route()["transform"] == {"request": {"headers": {"remove": ["x-user"]}}}, "no client writes it"
+    assert sum("is written by the sidecar itself" in each for each in found.findings) == 2
 
 
 def test_cors_and_rates() -> None:

@@ -21,7 +21,8 @@ def filters(*parts: dict[str, Any]) -> dict[str, Any]:
 def authz(**keys: Any) -> dict[str, Any]:
     service = {"server_uri": {"uri": "http://auth:9191", "timeout": "0.25s"}, "path_prefix": "/check",
                "authorization_request": {"allowed_headers": {"patterns": [{"exact": "Cookie"}, {"prefix": "x-"}]}},
-               "authorization_response": {"allowed_upstream_headers": {"patterns": [{"exact": "X-User"}]}}}  # fmt: skip
+               "authorization_response": {"allowed_upstream_headers": {"patterns": [
+                   {"exact": "X-User"}, {"prefix": "X-R-"}]}}}  # fmt: skip
     return {"name": AUTHZ, "typed_config": {"@type": "x.ExtAuthz", "http_service": service, **keys}}
 
 
@@ -54,6 +55,8 @@ PROTECTED: list[tuple[dict[str, Any], Any]] = [
     ({"manager": filters({"name": AUTHZ, "typed_config": {"@type": "x.ExtAuthz", "grpc_service": {}}})}, REFUSES),
     ({"manager": filters(authz(failure_mode_allow=True))}, REFUSES),
     ({"manager": filters(authz(with_request_body={"max_request_bytes": 1}))}, REFUSES),
+    ({"manager": filters(authz(http_service={"server_uri": {"uri": "http://auth:9191"}, "authorization_request": {
+        "headers_to_add": [{"key": "x-a", "value": "b"}]}}))}, REFUSES),
     ({"manager": filters(authz()), "host": {"typed_per_filter_config": {AUTHZ: OFF}}}, None),
     ({"manager": filters({**authz(), "disabled": True})}, None),
     ({"manager": filters(authz(), jwt(ALL))}, REFUSES),
@@ -74,6 +77,15 @@ def test_what_a_filter_keeps_out(case: tuple[dict[str, Any], Any]) -> None:
     assert envoy(**case[0]).route().get("authorize") == case[1]
 
 
+def test_the_address_of_a_server_is_that_of_its_cluster() -> None:
+    config = authz()
+    config["typed_config"]["http_service"]["server_uri"] = {"uri": "auth", "cluster": "next"}
+    found = envoy(manager=filters(config))
+    assert found.policy["identities"]["external"]["external"]["url"] == "http://127.0.0.1:9000/check"
+    config["typed_config"]["http_service"]["server_uri"] = {"uri": "auth", "cluster": "gone"}
+    assert envoy(manager=filters(config)).route()["authorize"] == REFUSES
+
+
 def test_a_server_that_is_asked() -> None:
     found = envoy(manager=filters(authz()))
     assert found.route()["authenticate"] == {"any_of": ["external"]}
@@ -81,6 +93,7 @@ def test_a_server_that_is_asked() -> None:
         "url": "http://auth:9191/check", "headers": ["authorization", "cookie"], "forward": ["x-user"],
         "timeout": "250ms"}}  # fmt: skip
     assert found.said("only whole names of fields")
+    assert at(found.route(), "transform.request.headers.remove") == ["x-r-*"], "no client writes what a server does"
 
 
 # ----- jwt_authn

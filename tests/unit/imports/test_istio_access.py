@@ -174,10 +174,19 @@ def test_deny_counts_before_allow() -> None:
     assert [rule["allow"]["when"] for rule in many["authorize"]] == ["request.path == '/a'", "request.path == '/b'"]
 
 
+def test_a_dry_run() -> None:
+    meta = {"name": "a", "annotations": {"istio.io/dry-run": "true"}}
+    dry = {"kind": "AuthorizationPolicy", "metadata": meta, "spec": policy(operation(paths=["/a"]))[1]}
+    whole = {"kind": "AuthorizationPolicy", "metadata": {"name": "b"}, "spec": policy(operation(methods=["PUT"]))[1]}
+    found = checked("istio", "\n---\n".join(json.dumps(each, indent=1) for each in (dry, whole)))
+    assert found.route()["authorize"] == [{"allow": {"when": "request.method == 'PUT'"}}]
+    assert found.said("`dry run` refuses nothing")
+
+
 def test_other_actions() -> None:
     found = objects(TOKENS, policy(operation(paths=["/a"]), action="AUDIT"))
     assert "authorize" not in found.route()
-    assert found.said("`AUDIT` only logs")
+    assert found.said("`AUDIT` refuses nothing")
     assert (
         beside(TOKENS, policy(operation(paths=["/a"]), action="CUSTOM", provider={"name": "x"}))["authorize"] == REFUSES
     )

@@ -46,6 +46,8 @@ def nginx(
      {"x-real-ip": "{client.address}"}),
     ("proxy_set_header X-A ''; proxy_set_header X-B \"\";", "transform.request.headers.remove", ["x-a", "x-b"]),
     ("proxy_hide_header X-Powered-By;", "transform.response.headers.remove", ["x-powered-by"]),
+    ("proxy_set_header Host $host; proxy_set_header Content-Length \"\"; proxy_set_header X-A b;",
+     "transform.request", {"headers": {"set": {"x-a": "b"}}}),
     ("add_header X-A b always;", "transform.response.headers.add", {"x-a": "b"}),
 ])  # fmt: skip
 def test_a_directive_of_a_location(case: tuple[str, str, Any]) -> None:
@@ -109,6 +111,13 @@ def test_paths_hosts_and_listeners() -> None:
     assert found.upstream("h-9-tls")["tls"] == {"verify": False}
     assert found.said("~^z has no equal")
     assert found.said("location /s: answers without `proxy_pass`")
+
+
+def test_a_variable_with_a_constant_value() -> None:
+    server = "set $next http://b:9; location /x { proxy_pass $next; } location /y { proxy_pass $next/z; }"
+    found = nginx(server=server)
+    assert found.route()["upstream"] == "b-9"
+    assert found.said("location /y: its `proxy_pass` is not translated")
 
 
 def test_rates() -> None:
@@ -237,6 +246,13 @@ def test_a_server_that_is_asked() -> None:
         "forward": ["x-user"], "timeout": "3s"}}  # fmt: skip
     assert found.route()["transform"]["request"]["headers"]["remove"] == ["x-other"], "no client writes it itself"
     assert found.said("the field x-mail of the answer goes on under its own name alone")
+    inner = "auth_request_set $who $upstream_http_x_user; set $check http://10.0.0.9/constant;"
+    elsewhere = nginx("auth_request /auth; proxy_set_header X-User $who;",
+                      server=AUTH.format(inner).replace("http://10.0.0.9/check", "$check"))  # fmt: skip
+    assert elsewhere.policy["identities"]["external"]["external"]["forward"] == ["x-user"]
+    assert nginx("auth_request /auth;", server=AUTH.format("").replace("= /auth", "^~ /auth")).policy["identities"]
+    kept = nginx("auth_request /auth;", server=AUTH.format("proxy_set_header Host $http_host;"))
+    assert kept.policy["identities"]["external"]["external"]["keep_host"] is True
     for wrong in ("proxy_set_header X-Role $role;", "proxy_set_header X-Original-URI $uri;"):
         assert nginx("auth_request /auth;", server=AUTH.format(wrong)).route()["authorize"] == REFUSES
     both = nginx("auth_request /auth; satisfy any; allow 10.0.0.0/8; deny all;", server=AUTH.format(""))

@@ -249,6 +249,13 @@ def test_objects_of_kubernetes() -> None:
     assert found.said("write `tls: {cert, key}`")
 
 
+def test_a_failover_of_kubernetes() -> None:
+    spare = {"failover": {"service": {"name": "app", "port": 80}, "fallback": {"name": "other", "port": 81}}}
+    route = {"match": "Host(`a.example`)", "services": [{"name": "spare", "kind": "TraefikService"}]}
+    found = objects(("IngressRoute", "shop", {"routes": [route]}), ("TraefikService", "spare", spare))
+    assert (found.route()["upstream"], found.route()["fallback"]) == ("app-80", [{"upstream": "other-81"}])
+
+
 def test_a_route_refuses_if_its_tls_options_demand_certificates() -> None:
     route = {"match": "Host(`a`)", "services": [{"name": "app", "port": 80}]}
     option = ("TLSOption", "mutual", {"clientAuth": {"clientAuthType": "RequireAndVerifyClientCert"}})
