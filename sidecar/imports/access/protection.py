@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.imports.draft import Draft, Value
+from sidecar.imports.source import Part
 
 WORDS: Final = (
     "rbac", "authz", "authn", "oauth", "oidc", "jwt", "basicauth", "digestauth", "forwardauth", "apikeyauth", "extauth",
@@ -22,6 +23,18 @@ def keeps_out(name: str) -> bool:
     """True if a filter, middleware or policy of this name keeps requests out."""
     plain = name.lower().replace("_", "").replace("-", "").replace(".", "")
     return any(word in plain for word in WORDS)
+
+
+NAMES: Final = ("name", "@type", "type_url", "phase")
+"""Keys of extensions whose values say what they do."""
+
+
+def has_guard(part: Part) -> bool:
+    """True if an extension within a value keeps requests out, as far as its name or its type says so."""
+    for key, each in (part.children or {}).items():
+        if (key in NAMES and each.scalar is not None and keeps_out(each.scalar)) or has_guard(each):
+            return True
+    return any(map(has_guard, part.list or []))
 
 
 def refusal(draft: Draft, line: int, what: str) -> dict[str, Any]:

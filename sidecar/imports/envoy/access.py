@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from sidecar.imports.access.facts import NOBODY, claim, claim_test, header_of, item_of, text_test
-from sidecar.imports.access.protection import REFUSED, keeps_out
+from sidecar.imports.access.protection import REFUSED, has_guard, keeps_out
 from sidecar.imports.access.rules import (
     ALWAYS,
     NEVER,
@@ -71,7 +71,7 @@ class Guards:
     def add(self, name: str, part: Part, config: Part | None, *, is_on: bool = True) -> bool:
         """Add a filter; return False for one that keeps no requests out."""
         kind = config.text("@type").rpartition(".")[2] if config is not None else ""
-        if not keeps_out(f"{name}{kind}"):
+        if not keeps_out(f"{name}{kind}") and not has_guard(part):
             return False
         if kind == JWT and config is not None:
             self._tokens[name] = _Tokens(self._draft, config)

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from sidecar.imports import edits
-from sidecar.imports.access.protection import REFUSED, keeps_out
+from sidecar.imports.access.protection import REFUSED, has_guard, keeps_out
 from sidecar.imports.draft import Draft, Value, merged, plain, put, split
 from sidecar.imports.envoy.access import Guards
 from sidecar.imports.envoy.cluster import add_cluster
@@ -239,7 +239,12 @@ class _Listener:
         keys["upstream"] = upstream
         keys |= merged(common, self._action(action), self._blocks(part))
         base = host.text("name") if count == 1 else part.text("name") or f"{host.text('name')}-{part.line}"
+        weighted = [each.get("typed_per_filter_config") for each in action.items("weighted_clusters", "clusters")]
+        kept = next((each for each in weighted if each is not None and has_guard_of(each)), None)
         for guarded in self.guards.of_route(match, settings):
+            if kept is not None:
+                kept.lose(REFUSED)
+                guarded.access.refuse(kept.line, "a filter of one cluster")
             own = {"listener": self.name, **({"match": guarded.match} if guarded.match else {})}
             own |= {key: value for key, value in deepcopy(keys).items() if key not in own}
             guarded.access.apply(own)
@@ -508,6 +513,11 @@ class _Listener:
             limit["mode"] = Value("observe", "`filter_enforced` is 0% there, by default too")
         part.differ("the rate is even here, instead of tokens that come at once")
         return {"rate_limit": [limit]}
+
+
+def has_guard_of(part: Part) -> bool:
+    """True if settings of filters, by the filters' names, have one that keeps requests out."""
+    return has_guard(part) or any(keeps_out(name) for name, _ in part.members())
 
 
 def _fraction(part: Part) -> Fraction:

@@ -76,8 +76,13 @@ class _Server:
         hosts = self._hosts()
         listeners = self._listeners()
         locations = self._locations(self.server)
-        if not locations and any(each.name in SELF for each in self.server.block):
-            self.server.lose("answers without `proxy_pass`; its requests meet other routes, or get 404")
+        is_answer = bool(self.server.named("return"))
+        if is_answer or (not locations and any(each.name in SELF for each in self.server.block)):
+            for listener, is_default in listeners:
+                for host in [] if is_default else hosts:
+                    match = {"host": self.draft.value(host, self.server.line)}
+                    self.draft.close(host, self.server.line, "server", listener, match)
+            self.server.lose("answers without `proxy_pass`; all its requests are refused, or get 404")
             return
         self._add_proxies([name for name, _ in listeners])
         denied = [tree for around, each in locations if (tree := self._denied(around, each)) is not None]
@@ -105,7 +110,8 @@ class _Server:
 
     def _denied(self, around: list[Directive], location: Directive) -> Tree | None:
         """Return the requests of a location with a regular expression that gets to no upstream; None for others."""
-        if len(location.words) < 2 or location.word() not in ("~", "~*") or location.named("proxy_pass"):
+        is_pattern = len(location.words) > 1 and location.word() in ("~", "~*")
+        if not is_pattern or (location.named("proxy_pass") and not location.named("return")):
             return None
         pattern = location.word(1)
         pattern = ignoring_case(pattern) if location.word() == "~*" else pattern
@@ -189,7 +195,7 @@ class _Server:
         draft = self.draft
         scope = Scope([*self.outer, self.server, *around, location], knows_proxies=self.knows_proxies)
         target = next(iter(location.named("proxy_pass")), None)
-        if target is None:
+        if target is None or location.named("return"):  # a `return` comes first
             if any(each.name in SELF for each in location.block) or not location.named("location"):
                 match, prefix = self._match(location, host)
                 if match is not None and location.words[:1] not in (["~"], ["~*"]):

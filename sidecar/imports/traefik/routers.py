@@ -12,7 +12,7 @@ from typing import Any, Final
 from sidecar.imports.access.protection import REFUSED
 from sidecar.imports.access.rules import Access
 from sidecar.imports.draft import Draft, merged, split
-from sidecar.imports.kubernetes import Services, name_of, read_objects, report_unread
+from sidecar.imports.kubernetes import Services, name_of, namespace_of, read_objects, report_unread
 from sidecar.imports.source import Part, read_documents
 from sidecar.imports.toml import read_toml
 from sidecar.imports.traefik.middlewares import joined, read_middleware
@@ -107,10 +107,9 @@ class _Routes:
     def _middleware(self, part: Part, access: Access, depth: int) -> dict[str, Any] | None:
         """Return the policies of a middleware by its name; None if it answers in place of the service."""
         name = part.text("name") if part.children is not None else part.text()
-        if part.children is not None:
-            part.label("namespace")
+        namespace = part.text("namespace") if part.children is not None else ""
         plain = name.removesuffix("@file").removesuffix("@kubernetescrd")
-        found = self.middlewares.get(plain)
+        found = self.middlewares.get(f"{namespace}/{plain}" if namespace else plain) or self.middlewares.get(plain)
         if found is None:
             part.lose(f"the middleware `{name}` is not in the file; {REFUSED}")
             access.refuse(part.line, f"middleware {name}")
@@ -171,13 +170,20 @@ def _client_certificates(root: Part) -> dict[str, tuple[int, str]]:
     return found
 
 
+def _by_name(parts: list[Part]) -> dict[str, Part]:
+    """Return objects by their namespace and name, and by a name alone that only one of them has."""
+    names = [name_of(each) for each in parts]
+    alone = {name: each for name, each in zip(names, parts, strict=True) if names.count(name) == 1}
+    return alone | {f"{namespace_of(each)}/{name}": each for name, each in zip(names, parts, strict=True)}
+
+
 def _add_objects(draft: Draft, text: str) -> None:
     objects = read_objects(draft, text, (*KINDS, "TLSOption"))
     services = Services(draft, objects["Service"])
     named = {name_of(each): each for each in objects["TraefikService"]}
     transports = {name_of(each): each for each in objects["ServersTransport"]}
     balancers = Balancers(draft, named, transports, services)
-    routes = _Routes(draft, {name_of(each): each for each in objects["Middleware"]}, balancers)
+    routes = _Routes(draft, _by_name(objects["Middleware"]), balancers)
     refused: dict[str, tuple[int, str]] = {}
     for option in objects["TLSOption"]:
         if (client := option.get("spec", "clientAuth")) is not None:

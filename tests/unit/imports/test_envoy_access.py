@@ -77,6 +77,16 @@ def test_what_a_filter_keeps_out(case: tuple[dict[str, Any], Any]) -> None:
     assert envoy(**case[0]).route().get("authorize") == case[1]
 
 
+def test_a_filter_within_another_one() -> None:
+    inner = {"@type": "x.RBAC"}
+    for config in ({"@type": "x.ExtensionWithMatcher", "extension_config": {"name": "a", "typed_config": inner}},
+                   {"@type": "udpa.TypedStruct", "type_url": "x.JwtAuthentication"}):  # fmt: skip
+        assert envoy(manager=filters({"name": "own", "typed_config": config})).route()["authorize"] == REFUSES
+    arms = [{"name": "app", "weight": 1}, {"name": "next", "weight": 1, "typed_per_filter_config": {RBAC: {}}}]
+    found = envoy(routes=[{"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": arms}}}])
+    assert found.route()["authorize"] == REFUSES
+
+
 def test_the_address_of_a_server_is_that_of_its_cluster() -> None:
     config = authz()
     config["typed_config"]["http_service"]["server_uri"] = {"uri": "auth", "cluster": "next"}

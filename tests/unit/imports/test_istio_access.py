@@ -295,6 +295,14 @@ def test_a_service_of_the_file_tells_labels_and_port() -> None:
     assert named.upstream("one0-beside")["endpoints"] == ["http://127.0.0.1:9080"]
 
 
+def test_an_extension_that_keeps_requests_out() -> None:
+    filters = {"configPatches": [{"patch": {"value": {"name": "envoy.filters.http.ext_authz"}}}]}
+    for kind, spec in (("EnvoyFilter", filters), ("WasmPlugin", {"phase": "AUTHN"})):
+        assert objects(virtual(gateway=""), (kind, spec)).route()["authorize"] == REFUSES
+    other = ("EnvoyFilter", {"configPatches": [{"patch": {"value": {"name": "envoy.filters.http.lua"}}}]})
+    assert "authorize" not in objects(virtual(gateway=""), other).route()
+
+
 def test_a_guarded_route_that_is_left_out_opens_nothing() -> None:
     odd = {"match": [{"uri": {"prefix": "/a"}, "ignoreUriCase": True}], "route": [{"destination": {"host": "app"}}]}
     rest = {"route": [{"destination": {"host": "other"}}]}

@@ -113,6 +113,20 @@ def test_paths_hosts_and_listeners() -> None:
     assert found.said("location /s: answers without `proxy_pass`")
 
 
+def test_a_return_comes_before_a_proxy_pass() -> None:
+    found = nginx(server="location /x/ { return 403; proxy_pass http://app; }")
+    rules = {each.get("match", {}).get("path_prefix"): each.get("authorize") for each in found.policy["routes"]}
+    assert rules == {None: None, "/x/": REFUSES}
+    found = checked(
+        "nginx",
+        """server { listen 80; location / { proxy_pass http://a; } }
+        server { listen 80; server_name x.example; return 301 https://x.example; location / { proxy_pass http://b; } }
+    """,
+    )
+    rules = {each.get("match", {}).get("host"): each.get("authorize") for each in found.policy["routes"]}
+    assert rules == {None: None, "x.example": REFUSES}
+
+
 def test_a_variable_with_a_constant_value() -> None:
     server = "set $next http://b:9; location /x { proxy_pass $next; } location /y { proxy_pass $next/z; }"
     found = nginx(server=server)

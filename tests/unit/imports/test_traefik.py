@@ -249,6 +249,21 @@ def test_objects_of_kubernetes() -> None:
     assert found.said("write `tls: {cert, key}`")
 
 
+def test_middlewares_of_one_name_in_several_namespaces() -> None:
+    def middleware(namespace: str, network: str) -> dict[str, Any]:
+        return {"apiVersion": "traefik.io/v1alpha1", "kind": "Middleware", "metadata": {
+            "name": "near", "namespace": namespace}, "spec": {"ipAllowList": {"sourceRange": [network]}}}  # fmt: skip
+
+    for reference, wanted in (({"name": "near", "namespace": "b"}, [{"allow": {"networks": ["10.2.0.0/16"]}}]),
+                              ({"name": "near"}, REFUSES)):  # fmt: skip
+        route = {"match": "Host(`a`)", "middlewares": [reference], "services": [{"name": "app", "port": 80}]}
+        documents = [middleware("a", "10.1.0.0/16"), middleware("b", "10.2.0.0/16"), {
+            "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "shop"},
+            "spec": {"routes": [route]}}]  # fmt: skip
+        found = checked("traefik", "\n---\n".join(json.dumps(each, indent=1) for each in documents))
+        assert found.route()["authorize"] == wanted
+
+
 def test_a_failover_of_kubernetes() -> None:
     spare = {"failover": {"service": {"name": "app", "port": 80}, "fallback": {"name": "other", "port": 81}}}
     route = {"match": "Host(`a.example`)", "services": [{"name": "spare", "kind": "TraefikService"}]}
