@@ -35,6 +35,9 @@ SPACES: Final = {"prefix": "prefix", "path_separated_prefix": "segments", "path"
 """Conditions on a path that a rule of `jwt_authn` may have, and how they compare."""
 REMOTE: Final = "depends on the proxies in front; name them in `trusted_proxies` of the listener, and write `networks`"
 ABOUT_TLS: Final = "reads a client certificate; write an identity with `certificate`"
+SPIFFE: Final = "has(caller.claims['uri'])"
+"""Condition of a caller with a SPIFFE ID."""
+SPIFFE_IDS: Final = ["spiffe://*" + "/*" * depth for depth in range(9)]
 COMPARED: Final = {"exact": "exact", "prefix": "prefix", "suffix": "suffix", "contains": "contains"}
 
 
@@ -67,6 +70,9 @@ class Guards:
         """Name, kind, settings and line of each filter."""
         self._tokens: dict[str, _Tokens] = {}
         self._refused: tuple[int, str] | None = None
+        self.has_certificates = False
+        """True if the listener asks for certificates whose authority the file names."""
+        self._reads_certificates = False
 
     def add(self, name: str, part: Part, config: Part | None, *, is_on: bool = True) -> bool:
         """Add a filter; return False for one that keeps no requests out."""
@@ -134,6 +140,9 @@ class Guards:
             return
         allowed = [self._policy(each) for _, each in rules.members("policies")]
         access.demand(Some(tuple(allowed)) if action == "ALLOW" else Not(Some(tuple(allowed))))
+        if self._reads_certificates:
+            block = {"certificate": {"spiffe": Value(SPIFFE_IDS, "all SPIFFE IDs")}}
+            access.identify([self._draft.identity("certificates", block)], rules.line, optional=False)
         if not allowed and action == "ALLOW":
             access.refuse(rules.line, "rbac")
 
@@ -168,6 +177,8 @@ class Guards:
                 return self._header(each)
             if name == "metadata":
                 return self._metadata(each)
+            if name == "authenticated" and self.has_certificates and not self._tokens:
+                return self._certificate(each)
             each.lose(f"`{key}`: {self._why(name)}; {NOBODY}")
             return UNKNOWN
         return NEVER
@@ -229,6 +240,18 @@ class Guards:
         if not part.is_true("invert_match"):
             return found
         return Every((Condition(presence, part.line), Not(found))) if presence else Not(found)
+
+    def _certificate(self, part: Part) -> Tree:
+        """Return a condition on the SPIFFE ID of a client's certificate."""
+        self._reads_certificates = True
+        name = part.get("principal_name")
+        if name is None:
+            return Condition(SPIFFE, part.line)
+        spelt = name.get("exact") or name.get("prefix")
+        if spelt is not None and not spelt.text().startswith("spiffe://"):
+            part.lose(f"only SPIFFE IDs have an equal here; {NOBODY}")
+            return UNKNOWN
+        return self._text("caller.id", SPIFFE, name)
 
     def _metadata(self, part: Part) -> Tree:
         """Return a condition on the claims of a token."""

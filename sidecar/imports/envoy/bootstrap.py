@@ -140,6 +140,7 @@ class _Listener:
         is_demanded = demand is not None and demand.is_true()
         if is_demanded and ca is not None and "tls" in self.draft.listeners[self.name]:
             put(self.draft.listeners[self.name], "tls.client_ca", self.draft.value(ca.text(), ca.line))
+            self.guards.has_certificates = True
         elif is_demanded and demand is not None:
             demand.lose(f"{REFUSED}; the files of the certificates are not in the file")
             self.guards.refuse("client certificates", demand.line)

@@ -18,6 +18,7 @@ def bootstrap(
     routes: list[dict[str, Any]] | None = None,
     host: dict[str, Any] | None = None,
     manager: dict[str, Any] | None = None,
+    chain: dict[str, Any] | None = None,
 ) -> str:
     """Return a bootstrap with one listener, one virtual host and two clusters."""
     action = {"cluster": "app", **(route or {})}
@@ -31,8 +32,8 @@ def bootstrap(
     assignment = {"endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
     clusters = [{"name": "app", "load_assignment": assignment, **(cluster or {})}]
     clusters.append({"name": "next", "load_assignment": assignment})
-    chain = {"filters": [{"name": "http", "typed_config": config}]}
-    listener = {"address": {"socket_address": {"address": "::", "port_value": 80}}, "filter_chains": [chain]}
+    filters = {"filters": [{"name": "http", "typed_config": config}], **(chain or {})}
+    listener = {"address": {"socket_address": {"address": "::", "port_value": 80}}, "filter_chains": [filters]}
     return json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}, indent=1)
 
 

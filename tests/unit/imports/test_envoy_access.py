@@ -269,6 +269,28 @@ def test_a_condition_without_an_equal_lets_nobody_pass(condition: dict[str, Any]
     assert condition == {"any": False} or all(one.said("the condition lets nobody pass here") for one in found)
 
 
+MUTUAL = {"transport_socket": {"typed_config": {
+    "@type": "x.DownstreamTlsContext", "require_client_certificate": True, "common_tls_context": {
+        "tls_certificates": [{"certificate_chain": {"filename": "/c"}, "private_key": {"filename": "/k"}}],
+        "validation_context": {"trusted_ca": {"filename": "/ca"}}}}}}  # fmt: skip
+NAMED: list[tuple[dict[str, Any], Any]] = [
+    ({}, "has(caller.claims['uri'])"),
+    ({"principal_name": {"exact": "spiffe://a/b"}}, "has(caller.claims['uri']) && caller.id == 'spiffe://a/b'"),
+    ({"principal_name": {"suffix": "/b"}}, "has(caller.claims['uri']) && caller.id.endsWith('/b')"),
+    ({"principal_name": {"exact": "a.example"}}, None),
+]  # fmt: skip
+
+
+@each(NAMED)
+def test_a_client_certificate(case: tuple[dict[str, Any], Any]) -> None:
+    found = envoy(manager=filters(rbac("ALLOW", policy(None, {"authenticated": case[0]}))), chain=MUTUAL)
+    assert found.route()["authorize"] == (REFUSES if case[1] is None else [{"allow": {"when": case[1]}}])
+    if case[1] is not None:
+        assert found.route()["authenticate"] == {"any_of": ["certificates"]}
+    beside = filters(jwt(ALL), rbac("ALLOW", policy(None, {"authenticated": case[0]})))
+    assert envoy(manager=beside, chain=MUTUAL).route()["authorize"] == REFUSES, "a caller is known in one way"
+
+
 def test_what_is_denied() -> None:
     assert decided("ALLOW", claim({"double_match": {"exact": 1}})).route()["authorize"] == REFUSES
     assert decided("DENY", claim({"double_match": {"exact": 1}})).route()["authorize"] == [
