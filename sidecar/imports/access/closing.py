@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from sidecar.expression import MAX_LENGTH
 from sidecar.imports.access.protection import EVERYONE, closed, refusal
 from sidecar.imports.conditions import common_host, quoted
 from sidecar.imports.draft import Draft, Value, plain
@@ -26,8 +27,7 @@ def close(draft: Draft) -> None:
     """Close what the routes of a draft would open."""
     _add_closed(draft)
     close_lost(draft)
-    _close_rest_of_prefixes(draft)
-    _narrow(draft)
+    _close_gaps(draft)
     _check_addresses(draft)
 
 
@@ -56,59 +56,90 @@ def _match(route: dict[str, Any]) -> dict[str, Any]:
     return plain(route.get("match", {}))
 
 
+class _Route(NamedTuple):
+    """Route with what the checks ask of it."""
+
+    keys: dict[str, Any]
+    match: dict[str, Any]
+    """Match with plain values."""
+    prefix: str
+    """Prefix of its paths; empty without one."""
+
+
+def _by_listener(draft: Draft) -> dict[Any, list[_Route]]:
+    """Return the routes of each listener, in their order."""
+    found: dict[Any, list[_Route]] = {}
+    for route in draft.routes:
+        match = _match(route)
+        found.setdefault(route.get("listener"), []).append(_Route(route, match, str(match.get("path_prefix", ""))))
+    return found
+
+
 def _add_closed(draft: Draft) -> None:
     """Add routes that refuse, for those of the original that answer by themselves and that others would take over."""
+    routes = _by_listener(draft)
+    upstream = next(iter(draft.upstreams), None)
     for name, line, what, listener, match in draft.closed:
-        own = plain(match)
-        others = [_match(each) for each in draft.routes if each.get("listener") == listener]
-        upstream = next(iter(draft.upstreams), None)
+        own, others = plain(match), [each.match for each in routes.get(listener, [])]
         if upstream is None or own in others or not any(may_take(each, own) for each in others):
             continue
         keys: dict[str, Any] = {"listener": listener, **({"match": match} if match else {})}
         keys["upstream"] = Value(upstream, "any: no request gets there")
         draft.route(name, line, keys | closed(draft, line, what))
+        routes[listener].append(_Route({}, own, ""))
 
 
-def _close_rest_of_prefixes(draft: Draft) -> None:
-    """Let open routes refuse what the textual prefix of a route with access rules takes in the original."""
-    for at, guarded in enumerate(draft.routes):
-        match = _match(guarded)
-        prefix = str(match.get("path_prefix", ""))
-        if is_open(guarded) or prefix not in draft.textual:
-            continue
-        for place, route in enumerate(draft.routes):
-            other = _match(route)
-            space = str(other.get("path_prefix", "/")).rstrip("/")
-            is_wider = prefix.startswith(f"{space}/")
-            is_after = (
-                draft.is_ordered
-                and at < place
-                and space.startswith(prefix)
-                and not f"{space}/".startswith(f"{prefix}/")
-            )
-            if route.get("listener") != guarded.get("listener") or "path" in other or not (is_wider or is_after):
-                continue
-            if not is_open(route) or not may_take({**other, "path_prefix": "/"}, match):
-                continue
-            line = guarded["match"]["path_prefix"].line
-            test = draft.value(f"!(request.path.startsWith({quoted(prefix)}))", line)
-            route["authorize"] = [{"allow": {"when": test}}]
-            draft.findings.differ(line, prefix, f"has access rules: `{route['name'].value}` refuses {prefix}x here")
+def _close_gaps(draft: Draft) -> None:
+    """Let open routes refuse, or leave to others, what routes with access rules take in the original."""
+    for routes in _by_listener(draft).values():
+        guarded = [(at, each) for at, each in enumerate(routes) if not is_open(each.keys)]
+        textual = [(at, each) for at, each in guarded if each.prefix in draft.textual]
+        for at, route in enumerate(routes):
+            if is_open(route.keys):
+                _narrow(draft, route, [each for _, each in guarded])
+                _close_rest(
+                    draft, route, [each for place, each in textual if _takes_rest(draft, route, at, each, place)]
+                )
 
 
-def _narrow(draft: Draft) -> None:
-    """Leave the path without its slash to a route with access rules, which takes it in the original."""
-    for route in draft.routes:
-        match = _match(route)
-        prefix = str(match.get("path_prefix", ""))
-        if not is_open(route) or len(prefix) < 2 or not prefix.endswith("/"):
-            continue
-        inner = {**{key: match[key] for key in ("host",) if key in match}, "path": prefix[:-1]}
-        others = [each for each in draft.routes if each.get("listener") == route.get("listener") and not is_open(each)]
-        if any(may_take(_match(each), inner) for each in others):
-            term = f"request.path.startsWith({quoted(prefix)})"
-            terms = [str(match["when"]), term] if "when" in match else [term]
-            route["match"]["when"] = draft.value(" && ".join(terms), route["match"]["path_prefix"].line)
+def _takes_rest(draft: Draft, route: _Route, at: int, guarded: _Route, place: int) -> bool:
+    """True if a route would take what the textual prefix of a guarded one takes beyond its segments.
+
+    `at` and `place` are the places of the two in the order of the original.
+    """
+    space, prefix = route.prefix.rstrip("/"), guarded.prefix
+    is_beside = space.startswith(prefix) and not f"{space}/".startswith(f"{prefix}/")
+    if "path" in route.match or not (prefix.startswith(f"{space}/") or (draft.is_ordered and place < at and is_beside)):
+        return False
+    return may_take({**route.match, "path_prefix": "/"}, guarded.match)
+
+
+def _close_rest(draft: Draft, route: _Route, guarded: list[_Route]) -> None:
+    """Let an open route refuse the rest of textual prefixes."""
+    if not guarded:
+        return
+    prefixes = {each.prefix: each.keys["match"]["path_prefix"].line for each in guarded}
+    terms = [f"!(request.path.startsWith({quoted(prefix)}))" for prefix in prefixes]
+    line = next(iter(prefixes.values()))
+    if sum(map(len, terms)) + 4 * len(terms) > MAX_LENGTH:
+        route.keys.update(refusal(draft, line, "prefixes with access rules"))
+    else:
+        route.keys["authorize"] = [{"allow": {"when": draft.value(" && ".join(terms), line)}}]
+    for prefix, place in prefixes.items():
+        draft.findings.differ(place, prefix, f"has access rules: `{route.keys['name'].value}` refuses {prefix}x here")
+
+
+def _narrow(draft: Draft, route: _Route, guarded: list[_Route]) -> None:
+    """Leave the path of an open prefix without its slash to a route with access rules, which takes it there."""
+    prefix, match = route.prefix, route.match
+    if len(prefix) < 2 or not prefix.endswith("/"):
+        return
+    inner = {**{key: match[key] for key in ("host",) if key in match}, "path": prefix[:-1]}
+    if any(may_take(each.match, inner) for each in guarded):
+        term = f"request.path.startsWith({quoted(prefix)})"
+        terms = [str(match["when"]), term] if "when" in match else [term]
+        own = route.keys["match"]
+        own["when"] = draft.value(" && ".join(terms), own["path_prefix"].line)
 
 
 def _check_addresses(draft: Draft) -> None:

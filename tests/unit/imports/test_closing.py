@@ -55,6 +55,9 @@ def test_a_textual_prefix_with_access_rules() -> None:
     closed = [{"allow": {"when": "!(request.path.startsWith('/admin'))"}}]
     assert rules(found) == {"/admin": None, "/adminx": closed, "": closed}
     assert found.said("refuses /adminx here")
+    several = rules(mixed(("/admin", False), ("/shop", True), ("/keys", False), ("/", True)))
+    both = "!(request.path.startsWith('/admin')) && !(request.path.startsWith('/keys'))"
+    assert several == {"/admin": None, "/shop": None, "/keys": None, "": [{"allow": {"when": both}}]}
     assert rules(mixed(("/admin/", False), ("/", True)))[""] is None, "whole segments mean the same"
 
 
