@@ -3,9 +3,10 @@
 Rules:
 
 1. The server gets the request's method, the request's path behind its own, and the named fields.  It gets no body.
-2. 2xx accepts, 401 and 403 refuse; a WWW-Authenticate of the server goes to the client.  Any other answer, and none at
-   all, is a failure: the request gets 503.
-3. With `cache`, an answer is used again for a request with the same method, path and fields.
+   Without `append_path` it gets a GET for its own URL, with the request in fields that it may know from other proxies.
+2. 2xx accepts, 401 and 403 refuse, and the client gets the same; a WWW-Authenticate of the server goes to the client.
+   Any other answer, and none at all, is a failure: the request gets 503.
+3. With `cache`, an answer is used again for a request with the same method, path and fields, told ones included.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from sidecar.identity.spec import ExternalSpec
 from sidecar.identity.tokens import TokenCache
 from sidecar.identity.verdict import Rejection, Unavailable, Verdict
 
-REFUSALS: Final = (401, 403)
+FORBIDDEN: Final = 403
+REFUSALS: Final = (401, FORBIDDEN)
 RETRY_AFTER: Final = 1.0
 
 
@@ -64,9 +66,14 @@ class External:
                 sent.append((name, value))
         if not sent:
             return None
+        if not self._spec.append_path:
+            told = _told(x)
+            names = {name for name, _ in told}
+            sent = [*told, *(each for each in sent if each[0] not in names)]
         digest = b""
         if self._spec.cache:
-            digest = TokenCache.digest(repr((x.method, x.path, x.query, sent)).encode())
+            host = (x.public_authority or x.authority) if self._spec.keep_host else b""
+            digest = TokenCache.digest(repr((x.method, x.path, x.query, host, sent)).encode())
             known = self._answers.get(digest, now)
             if known is not None:
                 self._counters["cached"].value += 1
@@ -75,11 +82,16 @@ class External:
 
     async def _ask(self, x: Exchange, sent: list[tuple[bytes, bytes]], digest: bytes) -> Verdict:
         source = self._source
-        method = x.method if x.method != b"HEAD" else b"GET"  # the answer to a HEAD has no body to read either
-        path = source.path.rstrip(b"/") + (x.path if x.path.startswith(b"/") else b"/" + x.path)
-        headers = [*sent, (b"x-forwarded-method", x.method)]
+        method, path, query, headers = b"GET", source.path, source.query, sent
+        if self._spec.append_path:
+            method = x.method if x.method != b"HEAD" else b"GET"  # the answer to a HEAD has no body to read either
+            path = source.path.rstrip(b"/") + (x.path if x.path.startswith(b"/") else b"/" + x.path)
+            query, headers = x.query, [*sent, (b"x-forwarded-method", x.method)]
         try:
-            reply = await source.ask(self._spec.timeout, headers, method=method, path=path, query=x.query)
+            reply = await source.ask(
+                self._spec.timeout, headers, method=method, path=path, query=query,
+                authority=(x.public_authority or x.authority) if self._spec.keep_host else b"",
+            )  # fmt: skip
         except FetchError as error:
             self._counters["unavailable"].value += 1
             return Unavailable(str(error), RETRY_AFTER)
@@ -89,6 +101,7 @@ class External:
         if reply.status in REFUSALS:
             rejection = Rejection(f"{self._source.url} refused the request with {reply.status}")
             rejection.challenge = get(reply.headers, b"www-authenticate") or b""
+            rejection.is_forbidden = reply.status == FORBIDDEN
             if digest:
                 self._answers.reject(digest, rejection, now)
             self._counters["rejected"].value += 1
@@ -115,6 +128,18 @@ class External:
     def describe(self) -> dict[str, Any]:
         """Return kind and URL as JSON-ready values."""
         return {"kind": "external", "url": self._source.url, "answers": len(self._answers)}
+
+
+def _told(x: Exchange) -> list[tuple[bytes, bytes]]:
+    """Return the fields that tell a server of a request, by the names that Traefik and users of nginx give them."""
+    host = x.public_authority or x.authority
+    target = x.path if x.query is None else b"%b?%b" % (x.path, x.query)
+    fields = [
+        (b"x-forwarded-method", x.method), (b"x-forwarded-proto", x.scheme), (b"x-forwarded-host", host),
+        (b"x-forwarded-uri", target), (b"x-original-method", x.method), (b"x-original-uri", target),
+        (b"x-original-url", b"%b://%b%b" % (x.scheme, host, target)),
+    ]  # fmt: skip
+    return [*fields, (b"x-forwarded-for", x.client_address.encode())] if x.client_address else fields
 
 
 def _text(value: bytes) -> str:

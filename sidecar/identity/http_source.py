@@ -62,12 +62,16 @@ class HttpSource:
         body: bytes = b"",
         path: bytes | None = None,
         query: bytes | None = None,
+        authority: bytes = b"",
     ) -> Reply:
-        """Send a request and return the answer; without `path`, to the URL itself.  Raises `FetchError`."""
+        """Send a request and return the answer; without `path`, to the URL itself.  Raises `FetchError`.
+
+        `authority` is the Host that the server gets in place of that of the URL.
+        """
         x = Exchange(method, self.path if path is None else path, [*headers, *COMMON])
         x.query = self.query if path is None else query
         x.scheme = self._scheme
-        x.authority = self._authority
+        x.authority = authority or self._authority
         x.body = body
         x.arrived = self._now()
         x.deadline = x.arrived + timeout

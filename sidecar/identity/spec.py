@@ -216,11 +216,16 @@ class ExternalSpec(Model):
     """Server that is asked about each request (as Envoy's `ext_authz` over HTTP, nginx's `auth_request`).
 
     The server gets the method, the path appended to the URL, and the named fields.  2xx accepts the request, 401 and
-    403 refuse it, and anything else is a failure.
+    403 refuse it with the same status, and anything else is a failure.
     """
 
     url: Url
     """URL of the server; the path of the request is appended to its path."""
+    append_path: bool = True
+    """False to ask for the URL itself by GET.  The server then learns of the request from the fields `X-Forwarded-`
+    `Method`, `Proto`, `Host`, `Uri` and `For`, and `X-Original-Method`, `X-Original-URI` and `X-Original-URL`."""
+    keep_host: bool = False
+    """True to send the host of the request in the field Host, in place of that of the URL."""
     headers: Annotated[tuple[CredentialField, ...], Field(strict=False, max_length=50)] = ("authorization", "cookie")
     """Header fields of the request that the server gets.  A request with none of them is anonymous."""
     forward: Annotated[tuple[CredentialField, ...], Field(strict=False, max_length=50)] = ()

@@ -20,7 +20,7 @@ LONGEST_CAUSE: Final = 300
 class Rejection:
     """Verdict on credentials that are wrong."""
 
-    __slots__ = ("cause", "challenge", "is_ambiguous", "is_foreign")
+    __slots__ = ("cause", "challenge", "is_ambiguous", "is_forbidden", "is_foreign")
 
     def __init__(self, cause: str, *, is_foreign: bool = False, is_ambiguous: bool = False) -> None:
         self.cause = cause if len(cause) <= LONGEST_CAUSE else f"{cause[:LONGEST_CAUSE]}..."
@@ -31,6 +31,8 @@ class Rejection:
         """True if the request has several credentials of one kind (`invalid_request` in RFC 6750 3.1)."""
         self.challenge = b""
         """Value of WWW-Authenticate that an external server has sent; empty without one."""
+        self.is_forbidden = False
+        """True if an external server knows the caller, and refuses the request (403)."""
 
     def __repr__(self) -> str:
         return f"<Rejection {self.cause}>"

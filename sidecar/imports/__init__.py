@@ -16,7 +16,7 @@ Parts that several kinds share:
 - `first_match`: routes that are tried in their order, translated to routes that are chosen by how specific they are.
 - `edits`: operations on header fields, paths and hosts.
 - `retries`: words, methods and bounds of retries.
-- `protection`: routes that refuse, because the original keeps requests out.
+- `access`: access rules.
 - `kubernetes`: objects of a file, and services as upstreams.
 
 Kinds: `envoy`, `nginx`, `istio`, `dapr`, `traefik`, `gateway_api`.

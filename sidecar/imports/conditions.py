@@ -78,6 +78,7 @@ class Conditions:
         elif path.strip("/"):
             self.keys["path_prefix"] = self._draft.value(path, line)
             if kind == "prefix" and not path.endswith("/"):
+                self._draft.textual.add(path)
                 return f"takes whole segments only here: not {path}x"
             if kind == "prefix":
                 return f"takes {path.rstrip('/')} itself too here"

@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from sidecar.imports.access.protection import REFUSED
+from sidecar.imports.access.rules import Access, Forward
+from sidecar.imports.access.tokens import Tokens
 from sidecar.imports.draft import Draft, Value, put
 from sidecar.imports.fields import LIMIT, NUMBER, Field, copy, duration_of
-from sidecar.imports.kubernetes import read_objects, report_unread
+from sidecar.imports.kubernetes import name_of, read_objects, report_unread
 from sidecar.imports.retries import ALL_METHODS, FAULTS, MOST_ATTEMPTS, bounded, repeats_every_method
 from sidecar.imports.source import Part
 
@@ -36,23 +39,81 @@ OTHER_TARGETS: Final = {
     "actors": "calls of actors have no equal here",
     "components": "calls of components, such as state stores and brokers, have no equal here",
 }
+GUARDS: Final = ("bearer", "oauth2", "opa")
+"""Words in the kinds of middlewares that keep requests out."""
 UNUSED: Final = "no app of the file uses it"
 
 
 def read_dapr(draft: Draft, text: str) -> None:
     """Add the policies of a file with Dapr's resiliency.  Raises `TranslationError`."""
-    objects = read_objects(draft, text, ("Resiliency",))
+    objects = read_objects(draft, text, ("Resiliency", "Configuration", "Component"))
+    access, limits = Access(draft), dict[str, Any]()
+    components = {name_of(each): each for each in objects["Component"]}
+    for each in objects["Configuration"]:
+        _add_pipeline(draft, each, components, access, limits)
     for each in objects["Resiliency"]:
-        _Resiliency(draft, each).add()
+        _Resiliency(draft, each, access, limits).add()
     report_unread(objects)
+
+
+def _add_pipeline(
+    draft: Draft, part: Part, components: dict[str, Part], access: Access, limits: dict[str, Any]
+) -> None:
+    """Add the middlewares of the calls of a service."""
+    if (control := part.get("spec", "accessControl")) is not None:
+        control.lose("holds for calls that the service gets; write `authorize` for the route to it")
+    if (pipeline := part.get("spec", "appHttpPipeline")) is not None:
+        pipeline.lose("holds for calls that the service gets; write its policies for the route to it")
+    for each in part.items("spec", "httpPipeline", "handlers"):
+        kind, found = each.text("type"), components.get(each.text("name"))
+        values = {one.text("name"): one for one in found.items("spec", "metadata")} if found is not None else {}
+        if found is not None:
+            found.text("spec", "type")
+            found.label("scopes")
+            found.get("spec", "version")
+        if kind == "middleware.http.bearer" and found is not None:
+            _add_tokens(draft, each, name_of(found), values, access)
+        elif kind == "middleware.http.ratelimit" and "maxRequestsPerSecond" in values:
+            most = values["maxRequestsPerSecond"]
+            limits["rate_limit"] = [{
+                "name": Value("imported", ""), "rate": draft.value(f"{most.number('value') or 1}/s", most.line),
+                "key": Value("client.address", "Dapr counts each address"),
+            }]  # fmt: skip
+        elif any(word in kind for word in GUARDS):
+            each.lose(REFUSED)
+            access.refuse(each.line, kind)
+        else:
+            each.lose()
+
+
+def _add_tokens(draft: Draft, part: Part, name: str, values: dict[str, Part], access: Access) -> None:
+    """Ask for the tokens of a middleware."""
+    spelt = {key.lower(): each for key, each in values.items()}
+    issuer = next((spelt[key] for key in ("issuer", "issuerurl") if key in spelt), None)
+    audience = next((spelt[key] for key in ("audience", "clientid") if key in spelt), None)
+    if issuer is None or not issuer.text("value"):
+        part.lose(f"has no issuer; {REFUSED}")
+        access.refuse(part.line, "middleware.http.bearer")
+        return
+    block: dict[str, Any] = {"issuer": draft.value(issuer.text("value"), issuer.line)}
+    if audience is not None:
+        block["audiences"] = draft.value([audience.text("value")], audience.line)
+    if (url := spelt.get("jwksurl")) is not None:
+        put(block, "keys.url", draft.value(url.text("value"), url.line))
+    tokens = Tokens(draft)
+    tokens.ask(access, [tokens.identity(name, block, Forward())], part.line, optional=False)
 
 
 class _Resiliency:
     """Resiliency under translation."""
 
-    def __init__(self, draft: Draft, part: Part) -> None:
+    def __init__(self, draft: Draft, part: Part, access: Access, limits: dict[str, Any]) -> None:
         self.draft = draft
         self.part = part
+        self.access = access
+        """Access rules of all calls."""
+        self.limits = limits
+        """Limits of all calls."""
         self.policies = {
             kind: dict(part.members("spec", "policies", kind)) for kind in ("timeouts", "retries", "circuitBreakers")
         }
@@ -93,7 +154,8 @@ class _Resiliency:
         upstream = draft.upstream(name, keys)
         listener = draft.listener_at("outbound", ADDRESS, app.line)
         path = f"/v1.0/invoke/{name}/method"
-        target = {"listener": listener, "upstream": draft.value(upstream, app.line)}
+        target: dict[str, Any] = {"listener": listener, "upstream": draft.value(upstream, app.line), **self.limits}
+        self.access.apply(target)
         rewritten = {"transform": {"request": {"path_prefix": {path: draft.value("/", app.line)}}}}
         draft.route(name, app.line, {**target, "match": {"path_prefix": draft.value(path, app.line)}, **rewritten})
         field = {"dapr-app-id": draft.value(name, app.line)}

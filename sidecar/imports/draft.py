@@ -21,6 +21,27 @@ class Value(NamedTuple):
     """Line of the configuration; 0 for a default of the other proxy."""
 
 
+class Closed(NamedTuple):
+    """Route of the original that answers by itself, so that no request of it may reach an upstream here."""
+
+    name: str
+    line: int
+    what: str
+    """Key of the original that answers."""
+    listener: str
+    match: dict[str, Any]
+
+
+class LostGuard(NamedTuple):
+    """Route with access rules that is left out, so that others would take its requests without these rules."""
+
+    line: int
+    what: str
+    listener: str
+    hosts: tuple[str, ...]
+    """Hosts of its requests; empty for all."""
+
+
 class Draft:
     """Policies under construction."""
 
@@ -29,6 +50,15 @@ class Draft:
         self.listeners: dict[str, dict[str, Any]] = {}
         self.upstreams: dict[str, dict[str, Any]] = {}
         self.routes: list[dict[str, Any]] = []
+        self.identities: dict[str, dict[str, Any]] = {}
+        self.closed: list[Closed] = []
+        """Routes of the original that have no upstream here."""
+        self.textual: set[str] = set()
+        """Prefixes of paths that take texts in the original, and whole segments here."""
+        self.is_ordered = False
+        """True if the original tries routes in their order."""
+        self.lost_guards: list[LostGuard] = []
+        """Routes with access rules that are left out."""
         self._upstream_names: dict[str, str] = {}
         self._names: set[str] = set()
         self.refused: tuple[int, str] | None = None
@@ -73,6 +103,24 @@ class Draft:
         self._names.add(name)
         self.routes.append({"name": self.value(name, line), **keys})
 
+    def identity(self, name: str, keys: dict[str, Any]) -> str:
+        """Return the name of an identity, which is added unless there is one with the same settings."""
+        for known, each in self.identities.items():
+            if plain(each) == plain(keys):
+                return known
+        name = self._free(safe_name(name), self.identities)
+        self.identities[name] = keys
+        return name
+
+    def close(self, name: str, line: int, what: str, listener: str, match: dict[str, Any]) -> None:
+        """Keep the requests of a route that answers by itself from other routes."""
+        if len(self.closed) < MOST_ROUTES:
+            self.closed.append(Closed(name, line, what, listener, match))
+
+    def lose_guard(self, line: int, what: str, listener: str, hosts: Iterable[str] = ()) -> None:
+        """Note a route with access rules that is left out."""
+        self.lost_guards.append(LostGuard(line, what, listener, tuple(hosts)))
+
     def refuse_all(self, line: int, what: str) -> None:
         """Let all routes refuse, because something that is not translated keeps requests out of the original."""
         self.refused = self.refused or (line, what)
@@ -84,6 +132,14 @@ class Draft:
             count += 1
             found = f"{name}-{count}"
         return found
+
+
+def plain(match: dict[str, Any]) -> dict[str, Any]:
+    """Return a block with plain values."""
+    return {
+        key: plain(each) if isinstance(each, dict) else each.value if isinstance(each, Value) else each
+        for key, each in match.items()
+    }
 
 
 def merged(*blocks: dict[str, Any]) -> dict[str, Any]:

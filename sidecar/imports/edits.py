@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
+from sidecar.core.message import HOP_BY_HOP
 from sidecar.imports.draft import Draft, Value, put
 from sidecar.imports.units import literal
+from sidecar.stages.transform.spec import RESERVED_UPSTREAM
+
+OWN: Final = "is written by the sidecar itself"
+
+
+FRAMING: Final = HOP_BY_HOP | {b"content-length"}
+"""Fields that belong to one connection or to the framing of the body."""
+
+
+def is_own(side: str, name: str) -> bool:
+    """True if the sidecar writes a field of requests or responses (`side`) itself."""
+    return name.lower().encode() in (RESERVED_UPSTREAM if side == "request" else FRAMING)
 
 
 def header(draft: Draft, keys: dict[str, Any], side: str, how: str, name: str, value: str, line: int) -> None:
@@ -14,15 +27,30 @@ def header(draft: Draft, keys: dict[str, Any], side: str, how: str, name: str, v
     if side == "request" and name.lower() == "host":
         rewrite_host(draft, keys, value, line)
         return
+    if is_own(side, name):
+        draft.findings.lose(line, f"field {name}", OWN)
+        return
     fields = keys.setdefault("transform", {}).setdefault(side, {}).setdefault("headers", {})
     fields.setdefault(how, {})[name.lower()] = draft.value(literal(value), line)
 
 
 def remove_headers(draft: Draft, keys: dict[str, Any], side: str, names: list[str], line: int) -> None:
     """Remove fields of requests or responses."""
+    for name in (each for each in names if is_own(side, each)):
+        draft.findings.lose(line, f"field {name}", OWN)
+    names = [each for each in names if not is_own(side, each)]
+    if not names:
+        return
     fields = keys.setdefault("transform", {}).setdefault(side, {}).setdefault("headers", {})
     known = fields["remove"].value if "remove" in fields else []
     fields["remove"] = draft.value([*known, *(each.lower() for each in names)], line)
+
+
+def remove_parameter(draft: Draft, keys: dict[str, Any], name: str, line: int) -> None:
+    """Remove a query parameter of requests."""
+    query = keys.setdefault("transform", {}).setdefault("request", {}).setdefault("query", {})
+    known = query["remove"].value if "remove" in query else []
+    query["remove"] = draft.value([*known, name], line)
 
 
 def rewrite_host(draft: Draft, keys: dict[str, Any], host: str, line: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from sidecar.imports.draft import Value
+from sidecar.imports.conditions import common_host
 from sidecar.imports.findings import Findings
 
 ORDER: Final = "the other proxy tries this route first for some requests, but here the more specific one wins"
@@ -18,14 +18,6 @@ class Ordered(NamedTuple):
     what: str
     match: dict[str, Any]
     """Match as a policy file has it, with plain values."""
-
-
-def plain(match: dict[str, Any]) -> dict[str, Any]:
-    """Return a match with plain values."""
-    return {
-        key: plain(each) if isinstance(each, dict) else each.value if isinstance(each, Value) else each
-        for key, each in match.items()
-    }
 
 
 def is_reached(findings: Findings, earlier: list[Ordered], route: Ordered) -> bool:
@@ -47,6 +39,14 @@ def is_reached(findings: Findings, earlier: list[Ordered], route: Ordered) -> bo
         if _space(other.match) != _space(route.match):
             findings.differ(other.line, other.what, ORDER)
     return True
+
+
+def may_take(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """True if a match may take requests of another one."""
+    hosts = [each.get("host") for each in (one, other)]
+    if None not in hosts and not common_host(*map(str, hosts)):
+        return False
+    return "path_regex" in one or "path_regex" in other or _covers(one, other)
 
 
 def _space(match: dict[str, Any]) -> tuple[str, str]:

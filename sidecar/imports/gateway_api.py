@@ -10,12 +10,13 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from sidecar.imports import edits
+from sidecar.imports.access.protection import REFUSED, keeps_out
+from sidecar.imports.access.rules import Access
+from sidecar.imports.access.servers import ask
 from sidecar.imports.conditions import GRPC, Conditions, common_host, full
-from sidecar.imports.draft import Draft, Value, merged, put, split
+from sidecar.imports.draft import Draft, Value, merged, plain, put, split
 from sidecar.imports.fields import DURATION, LIMIT, Field, copy
-from sidecar.imports.first_match import plain
 from sidecar.imports.kubernetes import Services, name_of, namespace_of, read_objects, report_unread
-from sidecar.imports.protection import REFUSED, keeps_out, refusal
 from sidecar.imports.retries import bounded
 from sidecar.imports.source import Part
 from sidecar.imports.units import share
@@ -35,9 +36,6 @@ CORS: Final = (
     ("allowHeaders", "headers"),
     ("exposeHeaders", "expose"),
 )
-NOT_A_ROUTE: Final = {
-    "RequestRedirect": "answers with a redirect there; the whole route is left out",
-}
 
 
 class Listener(NamedTuple):
@@ -150,21 +148,22 @@ class _Reader:
         self, kind: str, part: Part, rule: Part, name: str, parents: list[Listener], hosts: list[str], seen: set[str]
     ) -> None:
         draft = self.draft
-        for each in rule.items("filters"):
-            if each.text("type") == "RequestRedirect":
-                rule.lose("answers with a redirect there; the whole route is left out")
-                return
-        arms = self._arms(kind, part, rule)
-        if not arms:
-            rule.lose("has no service that is translated; the whole route is left out")
-            return
+        is_redirect = any(each.text("type") == "RequestRedirect" for each in rule.items("filters"))
+        arms = [] if is_redirect else self._arms(kind, part, rule)
         matches: list[Part | None] = [*rule.items("matches")]
         for listener in parents:
             common = [both for host in hosts if (both := common_host(host, listener.host))]
             for host in dict.fromkeys(common):
                 for match in matches or [None]:
+                    access = Access(draft)
                     found = self._match(kind, match, host, part.line)
-                    if found is None:
+                    line = rule.line if match is None else match.line
+                    if found is None or not arms:
+                        if found is not None:
+                            what = "a redirect" if is_redirect else "its service"
+                            draft.close(name, line, what, listener.name, found)
+                        elif any(self._keeps_out(each) for each in rule.items("filters")) or listener.refused:
+                            draft.lose_guard(line, name, listener.name, [] if host == "*" else [host])
                         continue
                     key = f"{listener.name} {plain(found)}"
                     if key in seen:
@@ -173,10 +172,15 @@ class _Reader:
                     seen.add(key)
                     keys: dict[str, Any] = {"listener": listener.name, **({"match": found} if found else {})}
                     keys["upstream"] = split(draft, arms)
-                    keys = merged(keys, self._policies(part, rule, found))
+                    keys = merged(keys, self._policies(part, rule, found, access))
                     if listener.refused is not None:
-                        keys |= refusal(draft, *listener.refused)
-                    draft.route(rule.text("name") or name, rule.line if match is None else match.line, keys)
+                        access.refuse(*listener.refused)
+                    access.apply(keys)
+                    draft.route(rule.text("name") or name, line, keys)
+        if is_redirect:
+            rule.lose("answers with a redirect there; all its requests are refused, or get 404")
+        elif not arms:
+            rule.lose("has no service that is translated; all its requests are refused, or get 404")
 
     def _arms(self, kind: str, part: Part, rule: Part) -> list[tuple[int, str, int]]:
         arms: list[tuple[int, str, int]] = []
@@ -228,14 +232,14 @@ class _Reader:
                 path.lose(f"`{path.text('type')}` has no equal here; the whole route is left out")
                 return None
             found.path(how, path.text("value") or "/", path.line)
-        for where, ask in (("headers", found.header), ("queryParams", found.parameter)):
+        for where, add in (("headers", found.header), ("queryParams", found.parameter)):
             for each in part.items(where) if part is not None else []:
                 how = TESTS.get(each.text("type"))
                 if how is None:
                     each.lose(f"`{each.text('type')}` has no equal here; the whole route is left out")
                     return None
                 value = each.text("value")
-                ask(each.text("name"), how, full(value) if how == "regex" else value, each.line)
+                add(each.text("name"), how, full(value) if how == "regex" else value, each.line)
         if kind == "GRPCRoute":
             return self._grpc(part, found, line)
         if part is not None and (method := part.get("method")) is not None:
@@ -257,7 +261,7 @@ class _Reader:
 
     # ----- policies
 
-    def _policies(self, part: Part, rule: Part, match: dict[str, Any]) -> dict[str, Any]:
+    def _policies(self, part: Part, rule: Part, match: dict[str, Any], access: Access) -> dict[str, Any]:
         draft = self.draft
         keys: dict[str, Any] = {}
         if rule.get("timeouts") is not None:
@@ -267,9 +271,11 @@ class _Reader:
             keys["retry"] = self._retry(retry)
         for each in rule.items("filters"):
             kind = each.text("type")
-            if self._keeps_out(each):
+            if kind == "ExternalAuth" and (config := each.get("externalAuth")) is not None:
+                self._ask(part, config, access)
+            elif self._keeps_out(each):
                 each.lose(REFUSED)
-                keys |= refusal(draft, each.line, f"filter {each.text('extensionRef', 'name') or kind}")
+                access.refuse(each.line, f"filter {each.text('extensionRef', 'name') or kind}")
             elif kind in ("RequestHeaderModifier", "ResponseHeaderModifier"):
                 self._headers(each, kind.removesuffix("HeaderModifier").lower(), keys)
             elif kind == "URLRewrite":
@@ -288,6 +294,30 @@ class _Reader:
         if (extension := part.get("extensionRef")) is not None:
             words += [extension.text("kind"), extension.text("name")]
         return any(keeps_out(each) for each in words)
+
+    def _ask(self, part: Part, config: Part, access: Access) -> None:
+        """Ask a server about each request."""
+        draft = self.draft
+        ref = config.get("backendRef")
+        told = config.items("http", "allowedResponseHeaders")
+        why = (
+            "asks a server over gRPC" if config.text("protocol") != "HTTP" or ref is None
+            else "sends the body of the request" if config.get("forwardBody") is not None
+            else "" if told else "all fields of the server's answer go on there; name them in `allowedResponseHeaders`"
+        )  # fmt: skip
+        if why or ref is None:
+            config.lose(f"{why}; {REFUSED}")
+            access.refuse(config.line, "filter ExternalAuth")
+            return
+        ref.label("group", "kind")
+        namespace = ref.text("namespace") or namespace_of(part)
+        host = ".".join(each for each in (ref.text("name"), namespace, "svc" if namespace else "") if each)
+        url = f"http://{host}:{ref.text('port') or 80}{config.text('http', 'path')}"
+        asked = ["authorization", *(each.text() for each in config.items("http", "allowedHeaders"))]
+        config.differ("a request with none of `headers` is refused without asking, and the client gets 503 in place of "
+                      "an answer other than 2xx, 401 and 403")  # fmt: skip
+        block = {"url": draft.value(url, ref.line)}
+        ask(draft, access, block, asked, [each.text() for each in told], config.line)
 
     def _retry(self, part: Part) -> Any:
         draft = self.draft

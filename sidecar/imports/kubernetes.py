@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sidecar.imports.access.protection import REFUSED, has_guard, keeps_out
 from sidecar.imports.draft import Draft, Value
-from sidecar.imports.protection import REFUSED, keeps_out
 from sidecar.imports.source import Part, read_documents
 
+EXTENSIONS: Final = ("EnvoyFilter", "WasmPlugin", "EnvoyPatchPolicy", "EnvoyExtensionPolicy")
+"""Kinds of objects that add filters to a proxy."""
 ONE_ADDRESS: Final = "is called by the service's address here: write `discover: {kubernetes: …}` to balance and eject"
 
 
@@ -28,7 +30,7 @@ def read_objects(draft: Draft, text: str, kinds: tuple[str, ...]) -> dict[str, l
         if kind in found:
             each.label("apiVersion", "kind", "metadata", "status")
             found[kind].append(each)
-        elif keeps_out(kind):
+        elif keeps_out(kind) or (kind in EXTENSIONS and has_guard(each)):
             each.findings.lose(each.line, f"{kind} {each.text('metadata', 'name')}", REFUSED)
             draft.refuse_all(each.line, f"{kind} {each.text('metadata', 'name')}")
             each.take()

@@ -23,6 +23,7 @@ def write_policy(draft: Draft, kind: str) -> str:
     lines = [f"# From {draft.findings.file} ({kind}).  Each value has its line beside it."]
     lines += ["# Read it, change it, and check it with `sidecar check`.", "version: 1", "", "listeners:"]
     lines += _mapping(draft.listeners, 2)
+    lines += ["", "identities:", *_mapping(draft.identities, 2)] if draft.identities else []
     lines += ["", "upstreams:", *_mapping(draft.upstreams, 2)] if draft.upstreams else []
     lines += ["", "routes:", *_list(draft.routes, 2)] if draft.routes else []
     if findings:

@@ -9,9 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from sidecar.process.children import start, stop
 
@@ -117,7 +118,7 @@ async def neighbour(name: str, following: int, directory: Path, patience: int) -
 
 
 @contextlib.asynccontextmanager
-async def running(name: str, configuration: str, facts: dict[str, int], directory: Path) -> AsyncIterator[None]:
+async def running(name: str, configuration: str, facts: Mapping[str, Any], directory: Path) -> AsyncIterator[None]:
     """Run a proxy with a configuration, in which the facts stand; one of them is its `port`."""
     program = find(name)
     assert program is not None

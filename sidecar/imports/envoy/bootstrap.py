@@ -8,15 +8,17 @@ routes that redirect or answer by themselves, and dynamic resources (xDS) are re
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from fractions import Fraction
 from typing import Any, Final
 
 from sidecar.imports import edits
-from sidecar.imports.draft import Draft, Value, merged, put, split
+from sidecar.imports.access.protection import REFUSED, has_guard, keeps_out
+from sidecar.imports.draft import Draft, Value, merged, plain, put, split
+from sidecar.imports.envoy.access import Guards
 from sidecar.imports.envoy.cluster import add_cluster
 from sidecar.imports.fields import duration_of, in_range
-from sidecar.imports.first_match import Ordered, is_reached, plain
-from sidecar.imports.protection import REFUSED, keeps_out, refusal
+from sidecar.imports.first_match import Ordered, is_reached
 from sidecar.imports.retries import ALL_METHODS, bounded, outcomes, repeats_every_method
 from sidecar.imports.source import Part, read_documents
 from sidecar.imports.units import literal, share
@@ -30,6 +32,7 @@ ROUTER: Final = "envoy.filters.http.router"
 def read_envoy(draft: Draft, text: str) -> None:
     """Add the policies of a bootstrap, or of a file with listeners and clusters.  Raises `TranslationError`."""
     roots = read_documents(draft.findings, text)
+    draft.is_ordered = True
     places = [place for root in roots for place in _static(root)]
     for cluster in (each for place in places for each in place.items("clusters")):
         add_cluster(draft, cluster)
@@ -65,8 +68,9 @@ class _Listener:
         self.name = name
         self.common: dict[str, Any] = {}
         """Policies of all routes, from filters of the whole listener."""
-        self.protection: dict[str, int] = {}
-        """Lines of the filters that keep requests out, by their names."""
+        self.guards = Guards(draft)
+        self.settings: dict[str, Part] = {}
+        """Settings of filters for all routes, by the filters' names."""
         self.earlier: list[Ordered] = []
 
     def add(self) -> None:
@@ -99,7 +103,7 @@ class _Listener:
     def _add_network_filter(self, part: Part) -> None:
         name = part.text("name") + part.text("typed_config", "@type")
         if keeps_out(name):
-            self.protection[name] = part.line
+            self.guards.refuse(name, part.line)
             part.lose(REFUSED)
         else:
             part.lose("is no filter for HTTP; only the HTTP connection manager is translated")
@@ -136,9 +140,10 @@ class _Listener:
         is_demanded = demand is not None and demand.is_true()
         if is_demanded and ca is not None and "tls" in self.draft.listeners[self.name]:
             put(self.draft.listeners[self.name], "tls.client_ca", self.draft.value(ca.text(), ca.line))
+            self.guards.has_certificates = True
         elif is_demanded and demand is not None:
             demand.lose(f"{REFUSED}; the files of the certificates are not in the file")
-            self.protection["client certificates"] = demand.line
+            self.guards.refuse("client certificates", demand.line)
         elif ca is not None:
             ca.lose("client certificates are optional there; here `client_ca` requires them")
 
@@ -171,20 +176,20 @@ class _Listener:
         kind = config.text("@type").rpartition(".")[2] if config is not None else ""
         if kind in ("Router", "Cors") or name in (ROUTER, CORS):
             return
+        is_on = not part.is_true("disabled")
+        part.label("is_optional")
+        if self.guards.add(name, part, config, is_on=is_on):
+            return
         if kind == "LocalRateLimit" and config is not None:
-            self.common |= self._limit(config)
-        elif keeps_out(f"{name}{kind}"):
-            self.protection[name] = part.line
-            part.lose(REFUSED)
+            limit = self._limit(config)
+            self.common |= limit if is_on else {}
         else:
             part.lose(f"filter {name or kind} has no equal here")
 
     def add_routes(self, config: Part) -> None:
         """Add the routes of a route configuration."""
         config.label("name", "@type")
-        self.protection |= {
-            name: each.line for name, each in config.members("typed_per_filter_config") if keeps_out(name)
-        }
+        self.settings = self._settings(config)
         common = merged(self.common, self._headers(config))
         for host in config.items("virtual_hosts"):
             host.label("name")
@@ -193,6 +198,9 @@ class _Listener:
             routes = host.items("routes")
             for spelt in domains:
                 domain = spelt.removesuffix(":*")
+                if domain.startswith("*") and ":" in domain:
+                    host.findings.differ(host.line, host.name, f"host {domain} takes every port here")
+                    domain = domain.partition(":")[0]
                 if domain.endswith("*") and domain != "*":
                     host.findings.lose(host.line, host.name, f"host {spelt} ends with a star; write a route a host")
                     continue
@@ -204,7 +212,10 @@ class _Listener:
     def _add_route(self, host: Part, domain: str, part: Part, common: dict[str, Any], count: int) -> None:
         match = self._match(part, domain)
         action = part.get("route")
+        settings = self.settings | self._settings(host) | self._settings(part)
         if match is None:
+            if not all(each.access.is_open for each in self.guards.of_route({}, settings)):
+                self.draft.lose_guard(part.line, part.name, self.name, [] if domain == "*" else [domain])
             return
         order = Ordered(part.line, part.name, plain(match))
         reached = is_reached(part.findings, self.earlier, order)
@@ -216,29 +227,37 @@ class _Listener:
             kind = (
                 "direct_response" if part.get("direct_response") else "redirect" if part.get("redirect") else "action"
             )
-            part.lose(f"is no route to a cluster ({kind}); its requests meet other routes, or get 404")
+            self.draft.close(part.text("name") or kind, part.line, kind, self.name, match)
+            part.lose(f"is no route to a cluster ({kind}); all its requests are refused, or get 404")
             return
         upstream = self._upstream(part, action)
         if upstream is None:
+            self.draft.close(part.text("name") or "lost", part.line, "its cluster", self.name, match)
             return
         keys: dict[str, Any] = {"listener": self.name}
         if match:
             keys["match"] = match
         keys["upstream"] = upstream
         keys |= merged(common, self._action(action), self._blocks(part))
-        keys |= self._refusal(host, part)
         base = host.text("name") if count == 1 else part.text("name") or f"{host.text('name')}-{part.line}"
-        self.draft.route(base or "all", part.line, keys)
+        weighted = [each.get("typed_per_filter_config") for each in action.items("weighted_clusters", "clusters")]
+        kept = next((each for each in weighted if each is not None and has_guard_of(each)), None)
+        for guarded in self.guards.of_route(match, settings):
+            if kept is not None:
+                kept.lose(REFUSED)
+                guarded.access.refuse(kept.line, "a filter of one cluster")
+            own = {"listener": self.name, **({"match": guarded.match} if guarded.match else {})}
+            own |= {key: value for key, value in deepcopy(keys).items() if key not in own}
+            guarded.access.apply(own)
+            self.draft.route(base or "all", part.line, own)
 
-    def _refusal(self, host: Part, route: Part) -> dict[str, Any]:
-        """Return the block that refuses all requests, if a filter keeps some out that the route does not disable."""
-        lines: dict[str, int | None] = dict(self.protection)
-        for part in (host, route):
-            for name, config in part.members("typed_per_filter_config"):
-                if keeps_out(name + config.text("@type")):
-                    lines[name] = None if config.is_true("disabled") else config.line
-        found = next(((name, line) for name, line in lines.items() if line is not None), None)
-        return refusal(self.draft, found[1], found[0]) if found is not None else {}
+    def _settings(self, part: Part) -> dict[str, Part]:
+        """Return the settings that a route, a virtual host or all have for filters that keep requests out."""
+        return {
+            name: config.get("config") or config if config.text("@type").endswith(".FilterConfig") else config
+            for name, config in part.members("typed_per_filter_config")
+            if keeps_out(name + config.text("@type")) or config.text("@type").endswith(".FilterConfig")
+        }
 
     def _match(self, part: Part, domain: str) -> dict[str, Any] | None:
         """Return the match of a route; None if a condition cannot be translated."""
@@ -256,6 +275,7 @@ class _Listener:
                     continue
                 match["path_prefix"] = draft.value(prefix, each.line)
                 if snake == "prefix" and not prefix.endswith("/"):
+                    draft.textual.add(prefix)
                     each.differ(f"takes whole segments only here: not {prefix}x")
                 elif snake == "prefix":
                     each.differ(f"takes {prefix.rstrip('/')} itself too here")
@@ -344,6 +364,8 @@ class _Listener:
             edits.rewrite_host(draft, keys, host.text(), host.line)
         for each in action.items("request_mirror_policies")[:1]:
             self._mirror(each, keys)
+        if (policy := action.get("cors")) is not None:
+            keys = merged(keys, self._cors(policy))
         retry = action.get("retry_policy")
         return merged(keys, self._retry(retry)) if retry is not None else keys
 
@@ -354,11 +376,9 @@ class _Listener:
             return
         put(keys, "mirror.upstream", self.draft.value(name, part.line))
         put(keys, "mirror.writes", Value(True, "Envoy copies every method"))
-        fraction = part.get("runtime_fraction", "default_value")
-        if fraction is not None:
-            size = {"": 100, "HUNDRED": 100, "TEN_THOUSAND": 10**4, "MILLION": 10**6}.get(fraction.text("denominator"))
-            of = Fraction(fraction.number("numerator") or 0, size or 100)
-            put(keys, "mirror.share", self.draft.value(share(min(Fraction(1), of)), fraction.line))
+        fraction = part.get("runtime_fraction")
+        if fraction is not None and (stated := fraction.get("default_value")) is not None:
+            put(keys, "mirror.share", self.draft.value(share(_fraction(fraction)), stated.line))
 
     # ----- blocks that stand at several levels
 
@@ -373,10 +393,10 @@ class _Listener:
                 keys = merged(keys, self._cors(config))
             elif kind == "LocalRateLimit":
                 keys = merged(keys, self._limit(config))
-            elif not keeps_out(f"{name}{kind}"):
+            elif not keeps_out(f"{name}{kind}") and kind != "FilterConfig":
                 config.lose()
-            elif not config.is_true("disabled"):
-                config.lose(REFUSED)
+        if (policy := part.get("cors")) is not None:
+            keys = merged(keys, self._cors(policy))
         return keys
 
     def _retry(self, part: Part) -> dict[str, Any]:
@@ -413,25 +433,29 @@ class _Listener:
                 action = each.text("append_action")
                 if "%" in value.replace("%%", ""):
                     each.lose("has a command operator; write a template such as {client.address}")
+                    if side == "request" and (action.startswith("OVERWRITE") or each.text("append").lower() == "false"):
+                        edits.remove_headers(self.draft, keys, side, [each.text("header", "key")], each.line)
                     continue
                 appends = each.text("append").lower() != "false" if not action else action.startswith("APPEND")
                 if action == "ADD_IF_ABSENT":
                     each.lose("a field that is only added if it is absent has no equal here")
                     continue
                 name = each.text("header", "key").lower()
+                if edits.is_own(side, name):
+                    each.lose(edits.OWN)
+                    continue
                 fields = keys.setdefault("transform", {}).setdefault(side, {}).setdefault("headers", {})
                 spelt = literal(value.replace("%%", "%"))
                 fields.setdefault("add" if appends else "set", {})[name] = self.draft.value(spelt, each.line)
             removed = part.get(f"{side}_headers_to_remove")
             if removed is not None:
-                names = [each.text() for each in removed.items()]
-                put(keys, f"transform.{side}.headers.remove", self.draft.value(names, removed.line))
+                edits.remove_headers(self.draft, keys, side, [each.text() for each in removed.items()], removed.line)
         return keys
 
     def _cors(self, part: Part) -> dict[str, Any]:
         draft = self.draft
         part.label("@type")
-        origins: list[str] = []
+        origins = [each.text() for each in part.items("allow_origin")]
         for each in part.items("allow_origin_string_match"):
             if (exact := each.get("exact")) is not None:
                 origins.append(exact.text())
@@ -461,9 +485,15 @@ class _Listener:
         if bucket is None:
             part.lose("has no token bucket")
             return {}
+        is_enforced = True
         for key in ("filter_enabled", "filter_enforced"):
             found = part.get(key)
-            if found is not None and found.text("default_value", "numerator") != "100":
+            size = _fraction(found) if found is not None else Fraction(0)
+            if not size and key == "filter_enabled":
+                (found or part).lose("is on for no request there (`filter_enabled`, by default 0%)")
+                return {}
+            is_enforced = is_enforced and bool(size)
+            if found is not None and 0 < size < 1:
                 found.differ("the limit holds for all requests here; `mode: observe` only counts")
             if found is not None:
                 found.take()
@@ -480,8 +510,24 @@ class _Listener:
             "rate": draft.value(f"{max(1, round(rate * factor))}/{unit}", bucket.line),
             "burst": draft.value(max(0, most - 1), bucket.line),
         }
+        if not is_enforced:
+            limit["mode"] = Value("observe", "`filter_enforced` is 0% there, by default too")
         part.differ("the rate is even here, instead of tokens that come at once")
         return {"rate_limit": [limit]}
+
+
+def has_guard_of(part: Part) -> bool:
+    """True if settings of filters, by the filters' names, have one that keeps requests out."""
+    return has_guard(part) or any(keeps_out(name) for name, _ in part.members())
+
+
+def _fraction(part: Part) -> Fraction:
+    """Return the share of a runtime fraction."""
+    value = part.get("default_value")
+    if value is None:
+        return Fraction(0)
+    size = {"TEN_THOUSAND": 10**4, "MILLION": 10**6}.get(value.text("denominator"), 100)
+    return min(Fraction(1), Fraction(value.number("numerator") or 0, size))
 
 
 def _prefix_of(action: Part, rewrite: Part) -> str:

@@ -116,7 +116,7 @@ class Destinations:
                 labels = each.get("labels")
                 if labels is not None:
                     spelt = ", ".join(f"{name}={value.text()}" for name, value in labels.members())
-                    service = f"{_service(key[0])[0]}-{key[1]}"
+                    service = f"{service_of(key[0])[0]}-{key[1]}"
                     labels.lose(f"pods have no choice by labels here: make a Service `{service}` that selects {spelt}")
                 return each
         return None
@@ -126,7 +126,7 @@ class Destinations:
         entry = self._entries.get(host)
         if entry is not None:
             return self._entry(entry, host, port, scheme, line)
-        service, namespace = _service(full)
+        service, namespace = service_of(full)
         if service:
             return self._services.endpoints(f"{service}-{subset}" if subset else service, namespace, port, line, scheme)
         address = f"{scheme}://{host}:{port or (443 if scheme == 'https' else 80)}"
@@ -223,7 +223,7 @@ def _full(host: str, namespace: str) -> str:
     return f"{host}.{namespace}.svc.cluster.local"
 
 
-def _service(full: str) -> tuple[str, str]:
+def service_of(full: str) -> tuple[str, str]:
     """Return service and namespace of a host; empty for a host outside of the cluster."""
     for suffix in CLUSTER:
         if full.endswith(suffix):

@@ -10,20 +10,23 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from sidecar.imports import edits
+from sidecar.imports.access.protection import REFUSED
+from sidecar.imports.access.rules import Access
 from sidecar.imports.conditions import Conditions, common_host, full
-from sidecar.imports.draft import Draft, Value, put, split
+from sidecar.imports.draft import Draft, Value, plain, put, split
 from sidecar.imports.fields import DURATION, LIMIT, Field, copy, percent_of
-from sidecar.imports.first_match import Ordered, is_reached, plain
-from sidecar.imports.istio.destinations import Destinations
+from sidecar.imports.first_match import Ordered, is_reached
+from sidecar.imports.istio import access
+from sidecar.imports.istio.conditions import AHEAD, GATEWAY
+from sidecar.imports.istio.destinations import Destinations, service_of
 from sidecar.imports.kubernetes import Services, name_of, namespace_of, read_objects, report_unread
-from sidecar.imports.protection import REFUSED, refusal
 from sidecar.imports.retries import ALL_METHODS, bounded, outcomes, repeats_every_method
 from sidecar.imports.source import Part
 
 MESH: Final = "mesh"
 EVERY_ADDRESS: Final = "0.0.0.0"  # noqa: S104
 HTTP: Final = ("HTTP", "HTTP2", "HTTPS", "GRPC", "GRPC-WEB", "")
-KINDS: Final = ("VirtualService", "DestinationRule", "ServiceEntry", "Gateway")
+KINDS: Final = ("VirtualService", "DestinationRule", "ServiceEntry", "Gateway", *access.KINDS)
 DEFAULT_RETRY_ON: Final = "connect-failure,refused-stream,unavailable,cancelled"
 TIMES: Final = (
     Field("timeout", "timeout.request", LIMIT),
@@ -45,6 +48,8 @@ NO_PLACE: Final = "`{0}` has no equal here; the whole route is left out"
 class Server(NamedTuple):
     """Server of a gateway."""
 
+    gateway: str
+    """Name of the gateway; empty for the mesh."""
     listener: str
     hosts: list[str]
     refused: tuple[int, str] | None
@@ -54,23 +59,30 @@ class Server(NamedTuple):
 def read_istio(draft: Draft, text: str) -> None:
     """Add the policies of a file with Istio's objects.  Raises `TranslationError`."""
     objects = read_objects(draft, text, KINDS)
+    draft.is_ordered = True
+    policies = access.Policies(draft, objects)
     services = Services(draft, objects["Service"])
     destinations = Destinations(draft, services, objects["DestinationRule"], objects["ServiceEntry"])
     gateways: dict[str, list[Server]] = {}
     for each in objects["Gateway"]:
-        gateways[name_of(each)] = [server for part in each.items("spec", "servers") for server in _server(draft, part)]
+        name = name_of(each)
+        gateways[name] = [server for part in each.items("spec", "servers") for server in _server(draft, name, part)]
         selector = each.get("spec", "selector")
         if selector is not None:
             selector.take()
     hosts: set[str] = set()
     for each in objects["VirtualService"]:
-        hosts.update(_Virtual(draft, destinations, gateways, each).add())
+        hosts.update(_Virtual(draft, destinations, gateways, policies, each).add())
     for host, upstream, line in destinations.finish():
         if host in hosts:
             continue
-        keys = {"listener": _outbound(draft, line), "match": {"host": draft.value(host, line)},
-                "upstream": draft.value(upstream, line)}  # fmt: skip
+        keys: dict[str, Any] = {"listener": _outbound(draft, line), "match": {"host": draft.value(host, line)},
+                                "upstream": draft.value(upstream, line)}  # fmt: skip
+        rules = Access(draft)
+        policies.add(rules, policies.service(*service_of(host)), AHEAD)
+        rules.apply(keys)
         draft.route(host.replace("*", "any"), line, keys)
+    policies.add_inbound()
     report_unread(objects)
 
 
@@ -81,7 +93,7 @@ def _outbound(draft: Draft, line: int) -> str:
     return "outbound"
 
 
-def _server(draft: Draft, part: Part) -> Iterator[Server]:
+def _server(draft: Draft, gateway: str, part: Part) -> Iterator[Server]:
     """Yield the server of a gateway as a listener; none for one that has no routes here."""
     port = part.get("port")
     protocol = part.text("port", "protocol").upper()
@@ -101,7 +113,7 @@ def _server(draft: Draft, part: Part) -> Iterator[Server]:
         return
     bind = part.text("bind") or EVERY_ADDRESS
     name = draft.listener_at(f"port-{number}", f"{bind}:{number}", port.line)
-    yield Server(name, hosts, None if tls is None else _tls(draft, tls, draft.listeners[name]))
+    yield Server(gateway, name, hosts, None if tls is None else _tls(draft, tls, draft.listeners[name]))
 
 
 def _tls(draft: Draft, tls: Part, listener: dict[str, Any]) -> tuple[int, str] | None:
@@ -122,8 +134,16 @@ def _tls(draft: Draft, tls: Part, listener: dict[str, Any]) -> tuple[int, str] |
 class _Virtual:
     """Virtual service under translation."""
 
-    def __init__(self, draft: Draft, destinations: Destinations, gateways: dict[str, list[Server]], part: Part) -> None:
+    def __init__(
+        self,
+        draft: Draft,
+        destinations: Destinations,
+        gateways: dict[str, list[Server]],
+        policies: access.Policies,
+        part: Part,
+    ) -> None:
         self.draft = draft
+        self.policies = policies
         self.destinations = destinations
         self.gateways = gateways
         self.part = part
@@ -152,11 +172,11 @@ class _Virtual:
 
     def _servers(self, gateway: str) -> list[Server]:
         if gateway == MESH:
-            return [Server(_outbound(self.draft, self.part.line), ["*"], None)]
+            return [Server("", _outbound(self.draft, self.part.line), ["*"], None)]
         name = gateway.rpartition("/")[2]
         if name not in self.gateways:
             listener = self.draft.listener_at(name, "0.0.0.0:8080", self.part.line)
-            self.gateways[name] = [Server(listener, ["*"], None)]
+            self.gateways[name] = [Server(name, listener, ["*"], None)]
             self.part.findings.lose(self.part.line, f"gateway {name}", "is not in the file; write its address and TLS")
         return self.gateways[name]
 
@@ -168,21 +188,27 @@ class _Virtual:
         return list(dict.fromkeys(found))
 
     def _add_route(self, part: Part, server: Server, host: str, earlier: list[Ordered]) -> None:
-        for kind in ("redirect", "directResponse", "delegate"):
-            if part.get(kind) is not None:
-                part.lose(f"is no route to a service ({kind}); its requests meet other routes, or get 404")
-                return
-        arms = [self._arm(each) for each in part.items("route")]
+        answers = next((kind for kind in ("redirect", "directResponse", "delegate") if part.get(kind) is not None), "")
+        arms = [self._arm(each) for each in part.items("route")] if not answers else []
+        arms_here = [each for each in arms if each[0]] or arms[:1]
         matches: list[Part | None] = [*part.items("match")]
         for match in matches or [None]:
+            rules = Access(self.draft)
+            if server.refused is not None:
+                rules.refuse(*server.refused)
             found = self._match(match, host, server.listener)
             if found is None:
+                self._add_rules(rules, part, server, {})
+                if not rules.is_open:
+                    self.draft.lose_guard(part.line, part.name, server.listener, [] if host == "*" else [host])
                 continue
             line = part.line if match is None else match.line
             order = Ordered(line, part.name, plain(found))
             reached = is_reached(part.findings, earlier, order)
             earlier.append(order)
-            arms_here = [each for each in arms if each[0]] or arms[:1]
+            name = part.text("name") or name_of(self.part)
+            if reached and not arms_here:
+                self.draft.close(name, line, answers or "no destination", server.listener, found)
             if not reached or not arms_here:
                 part.take()
                 continue
@@ -191,10 +217,23 @@ class _Virtual:
                 keys["match"] = found
             keys["upstream"] = split(self.draft, arms_here)
             keys |= self._policies(part, found)
-            if server.refused is not None:
-                keys |= refusal(self.draft, *server.refused)
-            name = part.text("name") or name_of(self.part)
+            self._add_rules(rules, part, server, keys)
+            rules.apply(keys)
             self.draft.route(name, line, keys)
+        if answers:
+            part.lose(f"is no route to a service ({answers}); all its requests are refused, or get 404")
+
+    def _add_rules(self, rules: Access, part: Part, server: Server, keys: dict[str, Any]) -> None:
+        """Add the access rules of the gateway, and those of the workloads of a route."""
+        if not self.policies.are_there:
+            return
+        if server.gateway:
+            self.policies.add(rules, self.policies.gateway(server.gateway), GATEWAY)
+        for each in part.items("route"):
+            service, namespace = service_of(each.text("destination", "host"))
+            if service:
+                workload = self.policies.service(service, namespace or self.namespace)
+                self.policies.add(rules, workload, AHEAD, is_changed="transform" in keys)
 
     def _arm(self, part: Part) -> tuple[int, str, int]:
         """Return weight, upstream and line of a destination."""
@@ -254,6 +293,8 @@ class _Virtual:
                 for name, value in part.members("headers", side, how):
                     if "%" in value.text().replace("%%", ""):
                         value.lose("has a command operator; write a template such as {client.address}")
+                        if (side, how) == ("request", "set"):  # no client may write it itself
+                            edits.remove_headers(draft, keys, side, [name], value.line)
                     else:
                         edits.header(draft, keys, side, how, name, value.text().replace("%%", "%"), value.line)
             removed = part.items("headers", side, "remove")

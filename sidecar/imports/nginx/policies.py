@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.imports.draft import Draft, Value, put
+from sidecar.imports.edits import OWN as OWN_FIELD
+from sidecar.imports.edits import is_own
 from sidecar.imports.nginx.grammar import Directive
-from sidecar.imports.protection import REFUSED, allow_networks, refusal
+from sidecar.imports.nginx.scope import Scope, length
 from sidecar.imports.retries import IDEMPOTENT
-from sidecar.imports.units import duration, literal, seconds
+from sidecar.imports.units import duration, literal
 
 if TYPE_CHECKING:
     from sidecar.imports.nginx.upstream import Passed
@@ -31,53 +34,6 @@ ZONE: Final = re.compile(r"zone=([^:]+)(?::\S*)?")
 RATE: Final = re.compile(r"rate=([0-9]{1,9})r/([sm])")
 KEYS: Final = {"$binary_remote_addr": "client.address", "$remote_addr": "client.address", "$server_name": "none",
                "$host": "none"}  # fmt: skip
-
-PROTECTION: Final = (
-    "auth_request", "auth_basic", "auth_jwt", "auth_oidc", "limit_except", "internal", "secure_link", "js_access",
-    "access_by_lua", "access_by_lua_block", "access_by_lua_file",
-)  # fmt: skip
-"""Directives that keep requests out, of which the innermost one counts."""
-REFUSALS: Final = frozenset({"401", "403", "404", "444"})
-"""Statuses of an `if` that keeps requests out."""
-
-
-class Scope:
-    """Blocks around a location, the innermost one last."""
-
-    def __init__(self, blocks: list[Directive]) -> None:
-        self._blocks = blocks
-
-    def every(self, *names: str) -> list[Directive]:
-        """Return the directives of some names in the innermost block that has any."""
-        for block in reversed(self._blocks):
-            if found := block.named(*names):
-                return found
-        return []
-
-    def one(self, name: str) -> Directive | None:
-        """Return the directive of a name in the innermost block that has it."""
-        return next(iter(self.every(name)), None)
-
-    def all(self, name: str) -> list[Directive]:
-        """Return the directives of a name in all blocks."""
-        return [each for block in self._blocks for each in block.named(name)]
-
-    def guards(self) -> list[Directive]:
-        """Return the `if` blocks that answer with one of `REFUSALS`."""
-        return [
-            each
-            for block in self._blocks
-            for each in block.block
-            if each.name == "if" and any(set(one.words[:1]) & REFUSALS for one in each.block if one.name == "return")
-        ]
-
-
-def length(directive: Directive, text: str = "") -> Fraction:
-    """Return a time of a directive in seconds.  Raises `TranslationError` for other texts."""
-    found = seconds(text or directive.word(), "s")
-    if found is None:
-        raise directive.fail("has no time such as 30s or 1m")
-    return found
 
 
 def add_timeouts(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
@@ -123,8 +79,8 @@ def add_retries(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed
     put(keys, "retry.backoff", {"base": Value("1ms", "nginx does not wait"), "max": "1ms", "jitter": "none"})
 
 
-def add_headers(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed) -> None:
-    """Add the operations on header fields of a location."""
+def add_headers(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed, told: Iterable[str]) -> None:
+    """Add the operations on header fields of a location; `told` are fields that a server writes that is asked."""
     host = Value(literal(passed.host), "nginx's default: the host of proxy_pass")
     is_kept = False
     for each in scope.every("proxy_set_header"):
@@ -133,20 +89,27 @@ def add_headers(draft: Draft, scope: Scope, keys: dict[str, Any], passed: Passed
             is_kept = value in ("$host", "$http_host", "$host:$server_port")
             if not is_kept and value != "$proxy_host":
                 host = draft.value(_template(each, value) or literal(passed.host), each.line)
-        elif name in OWN:
+        elif name in OWN or name in told or is_own("request", name):
             continue
         elif not value:
             put(keys, "transform.request.headers.remove", _also(keys, "request", name, draft.value(name, each.line)))
         elif (spelt := _template(each, value)) is not None:
             fields = keys.setdefault("transform", {}).setdefault("request", {}).setdefault("headers", {})
             fields.setdefault("set", {})[name] = draft.value(spelt, each.line)
+        else:  # no client may write what only the other proxy does
+            put(keys, "transform.request.headers.remove", _also(keys, "request", name, draft.value(name, each.line)))
     if not is_kept:
         put(keys, "transform.request.host", host)
     for each in scope.every("proxy_hide_header"):
         name = each.word().lower()
+        if is_own("response", name):
+            each.lose(OWN_FIELD)
+            continue
         put(keys, "transform.response.headers.remove", _also(keys, "response", name, draft.value(name, each.line)))
     for each in scope.every("add_header"):
-        if (spelt := _template(each, each.word(1))) is not None:
+        if is_own("response", each.word()):
+            each.lose(OWN_FIELD)
+        elif (spelt := _template(each, each.word(1))) is not None:
             fields = keys.setdefault("transform", {}).setdefault("response", {}).setdefault("headers", {})
             fields.setdefault("add", {})[each.word().lower()] = draft.value(spelt, each.line)
             if "always" not in each.words[2:]:
@@ -206,7 +169,9 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
             limit["delay"] = {"max": draft.value(duration(per * many), each.line)}
         if "delay" in options:
             each.differ("delays no request here; nginx delays those beyond `delay`")
-        each.differ("refuses with 429 here, and with `limit_req_status` (503) there")
+        status = scope.one("limit_req_status")
+        if status is None or status.word() != "429":
+            each.differ("refuses with 429 here, and with `limit_req_status` (503) there")
         limits.append(limit)
     if limits:
         keys["rate_limit"] = limits
@@ -216,30 +181,6 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
             put(keys, "concurrency.max", draft.value(int(each.word(1)[:9]), each.line))
         else:
             each.lose("a limit of requests in flight for each client has no equal here")
-
-
-def add_protection(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
-    """Let a location refuse all requests if directives keep some out that have no equal here."""
-    found = [each for name in PROTECTION for each in scope.every(name) if each.words[:1] != ["off"]]
-    found += scope.guards()
-    verify = scope.one("ssl_verify_client")
-    if verify is not None and verify.word() == "on" and scope.one("ssl_client_certificate") is None:
-        found.append(verify)
-    rules = scope.every("allow", "deny")
-    if not found and len(rules) > 1 and _is_list_of_networks(rules):
-        keys |= allow_networks(draft, [each.word() for each in rules[:-1]], rules[0].line)
-        return
-    for each in [*found, *(rule for rule in rules if rule.words != ["all"] or rule.name == "deny")]:
-        each.lose(REFUSED)
-        keys |= refusal(draft, each.line, each.name)
-    for each in scope.all("satisfy"):
-        each.lose()
-
-
-def _is_list_of_networks(rules: list[Directive]) -> bool:
-    """True for networks that are allowed before `deny all`, which is the meaning of a list of networks here."""
-    networks = all(each.name == "allow" and each.words[:1] not in ([], ["all"], ["unix:"]) for each in rules[:-1])
-    return networks and rules[-1].name == "deny" and rules[-1].words == ["all"]
 
 
 def _key(zone: Directive | None) -> str | None:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.imports import edits
+from sidecar.imports.access.facts import text_test
+from sidecar.imports.access.rules import UNKNOWN, Access, Not, Some, Tree, is_network
 from sidecar.imports.conditions import whole
 from sidecar.imports.draft import Draft, Value, put
+from sidecar.imports.nginx.access import add_access, ignoring_case
 from sidecar.imports.nginx.grammar import Directive, read_directives
-from sidecar.imports.nginx.policies import Scope, add_headers, add_limits, add_protection, add_retries, add_timeouts
+from sidecar.imports.nginx.policies import add_headers, add_limits, add_retries, add_timeouts
+from sidecar.imports.nginx.scope import Scope, refuses
 from sidecar.imports.nginx.upstream import Upstreams
 
 SELF: Final = (
@@ -62,19 +66,61 @@ class _Server:
         self.outer = outer
         self.server = server
         self.names: list[Directive] = server.named("server_name")
+        self.asked = [each.words for each in _all(server) if each.name == "auth_request"]
+        """Paths of the locations that say whether requests may pass."""
+        self.knows_proxies = False
+        """True if the listeners have the trusted proxies of `set_real_ip_from`."""
 
     def add(self, count: int) -> None:
         """Add the listeners and routes of the server."""
         hosts = self._hosts()
         listeners = self._listeners()
         locations = self._locations(self.server)
-        if not locations and any(each.name in SELF for each in self.server.block):
-            self.server.lose("answers without `proxy_pass`; its requests meet other routes, or get 404")
+        is_answer = bool(self.server.named("return"))
+        if is_answer or (not locations and any(each.name in SELF for each in self.server.block)):
+            for listener, is_default in listeners:
+                for host in [] if is_default else hosts:
+                    match = {"host": self.draft.value(host, self.server.line)}
+                    self.draft.close(host, self.server.line, "server", listener, match)
+            self.server.lose("answers without `proxy_pass`; all its requests are refused, or get 404")
             return
+        self._add_proxies([name for name, _ in listeners])
+        denied = [tree for around, each in locations if (tree := self._denied(around, each)) is not None]
         for listener, is_default in listeners:
             for host in [""] if is_default or not hosts else hosts:
                 for location in locations:
-                    self._add_location(location, listener, host, count)
+                    self._add_location(location, listener, host, count, denied)
+
+    def _add_proxies(self, listeners: list[str]) -> None:
+        """Add the proxies that may state the address of a client, if they are those of all servers."""
+        scope = Scope(self.outer)
+        proxies, own = scope.every("set_real_ip_from"), self.server.named("set_real_ip_from")
+        header, recursive = scope.one("real_ip_header"), scope.one("real_ip_recursive")
+        networks = [each.word() for each in proxies]
+        is_field = header is not None and header.word().lower() == "x-forwarded-for"
+        if own or not proxies or not is_field or not all(map(is_network, networks)):
+            for each in own or proxies:
+                each.lose("name these proxies in `trusted_proxies` of the listener")
+            return
+        if header is not None and (recursive is None or recursive.word() != "on"):
+            header.differ("the client is the last address that is none of a trusted proxy here, and the last one there")
+        for name in listeners:
+            self.draft.listeners[name]["trusted_proxies"] = self.draft.value(networks, proxies[0].line)
+        self.knows_proxies = True
+
+    def _denied(self, around: list[Directive], location: Directive) -> Tree | None:
+        """Return the requests of a location with a regular expression that gets to no upstream; None for others."""
+        is_pattern = len(location.words) > 1 and location.word() in ("~", "~*")
+        if not is_pattern or (location.named("proxy_pass") and not location.named("return")):
+            return None
+        pattern = location.word(1)
+        pattern = ignoring_case(pattern) if location.word() == "~*" else pattern
+        rules = Scope([*self.outer, self.server, *around, location]).every("allow", "deny")
+        is_refusal = refuses(location) or bool(rules) or bool(location.named("internal"))
+        if not is_refusal and location.named("location"):
+            return None
+        found = text_test("request.path", "", "regex", pattern, location)
+        return None if found == UNKNOWN and not is_refusal else found
 
     def _hosts(self) -> list[str]:
         hosts: list[str] = []
@@ -142,21 +188,30 @@ class _Server:
             found.append(([], location))
         return found
 
-    def _add_location(self, found: tuple[list[Directive], Directive], listener: str, host: str, count: int) -> None:
+    def _add_location(
+        self, found: tuple[list[Directive], Directive], listener: str, host: str, count: int, denied: list[Tree]
+    ) -> None:
         around, location = found
         draft = self.draft
-        scope = Scope([*self.outer, self.server, *around, location])
+        scope = Scope([*self.outer, self.server, *around, location], knows_proxies=self.knows_proxies)
         target = next(iter(location.named("proxy_pass")), None)
-        if target is None:
+        if target is None or location.named("return"):  # a `return` comes first
             if any(each.name in SELF for each in location.block) or not location.named("location"):
-                location.lose("answers without `proxy_pass`; its requests meet other routes, or get 404")
+                match, prefix = self._match(location, host)
+                if match is not None and location.words[:1] not in (["~"], ["~*"]):
+                    draft.close(prefix.strip("/") or "all", location.line, location.shown, listener, match)
+                location.lose("answers without `proxy_pass`; all its requests are refused, or get 404")
             return
         match, prefix = self._match(location, host)
         if match is None:
             return
+        if location.named("internal") and location.words[-1:] in self.asked:
+            draft.close(prefix.strip("/"), location.line, "internal", listener, match)
+            return
         passed = self.upstreams.passed(target, scope)
         if passed is None:
-            location.lose("its `proxy_pass` is not translated, and so the whole location is left out")
+            draft.close(prefix.strip("/") or "all", location.line, location.shown, listener, match)
+            location.lose("its `proxy_pass` is not translated, and so the whole location refuses")
             return
         keys: dict[str, Any] = {"listener": listener}
         if match:
@@ -164,10 +219,14 @@ class _Server:
         keys["upstream"] = draft.value(passed.name, target.line)
         add_timeouts(draft, scope, keys)
         self._add_rewrite(target, passed.path, prefix, keys)
-        add_headers(draft, scope, keys, passed)
+        access = Access(draft)
+        told = add_access(draft, scope, access, self.server)
+        if location.words[:1] not in (["="], ["^~"], ["~"], ["~*"]):
+            access.demand(Not(Some(tuple(denied))))
+        add_headers(draft, scope, keys, passed, told)
         add_retries(draft, scope, keys, passed)
         add_limits(draft, scope, keys)
-        add_protection(draft, scope, keys)
+        access.apply(keys)
         for each in scope.every("proxy_http_version"):
             each.take()
         name = (host.replace("*", "any") or "all") if count > 1 and host else ""
@@ -191,11 +250,12 @@ class _Server:
             location.differ("tried before prefixes there, but here the more specific match wins")
             return match, ""
         elif kind == "~*":
-            match["path_regex"] = draft.value(f"(?i:{whole(path)})", line)
+            match["path_regex"] = draft.value(whole(ignoring_case(path)), line)
             location.differ("tried before prefixes there, but here the more specific match wins")
             return match, ""
         elif path != "/":
             match["path_prefix"] = draft.value(path, line)
+            draft.textual |= set() if path.endswith("/") else {path}
             told = f"takes {path.rstrip('/')} itself too" if path.endswith("/") else f"whole segments only: not {path}x"
             location.differ(f"{told} here")
         return match, path

@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from sidecar.imports.draft import Draft, Value, put
 from sidecar.imports.nginx.grammar import Directive
-from sidecar.imports.nginx.policies import CONDITIONS, Scope, length
+from sidecar.imports.nginx.policies import CONDITIONS
+from sidecar.imports.nginx.scope import Scope, length
 from sidecar.imports.units import duration
 
 TARGET: Final = re.compile(r"(https?)://([^/$]+)(/[^$]*)?")
@@ -38,8 +39,9 @@ class Upstreams:
 
     def passed(self, target: Directive, scope: Scope) -> Passed | None:
         """Return the upstream of a `proxy_pass`; None if it has no equal here, which is reported."""
-        match = TARGET.fullmatch(target.word())
-        if match is None:
+        spelt = scope.constant(target.word())
+        match = TARGET.fullmatch(spelt)
+        if match is None or (spelt != target.word() and match[3]):  # with variables a path replaces the whole one
             target.lose("has variables, or another scheme than http and https")
             return None
         scheme, host, path = match[1], match[2], match[3] or ""

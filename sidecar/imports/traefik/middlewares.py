@@ -8,10 +8,13 @@ from fractions import Fraction
 from typing import Any, Final
 
 from sidecar.imports import edits
+from sidecar.imports.access.protection import REFUSED, keeps_out
+from sidecar.imports.access.rules import Access, Condition, Networks, Some, is_network
+from sidecar.imports.access.servers import ask
+from sidecar.imports.conditions import quoted
 from sidecar.imports.draft import Draft, Value, merged, put
 from sidecar.imports.fields import DURATION, Field, copy, in_range
 from sidecar.imports.findings import NO_EQUAL
-from sidecar.imports.protection import REFUSED, allow_networks, keeps_out, refusal
 from sidecar.imports.retries import ALL_METHODS, IDEMPOTENT, bounded
 from sidecar.imports.source import Part
 from sidecar.imports.units import duration, seconds, share
@@ -56,37 +59,56 @@ TERM: Final = re.compile(
 
 
 def read_middleware(
-    draft: Draft, part: Part, chained: Callable[[Part, int], dict[str, Any] | None], depth: int
+    draft: Draft,
+    part: Part,
+    chained: Callable[[Part, Access, int], dict[str, Any] | None],
+    access: Access,
+    depth: int,
 ) -> dict[str, Any] | None:
     """Return the policies of a middleware; None if it answers in place of the service.
 
-    `chained` returns those of a middleware by its name.
+    Access rules are added to `access`.  `chained` returns the policies of a middleware by its name.
     """
     keys: dict[str, Any] = {}
     for kind, config in part.members():
         if kind in READERS:
             READERS[kind](draft, config, keys)
+        elif kind in RULES:
+            RULES[kind](draft, config, access)
+        elif kind == "headers":
+            _headers(draft, config, keys, access)
         elif kind == "chain":
             if depth > MOST_DEPTH:
                 raise config.fail(f"chains more than {MOST_DEPTH} middlewares within each other; chain fewer")
             for each in config.items("middlewares"):
-                found = chained(each, depth + 1)
+                found = chained(each, access, depth + 1)
                 if found is None:
                     return None
-                keys = merged(keys, found)
+                keys = joined(keys, found)
         elif kind in ANSWERS:
-            config.lose("answers with a redirect there; the whole route is left out")
+            config.lose("answers with a redirect there; the whole route refuses")
             return None
-        elif kind in ("ipAllowList", "ipWhiteList"):
-            keys |= _allow(draft, kind, config)
         elif kind == "inFlightReq":
             _in_flight(draft, config, keys)
         elif keeps_out(kind) or (kind == "plugin" and any(keeps_out(name) for name, _ in config.members())):
             config.lose(REFUSED)
-            keys |= refusal(draft, config.line, kind)
+            access.refuse(config.line, kind)
         else:
             config.lose(LOST.get(kind, NO_EQUAL))
     return keys
+
+
+def joined(keys: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return the policies of two middlewares as one; limits of both hold."""
+    found = merged(keys, others)
+    if "rate_limit" in keys and "rate_limit" in others:
+        found["rate_limit"] = [
+            {**each, "name": Value(f"imported-{at}" if at > 1 else "imported", "")}
+            for at, each in enumerate([*keys["rate_limit"], *others["rate_limit"]], 1)
+        ]
+    if "concurrency" in keys and "concurrency" in others:
+        found["concurrency"] = min(keys["concurrency"], others["concurrency"], key=lambda each: each["max"].value)
+    return found
 
 
 def _retry(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
@@ -215,15 +237,42 @@ def _in_flight(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
     put(keys, "concurrency.max", draft.value(amount.number(), amount.line))
 
 
-def _allow(draft: Draft, kind: str, part: Part) -> dict[str, Any]:
+def _allow(_draft: Draft, part: Part, access: Access) -> None:
     networks = [each.text() for each in part.items("sourceRange")]
-    if part.get("ipStrategy") is not None or not networks:
+    if part.get("ipStrategy") is not None or not networks or not all(map(is_network, networks)):
         part.lose(REFUSED)
-        return refusal(draft, part.line, kind)
-    return allow_networks(draft, networks, part.line)
+        access.refuse(part.line, "ipAllowList")
+        return
+    access.demand(Networks(tuple(networks), part.line))
 
 
-def _headers(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
+def _forward(draft: Draft, part: Part, access: Access) -> None:
+    """Add a server that is asked about each request."""
+    address = part.get("address")
+    why = "has no address" if address is None else ""
+    for key in ("forwardBody", "authResponseHeadersRegex", "headerField", "preserveRequestMethod"):
+        if (each := part.get(key)) is not None and each.text().lower() not in ("false", ""):
+            why = why or f"`{key}` has no equal here"
+    if why or address is None:
+        part.lose(f"{why}; {REFUSED}")
+        access.refuse(part.line, "forwardAuth")
+        return
+    block: dict[str, Any] = {
+        "url": draft.value(address.text(), address.line),
+        "append_path": Value(False, "as Traefik asks"),
+    }
+    asked, told = ([each.text() for each in part.items(key)] for key in ("authRequestHeaders", "authResponseHeaders"))
+    block["timeout"] = Value("30s", "Traefik's")
+    if (tls := part.get("tls")) is not None:
+        copy(draft, tls, block, (Field("ca", "tls.ca"), Field("cert", "tls.cert"), Field("key", "tls.key")))
+        if tls.get("insecureSkipVerify") is not None and tls.is_true("insecureSkipVerify"):
+            put(block, "tls.verify", draft.value(False, tls.line))
+    part.differ("a request with none of `headers` gets 401 without asking; another answer than 2xx, 401 and 403, such "
+                "as a redirect, becomes 503")  # fmt: skip
+    ask(draft, access, block, asked, told, part.line)
+
+
+def _headers(draft: Draft, part: Part, keys: dict[str, Any], access: Access) -> None:
     for source, side in (("customRequestHeaders", "request"), ("customResponseHeaders", "response")):
         for name, value in part.members(source):
             if value.text():
@@ -249,10 +298,13 @@ def _headers(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
     if "cors" in keys and "origins" not in keys["cors"]:
         del keys["cors"]
         part.findings.lose(part.line, part.name, "only a list of origins is translated; CORS is left out")
-    hosts = part.get("allowedHosts")
-    if hosts is not None:
-        hosts.lose(REFUSED)
-        keys |= refusal(draft, hosts.line, "allowedHosts")
+    hosts = part.items("allowedHosts")
+    if hosts and (part.get("hostsProxyHeaders") is not None or part.is_true("allowedHostsAreRegex")):
+        part.lose(REFUSED)
+        access.refuse(hosts[0].line, "allowedHosts")
+    elif hosts:
+        tests = [Condition(f"request.host == {quoted(each.text().lower())}", each.line) for each in hosts]
+        access.demand(Some(tuple(tests)))
 
 
 def _add_sts(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
@@ -297,8 +349,12 @@ def _replace_regex(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
 
 
 READERS: Final[dict[str, Callable[[Draft, Part, dict[str, Any]], None]]] = {
-    "retry": _retry, "circuitBreaker": _breaker, "rateLimit": _limit, "headers": _headers, "stripPrefix": _strip,
+    "retry": _retry, "circuitBreaker": _breaker, "rateLimit": _limit, "stripPrefix": _strip,
     "stripPrefixRegex": _strip_regex, "addPrefix": _add_prefix, "replacePath": _replace_path,
     "replacePathRegex": _replace_regex,
 }  # fmt: skip
 """Reader of each kind of middleware that becomes a policy."""
+RULES: Final[dict[str, Callable[[Draft, Part, Access], None]]] = {
+    "ipAllowList": _allow, "ipWhiteList": _allow, "forwardAuth": _forward,
+}  # fmt: skip
+"""Reader of each kind of middleware that becomes an access rule."""

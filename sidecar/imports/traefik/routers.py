@@ -6,14 +6,16 @@ entry point is named here and described in another file; a request has no time l
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
+from sidecar.imports.access.protection import REFUSED
+from sidecar.imports.access.rules import Access
 from sidecar.imports.draft import Draft, merged, split
-from sidecar.imports.kubernetes import Services, name_of, read_objects, report_unread
-from sidecar.imports.protection import REFUSED, refusal
+from sidecar.imports.kubernetes import Services, name_of, namespace_of, read_objects, report_unread
 from sidecar.imports.source import Part, read_documents
 from sidecar.imports.toml import read_toml
-from sidecar.imports.traefik.middlewares import read_middleware
+from sidecar.imports.traefik.middlewares import joined, read_middleware
 from sidecar.imports.traefik.rules import matches
 from sidecar.imports.traefik.services import Balancers
 
@@ -23,6 +25,8 @@ ENTRY_POINTS: Final = {"web": "0.0.0.0:80", "http": "0.0.0.0:80", "websecure": "
                        "traefik": "0.0.0.0:8080"}  # fmt: skip
 """Usual addresses of entry points, which are in another file."""
 DEFAULT_ENTRY: Final = "web"
+HOSTS: Final = re.compile(r"Host\([`\"']([^`\"']+)[`\"']\)")
+"""Finds the hosts of a rule that cannot be read."""
 
 
 def read_traefik(draft: Draft, text: str) -> None:
@@ -45,6 +49,8 @@ class _Routes:
         self.draft = draft
         self.middlewares = middlewares
         self.balancers = balancers
+        self.common: dict[str, list[Part]] = {}
+        """Middlewares of all routers of an entry point."""
         self.addresses: dict[str, Part] = {}
         """Address of each entry point that the file states."""
         self.listeners: dict[str, str] = {}
@@ -54,30 +60,37 @@ class _Routes:
             refused: tuple[int, str] | None) -> None:  # fmt: skip
         """Add the routes of a router."""
         draft = self.draft
-        keys: dict[str, Any] = {}
-        is_route = True
-        for each in names:
-            found = self._middleware(each, 0)
-            is_route = is_route and found is not None
-            keys = merged(keys, found or {})
         if isinstance(services, Part):
             resolved = self.balancers.by_name(services.text(), services)
         else:
             resolved = self.balancers.references(services)
-        if not is_route or not resolved.arms:
-            if not resolved.arms:
-                rule.lose("its service is not translated, and so the whole route is left out")
-            rule.take()
-            return
-        if refused is not None:
-            keys = merged(keys, refusal(draft, *refused))
         found_matches = matches(draft, rule)
         for entry in entries or list(self.addresses) or [DEFAULT_ENTRY]:
             listener = self._listener(entry, rule.line)
+            keys: dict[str, Any] = {}
+            access = Access(draft)
+            is_route = True
+            for each in [*self.common.get(entry, []), *names]:
+                found = self._middleware(each, access, 0)
+                is_route = is_route and found is not None
+                keys = joined(keys, found or {})
+            if refused is not None:
+                access.refuse(*refused)
+            if not is_route or not resolved.arms:
+                if not resolved.arms:
+                    rule.lose("its service is not translated, and so the whole route refuses")
+                for match in found_matches:
+                    draft.close(name, rule.line, "a redirect" if resolved.arms else "its service", listener, match)
+                continue
             for match in found_matches:
                 route: dict[str, Any] = {"listener": listener, **({"match": match} if match else {})}
                 route["upstream"] = split(draft, resolved.arms)
-                draft.route(name, rule.line, route | merged(resolved.keys, keys))
+                route |= merged(resolved.keys, keys)
+                access.apply(route)
+                draft.route(name, rule.line, route)
+            if not found_matches and not access.is_open:
+                draft.lose_guard(rule.line, f"router {name}", listener, HOSTS.findall(rule.text()))
+        rule.take()
 
     def _listener(self, entry: str, line: int) -> str:
         if entry not in self.listeners:
@@ -91,17 +104,17 @@ class _Routes:
             self.listeners[entry] = self.draft.listener_at(entry, address, line)
         return self.listeners[entry]
 
-    def _middleware(self, part: Part, depth: int) -> dict[str, Any] | None:
+    def _middleware(self, part: Part, access: Access, depth: int) -> dict[str, Any] | None:
         """Return the policies of a middleware by its name; None if it answers in place of the service."""
         name = part.text("name") if part.children is not None else part.text()
-        if part.children is not None:
-            part.label("namespace")
+        namespace = part.text("namespace") if part.children is not None else ""
         plain = name.removesuffix("@file").removesuffix("@kubernetescrd")
-        found = self.middlewares.get(plain)
+        found = self.middlewares.get(f"{namespace}/{plain}" if namespace else plain) or self.middlewares.get(plain)
         if found is None:
             part.lose(f"the middleware `{name}` is not in the file; {REFUSED}")
-            return refusal(self.draft, part.line, f"middleware {name}")
-        return read_middleware(self.draft, found.get("spec") or found, self._middleware, depth)
+            access.refuse(part.line, f"middleware {name}")
+            return {}
+        return read_middleware(self.draft, found.get("spec") or found, self._middleware, access, depth)
 
 
 class _File:
@@ -122,6 +135,7 @@ class _File:
         for name, entry in root.members("entryPoints"):
             if (address := entry.get("address")) is not None and not address.text().endswith("/udp"):
                 routes.addresses[name] = address
+            routes.common[name] = entry.items("http", "middlewares")
         refused = _client_certificates(root)
         for name, router in root.members("http", "routers"):
             rule, service = router.get("rule"), router.get("service")
@@ -156,13 +170,20 @@ def _client_certificates(root: Part) -> dict[str, tuple[int, str]]:
     return found
 
 
+def _by_name(parts: list[Part]) -> dict[str, Part]:
+    """Return objects by their namespace and name, and by a name alone that only one of them has."""
+    names = [name_of(each) for each in parts]
+    alone = {name: each for name, each in zip(names, parts, strict=True) if names.count(name) == 1}
+    return alone | {f"{namespace_of(each)}/{name}": each for name, each in zip(names, parts, strict=True)}
+
+
 def _add_objects(draft: Draft, text: str) -> None:
     objects = read_objects(draft, text, (*KINDS, "TLSOption"))
     services = Services(draft, objects["Service"])
     named = {name_of(each): each for each in objects["TraefikService"]}
     transports = {name_of(each): each for each in objects["ServersTransport"]}
     balancers = Balancers(draft, named, transports, services)
-    routes = _Routes(draft, {name_of(each): each for each in objects["Middleware"]}, balancers)
+    routes = _Routes(draft, _by_name(objects["Middleware"]), balancers)
     refused: dict[str, tuple[int, str]] = {}
     for option in objects["TLSOption"]:
         if (client := option.get("spec", "clientAuth")) is not None:

@@ -254,9 +254,13 @@ class Balancers:
             put(keys, "mirror.max_body", draft.value(f"{size.number()}B", size.line))
         return Resolved(main.arms, keys)
 
+    def _of_failover(self, part: Part, key: str, ask: Callable[[Part, int], Resolved], depth: int) -> Resolved:
+        found = part.get(key)
+        return ask(found, depth) if found is not None and found.children is not None else self.by_name(
+            part.text(key), part, depth)  # fmt: skip
+
     def _failover(self, part: Part, ask: Callable[[Part, int], Resolved], depth: int) -> Resolved:
-        main = self.by_name(part.text("service"), part, depth)
-        other = self.by_name(part.text("fallback"), part, depth)
+        main, other = (self._of_failover(part, key, ask, depth) for key in ("service", "fallback"))
         keys = dict(main.keys)
         if other.arms:
             keys["fallback"] = [{"upstream": self._draft.value(other.arms[0][1], part.line)}]

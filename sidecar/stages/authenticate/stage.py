@@ -5,7 +5,7 @@ Rules:
 1. The identities are asked in order, and the first that accepts the credentials names the caller.
 2. Without credentials the answer is 401 without an error code; a wrong token gets `invalid_token`, and ambiguous ones
    400 with `invalid_request`; without a bearer token there is no such word (RFC 6750 3.1).  Every 401 names all schemes
-   in WWW-Authenticate (RFC 9110 11.6.1).
+   in WWW-Authenticate (RFC 9110 11.6.1).  What an external server refuses with 403 gets 403.
 3. If an identity cannot tell by the deadline of the request and no other accepts, the answer is 503 with Retry-After.
 4. A client learns no more than these words.  The reason is in the access log and in the span.
 5. A token that was verified before is judged at the instant at which the head of its request was complete.
@@ -24,7 +24,7 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext
 from sidecar.core.exchange import CRITICALITIES, Caller, Exchange
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import BAD_CREDENTIALS, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
+from sidecar.core.outcome import BAD_CREDENTIALS, FORBIDDEN, UNAUTHENTICATED, UNVERIFIABLE, Outcome, Refusal, failed
 from sidecar.core.promise import Promise, Run
 from sidecar.core.stage import Stage, Wait
 from sidecar.http2.hpack import never_index
@@ -47,6 +47,7 @@ from sidecar.stages.authenticate.spec import Spec
 ABSENT: Final = "The request has no credentials."
 INVALID: Final = "The credentials are malformed, expired, revoked or invalid for another reason."
 AMBIGUOUS: Final = "The request has more than one credential of a kind."
+FORBIDS: Final = "The server that decides about callers refuses the request."
 UNDECIDED: Final = "The credentials cannot be verified at present."
 BEARER: Final = b"Bearer"
 LONGEST_WAIT: Final = 3600.0
@@ -298,6 +299,8 @@ class Authenticator:
             refusal = Refusal("authenticate", self._where, AMBIGUOUS)
             error = b"invalid_request" if has_token else b""
             return self._challenge(failed(BAD_CREDENTIALS, refusal, verdict.cause), error, b"")
+        if verdict.is_forbidden:
+            return failed(FORBIDDEN, Refusal("authenticate", self._where, FORBIDS), verdict.cause)
         refusal = Refusal("authenticate", self._where, INVALID)
         error = b"invalid_token" if has_token else b""
         return self._challenge(failed(UNAUTHENTICATED, refusal, verdict.cause), error, verdict.challenge)

@@ -406,6 +406,29 @@ async def test_an_external_server_gets_method_path_and_named_fields() -> None:
     assert await ask(found, env) is None, "a request with none of the fields is anonymous"
 
 
+@virtual
+async def test_an_external_server_is_asked_by_its_own_path_alone() -> None:
+    env, server = virtual_env(), Server(response(200))
+    settings = {**EXTERNAL, "headers": ["cookie", "x-forwarded-uri"], "append_path": False, "cache": "10s"}
+    found = make("external", env, server, **settings)
+    x = {"method": "POST", "path": "/orders/7", "query": b"a=1", "authority": b"shop.example"}
+    sent = {"cookie": "c=1", "x-forwarded-uri": "/public"}
+    assert isinstance(await ask(found, env, headers=sent, **x), Caller)
+    (seen,) = server.seen
+    assert (seen.method, seen.path, seen.query, seen.body) == (b"GET", b"/check", None, b"")
+    told = {name: value for name, value in seen.headers if name.startswith((b"x-forwarded", b"x-original"))}
+    assert told[b"x-forwarded-uri"] == told[b"x-original-uri"] == b"/orders/7?a=1", "not what the client claims"
+    assert told[b"x-forwarded-method"] == told[b"x-original-method"] == b"POST"
+    assert seen.header(b"x-forwarded-uri") == b"/orders/7?a=1"
+    assert seen.authority == b"127.0.0.1:9191"
+    kept = make("external", env, server, **{**settings, "keep_host": True})
+    await ask(kept, env, headers=sent, **x)
+    assert server.seen.pop().authority == told[b"x-forwarded-host"]
+    for again in ({**x}, {**x, "path": "/orders/8"}, {**x, "method": "PUT"}):
+        await ask(found, env, headers=sent, **again)
+    assert len(server.seen) == 3, "answers are those of one method and path"
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
@@ -427,8 +450,9 @@ def test_only_two_statuses_refuse(answer: Any, kind: type) -> None:
         found = make("external", env, Server(answer), **EXTERNAL, caller="x-user")
         verdict = await ask(found, env, headers={"cookie": "c"})
         assert isinstance(verdict, kind)
-        if isinstance(verdict, Rejection) and answer.status == 401:
-            assert verdict.challenge == b"Cookie"
+        if isinstance(verdict, Rejection):
+            assert verdict.is_forbidden == (answer.status == 403)
+            assert verdict.challenge == (b"Cookie" if answer.status == 401 else b"")
 
     scenario()
 

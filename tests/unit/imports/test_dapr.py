@@ -62,6 +62,37 @@ def test_calls_of_an_app_keep_their_form() -> None:
     assert dapr().policy["listeners"] == {"outbound": {"address": "127.0.0.1:3500"}}
 
 
+REFUSES = [{"deny": {"networks": ["0.0.0.0/0", "::/0"]}}]
+BEARER = {"issuer": "https://id.example", "audience": "orders", "jwksURL": "https://id.example/keys"}
+
+
+def pipeline(kind: str, metadata: dict[str, Any], **spec: Any) -> Checked:
+    """Return the translation of an app whose calls go through a middleware."""
+    handlers = [{"name": "one", "type": kind}]
+    values = [{"name": name, "value": value} for name, value in metadata.items()]
+    objects = [
+        {"kind": "Resiliency", "spec": {"targets": {"apps": {"orders": {}}}}},
+        {"kind": "Configuration", "spec": {"httpPipeline": {"handlers": handlers}, **spec}},
+        {"kind": "Component", "metadata": {"name": "one"}, "spec": {"type": kind, "version": "v1", "metadata": values}},
+    ]
+    return checked("dapr", "\n---\n".join(json.dumps(each, indent=1) for each in objects))
+
+
+def test_middlewares_of_the_calls_of_a_service() -> None:
+    found = pipeline("middleware.http.bearer", BEARER)
+    assert [one["authenticate"] for one in found.policy["routes"]] == [{"any_of": ["one"]}] * 2
+    identity = found.policy["identities"]["one"]["jwt"]
+    assert (identity["issuer"], identity["audiences"]) == ("https://id.example", ["orders"])
+    assert identity["keys"] == {"url": "https://id.example/keys"}
+    assert pipeline("middleware.http.bearer", {"audience": "orders"}).route()["authorize"] == REFUSES
+    assert pipeline("middleware.http.opa", {}).route()["authorize"] == REFUSES
+    limited = pipeline("middleware.http.ratelimit", {"maxRequestsPerSecond": "10"}).route()
+    assert limited["rate_limit"] == [{"name": "imported", "rate": "10/s", "key": "client.address"}]
+    other = pipeline("middleware.http.uppercase", {}, accessControl={"defaultAction": "deny"})
+    assert "authorize" not in other.route()
+    assert other.said("accessControl: holds for calls that the service gets")
+
+
 LOST: list[tuple[dict[str, Any], str]] = [
     ({"components": {"store": {"outbound": {"retry": "again"}}}}, "components.store: calls of components"),
     ({"actors": {"cart": {"retry": "again"}}}, "actors.cart: calls of actors"),

@@ -135,8 +135,20 @@ def test_a_route_refuses_if_its_original_keeps_requests_out(keys: dict[str, Any]
     assert rule(**keys).route()["authorize"] == REFUSES
 
 
+def test_a_server_that_is_asked() -> None:
+    auth = {"protocol": "HTTP", "backendRef": {"name": "auth", "port": 9000},
+            "http": {"path": "/check", "allowedHeaders": ["Cookie"], "allowedResponseHeaders": ["X-User"]}}  # fmt: skip
+    found = rule(filters=[{"type": "ExternalAuth", "externalAuth": auth}])
+    assert found.route()["authenticate"] == {"any_of": ["external"]}
+    assert found.policy["identities"]["external"] == {"external": {
+        "url": "http://auth:9000/check", "headers": ["authorization", "cookie"], "forward": ["x-user"]}}  # fmt: skip
+    for keys in ({"protocol": "GRPC"}, {"forwardBody": {"maxSize": 1}}, {"http": {"path": "/check"}}):
+        refused = rule(filters=[{"type": "ExternalAuth", "externalAuth": {**auth, **keys}}])
+        assert refused.route()["authorize"] == REFUSES
+
+
 LOST: list[tuple[dict[str, Any], str]] = [
-    (modifier("RequestRedirect", scheme="https"), "answers with a redirect there; the whole route is left out"),
+    (modifier("RequestRedirect", scheme="https"), "answers with a redirect there; all its requests are refused"),
     ({"filters": [{"type": "ExtensionRef", "extensionRef": {"kind": "Filter", "name": "cache"}}]},
      "filter ExtensionRef"),
     ({"backendRefs": [{"name": "a", "kind": "ServiceImport"}]}, "a ServiceImport has no equal here"),

@@ -182,14 +182,6 @@ def test_routes_refuse_if_clients_need_certificates_that_are_not_in_the_file() -
     assert found.said("mount the Secret")
 
 
-@each(["AuthorizationPolicy", "RequestAuthentication"])
-def test_all_routes_refuse_beside_an_access_rule(kind: str) -> None:
-    virtual = {"hosts": ["app"], "http": [{"route": [{"destination": {"host": "app"}}]}]}
-    found = istio("VirtualService", virtual, (kind, {"rules": []}))
-    assert found.route()["authorize"] == [{"deny": {"networks": ["0.0.0.0/0", "::/0"]}}]
-    assert found.said(f"{kind} shop: keeps requests out there")
-
-
 LOST: list[tuple[dict[str, Any], str]] = [
     ({"match": [{"sourceLabels": {"a": "b"}}]}, "the workload of a caller"),
     ({"match": [{"ignoreUriCase": True, "uri": {"exact": "/a"}}]}, "a path in any case"),

@@ -46,6 +46,8 @@ def nginx(
      {"x-real-ip": "{client.address}"}),
     ("proxy_set_header X-A ''; proxy_set_header X-B \"\";", "transform.request.headers.remove", ["x-a", "x-b"]),
     ("proxy_hide_header X-Powered-By;", "transform.response.headers.remove", ["x-powered-by"]),
+    ("proxy_set_header Host $host; proxy_set_header Content-Length \"\"; proxy_set_header X-A b;",
+     "transform.request", {"headers": {"set": {"x-a": "b"}}}),
     ("add_header X-A b always;", "transform.response.headers.add", {"x-a": "b"}),
 ])  # fmt: skip
 def test_a_directive_of_a_location(case: tuple[str, str, Any]) -> None:
@@ -100,10 +102,36 @@ def test_paths_hosts_and_listeners() -> None:
     assert found.policy["listeners"]["port-443"]["tls"] == {"cert": "/c", "key": "/k"}
     assert found.route()["transform"]["request"]["path_prefix"] == {"/a": "/b"}
     hosts = [(route["listener"], at(route, "match.host")) for route in found.policy["routes"]]
-    assert hosts == [("inbound", None), ("inbound", "x.example"), ("inbound", "*.y.example"), ("port-443", None)]
+    assert hosts[:4] == [("inbound", None), ("inbound", "x.example"), ("inbound", "*.y.example"), ("port-443", None)]
+    closed = [
+        (route["listener"], route["match"].get("host"), route["authorize"]) for route in found.policy["routes"][4:]
+    ]
+    assert closed == [("inbound", "x.example", REFUSES), ("inbound", "*.y.example", REFUSES),
+                      ("port-443", None, REFUSES)], "no other route takes /s"  # fmt: skip
     assert found.upstream("h-9-tls")["tls"] == {"verify": False}
     assert found.said("~^z has no equal")
     assert found.said("location /s: answers without `proxy_pass`")
+
+
+def test_a_return_comes_before_a_proxy_pass() -> None:
+    found = nginx(server="location /x/ { return 403; proxy_pass http://app; }")
+    rules = {each.get("match", {}).get("path_prefix"): each.get("authorize") for each in found.policy["routes"]}
+    assert rules == {None: None, "/x/": REFUSES}
+    found = checked(
+        "nginx",
+        """server { listen 80; location / { proxy_pass http://a; } }
+        server { listen 80; server_name x.example; return 301 https://x.example; location / { proxy_pass http://b; } }
+    """,
+    )
+    rules = {each.get("match", {}).get("host"): each.get("authorize") for each in found.policy["routes"]}
+    assert rules == {None: None, "x.example": REFUSES}
+
+
+def test_a_variable_with_a_constant_value() -> None:
+    server = "set $next http://b:9; location /x { proxy_pass $next; } location /y { proxy_pass $next/z; }"
+    found = nginx(server=server)
+    assert found.route()["upstream"] == "b-9"
+    assert found.said("location /y: its `proxy_pass` is not translated")
 
 
 def test_rates() -> None:
@@ -125,8 +153,10 @@ def test_directives_hold_for_the_blocks_within() -> None:
 
 @each([
     ("proxy_buffering off;", "proxy_buffering off: has no equal here"),
-    ("if ($x) { return 400; }", "if ($x): has no equal here"),
-    ("auth_request /a;", "keeps requests out there; all are refused here"),
+    ("if ($x) { return 400; }", "if ($x): has a condition without an equal here; the condition lets nobody pass here"),
+    ("if ($x) { set $y 1; }", "if ($x): has no equal here"),
+    ("proxy_set_header X-Client $ssl_client_s_dn;", "has a variable without an equal"),
+    ("auth_request /a;", "auth_request /a: its location is not in the file; keeps requests out there"),
     ("include a.conf;", "include a.conf: is not read"),
     ("proxy_next_upstream_timeout 3s;", "write `timeout.request`"),
     ("content_by_lua_block { if a then { } end }", "content_by_lua_block: has no equal here"),
@@ -173,12 +203,86 @@ def test_a_wrong_file(case: tuple[str, str]) -> None:
 REFUSES = [{"deny": {"networks": ["0.0.0.0/0", "::/0"]}}]
 
 
+def allowed(**conditions: Any) -> list[dict[str, Any]]:
+    return [{"allow": conditions}]
+
+
 @each([
     ("auth_basic 'x';", REFUSES), ("auth_request /a;", REFUSES), ("internal;", REFUSES), ("auth_basic off;", None),
-    ("limit_except GET { deny all; }", REFUSES), ("if ($http_key != 'x') { return 403; }", REFUSES),
-    ("allow 192.0.2.0/24; deny all;", [{"allow": {"networks": ["192.0.2.0/24"]}}]),
-    ("deny 192.0.2.1; allow all;", REFUSES), ("allow all;", None), ("deny all;", REFUSES),
-    ("allow 192.0.2.0/24; deny all; auth_basic 'x';", REFUSES),
+    ("limit_except GET { deny all; }", allowed(when="request.method in ['GET', 'HEAD']")),
+    ("limit_except PUT { allow 10.0.0.0/8; deny all; } allow 192.0.2.1; deny all;",
+     [{"allow": {"networks": ["192.0.2.1"], "when": "request.method in ['PUT']"}},
+      {"allow": {"networks": ["10.0.0.0/8"], "when": "!(request.method in ['PUT'])"}}]),
+    ("limit_except GET { auth_basic 'x'; }", allowed(when="request.method in ['GET', 'HEAD']")),
+    ("if ($http_key != 'x') { return 403; }",
+     allowed(when="'key' in request.headers && request.headers['key'] == 'x'")),
+    ("if ($http_key = \"\") { return 401; }",
+     allowed(when="'key' in request.headers && !('key' in request.headers && request.headers['key'] == '')")),
+    ("if ( $request_method !~ ^(GET|POST)$ ) { return 405; }", allowed(when="request.method.matches('^(GET|POST)$')")),
+    ("if ($http_user_agent ~* bad[a-c]) { return 403; }",
+     allowed(when="!('user-agent' in request.headers && "
+                  "request.headers['user-agent'].matches('[bB][aA][dD][a-cA-C]'))")),
+    ("if ($http_user_agent ~* (a+)+) { return 403; }", REFUSES), ("if ($geoip = x) { return 403; }", REFUSES),
+    ("allow 192.0.2.0/24; deny all;", allowed(networks=["192.0.2.0/24"])),
+    ("deny 192.0.2.1; allow all;", [{"deny": {"networks": ["192.0.2.1"]}}, {"allow": {}}]),
+    ("deny 192.0.2.1; allow 192.0.2.0/24; deny all;",
+     [{"deny": {"networks": ["192.0.2.1"]}}, {"allow": {"networks": ["192.0.2.0/24"]}}]),
+    ("allow 192.0.2.0/30; deny 192.0.2.0/29; allow 192.0.2.0/28; deny all;",
+     [{"allow": {"networks": ["192.0.2.0/30"]}}, {"allow": {"networks": ["192.0.2.8/29"]}}]),
+    ("deny unix:; allow all;", None), ("allow somewhere; deny all;", REFUSES), ("deny somewhere; allow all;", REFUSES),
+    ("allow all;", None), ("deny all;", REFUSES), ("allow 192.0.2.0/24; deny all; auth_basic 'x';", REFUSES),
+    ("set_real_ip_from 10.0.0.0/8; allow 192.0.2.0/24; deny all;", REFUSES),
 ])  # fmt: skip
-def test_a_location_refuses_if_its_original_keeps_requests_out(case: tuple[str, Any]) -> None:
+def test_who_may_pass(case: tuple[str, Any]) -> None:
     assert nginx(case[0]).route().get("authorize") == case[1]
+
+
+def test_the_proxies_in_front_are_those_of_the_listener() -> None:
+    proxies = "set_real_ip_from 10.0.0.0/8; real_ip_header X-Forwarded-For; real_ip_recursive on;"
+    found = nginx("allow 192.0.2.0/24; deny all;", outer=proxies)
+    assert found.policy["listeners"]["inbound"]["trusted_proxies"] == ["10.0.0.0/8"]
+    assert found.route()["authorize"] == allowed(networks=["192.0.2.0/24"])
+    assert "trusted_proxies" not in nginx(server="set_real_ip_from 10.0.0.0/8;").policy["listeners"]["inbound"]
+
+
+AUTH = """location = /auth {{ internal; proxy_pass http://10.0.0.9/check; proxy_pass_request_body off;
+                              proxy_set_header Content-Length ""; {0} }}"""
+
+
+def test_a_server_that_is_asked() -> None:
+    location = """auth_request /auth; auth_request_set $who $upstream_http_x_user; proxy_set_header X-User $who;
+                  auth_request_set $mail $upstream_http_x_mail; proxy_set_header X-Other $mail;"""
+    own = "proxy_set_header X-Original-URI $request_uri; proxy_set_header X-Key $http_x_key; proxy_read_timeout 3s;"
+    found = nginx(location, server=AUTH.format(own))
+    assert found.route()["authenticate"] == {"any_of": ["external"]}
+    assert found.policy["identities"]["external"] == {"external": {
+        "url": "http://10.0.0.9/check", "append_path": False, "headers": ["authorization", "cookie", "x-key"],
+        "forward": ["x-user"], "timeout": "3s"}}  # fmt: skip
+    assert found.route()["transform"]["request"]["headers"]["remove"] == ["x-other"], "no client writes it itself"
+    assert found.said("the field x-mail of the answer goes on under its own name alone")
+    inner = "auth_request_set $who $upstream_http_x_user; set $check http://10.0.0.9/constant;"
+    elsewhere = nginx("auth_request /auth; proxy_set_header X-User $who;",
+                      server=AUTH.format(inner).replace("http://10.0.0.9/check", "$check"))  # fmt: skip
+    assert elsewhere.policy["identities"]["external"]["external"]["forward"] == ["x-user"]
+    assert nginx("auth_request /auth;", server=AUTH.format("").replace("= /auth", "^~ /auth")).policy["identities"]
+    kept = nginx("auth_request /auth;", server=AUTH.format("proxy_set_header Host $http_host;"))
+    assert kept.policy["identities"]["external"]["external"]["keep_host"] is True
+    for wrong in ("proxy_set_header X-Role $role;", "proxy_set_header X-Original-URI $uri;"):
+        assert nginx("auth_request /auth;", server=AUTH.format(wrong)).route()["authorize"] == REFUSES
+    both = nginx("auth_request /auth; satisfy any; allow 10.0.0.0/8; deny all;", server=AUTH.format(""))
+    assert both.route()["authorize"] == REFUSES
+
+
+def test_a_location_that_denies_by_a_pattern_is_no_part_of_the_others() -> None:
+    server = (
+        "location ~ /\\.git { deny all; } location ~* \\.bak$ { return 404; } location /x { proxy_pass http://app; }"
+    )
+    server += " location = /y { proxy_pass http://app; } location ~ \\.(png|jpg)$ { root /srv; }"
+    found = nginx(server=server)
+    rules = {each["name"]: each.get("authorize") for each in found.policy["routes"]}
+    condition = " && ".join(
+        f"!(request.path.matches('{each}'))" for each in ("/\\\\.git", "\\\\.[bB][aA][kK]$", "\\\\.(png|jpg)$")
+    )
+    assert rules == {"x": allowed(when=condition), "y": None, "all": allowed(when=condition)}
+    odd = nginx(server="location ~ (a+)+ { deny all; }")
+    assert odd.route()["authorize"] == REFUSES, "a pattern that is not allowed here denies everything"

@@ -60,6 +60,8 @@ MIDDLEWARES: list[tuple[dict[str, Any], str, Any]] = [
     ({"replacePathRegex": {"regex": "^/a/(.*)$", "replacement": "/b/$1"}}, "transform.request.path_regex",
      {"pattern": "/a/(.*)", "to": "/b/\\1"}),
     ({"ipAllowList": {"sourceRange": ["192.0.2.0/24"]}}, "authorize", {"networks": ["192.0.2.0/24"]}),
+    ({"headers": {"allowedHosts": ["A.example", "b"]}}, "authorize",
+     {"when": "request.host == 'a.example'"}),
     ({"chain": {"middlewares": ["two"]}}, "retry.max_attempts", 2),
 ]  # fmt: skip
 
@@ -67,13 +69,50 @@ MIDDLEWARES: list[tuple[dict[str, Any], str, Any]] = [
 @each(MIDDLEWARES)
 def test_a_middleware(case: tuple[dict[str, Any], str, Any]) -> None:
     found = at(traefik(case[0], middlewares={"two": {"retry": {"attempts": 2}}}).route(), case[1])
-    assert found == ([{"allow": case[2]}] if case[1] == "authorize" else case[2])
+    assert (found[0] if case[1] == "authorize" else found) == (
+        {"allow": case[2]} if case[1] == "authorize" else case[2]
+    )
+
+
+def test_rules_and_limits_of_several_middlewares_add_up() -> None:
+    names = ["near", "limit", "far", "more", "asked", "few", "fewer"]
+    limit = {"rateLimit": {"average": 5}}
+    found = traefik(router={"middlewares": names}, middlewares={
+        "near": {"ipAllowList": {"sourceRange": ["10.0.0.0/8"]}}, "limit": limit, "more": limit,
+        "far": {"ipWhiteList": {"sourceRange": ["10.1.0.0/16", "192.0.2.1"]}},
+        "asked": {"forwardAuth": {"address": "http://auth:9/check?a=b", "authResponseHeaders": ["X-User"]}},
+        "few": {"inFlightReq": {"amount": 3}}, "fewer": {"inFlightReq": {"amount": 2}},
+    })  # fmt: skip
+    assert found.route()["authorize"] == [{"allow": {"networks": ["10.1.0.0/16"]}}]
+    assert found.route()["authenticate"] == {"any_of": ["external"]}
+    assert found.route()["concurrency"] == {"max": 2}
+    assert [each["name"] for each in found.route()["rate_limit"]] == ["imported", "imported-2"]
+    assert found.policy["identities"]["external"] == {"external": {
+        "url": "http://auth:9/check?a=b", "append_path": False, "headers": ["authorization", "cookie"],
+        "forward": ["x-user"], "timeout": "30s"}}  # fmt: skip
+    refused = traefik(router={"middlewares": ["basic", "near"]}, middlewares={
+        "basic": {"basicAuth": {"users": ["a"]}}, "near": {"ipAllowList": {"sourceRange": ["10.0.0.0/8"]}}
+    })  # fmt: skip
+    assert refused.route()["authorize"] == REFUSES, "an allowed network does not undo a refusal"
+    assert "authenticate" not in refused.route()
+
+
+def test_middlewares_of_an_entry_point_hold_for_its_routers() -> None:
+    text = json.dumps({
+        "entryPoints": {"web": {"address": ":80", "http": {"middlewares": ["near@file"]}}},
+        "http": {"routers": {"shop": {"rule": "Path(`/a`)", "service": "app", "entryPoints": ["web"]}},
+                 "services": {"app": {"loadBalancer": {"servers": [{"url": "http://a:1"}]}}},
+                 "middlewares": {"near": {"ipAllowList": {"sourceRange": ["10.0.0.0/8"]}}}},
+    }, indent=1)  # fmt: skip
+    assert checked("traefik", text).route()["authorize"] == [{"allow": {"networks": ["10.0.0.0/8"]}}]
 
 
 PROTECTED: list[dict[str, Any]] = [
-    {"basicAuth": {"users": ["a"]}}, {"digestAuth": {}}, {"forwardAuth": {"address": "http://a"}},
+    {"basicAuth": {"users": ["a"]}}, {"digestAuth": {}}, {"forwardAuth": {"address": "http://a", "forwardBody": True}},
+    {"forwardAuth": {"address": "http://a", "authResponseHeadersRegex": "^x-"}}, {"forwardAuth": {}},
+    {"ipAllowList": {"sourceRange": ["somewhere"]}},
     {"plugin": {"my-jwt": {"a": 1}}}, {"ipAllowList": {"sourceRange": ["192.0.2.0/24"], "ipStrategy": {"depth": 1}}},
-    {"chain": {"middlewares": ["elsewhere@docker"]}}, {"headers": {"allowedHosts": ["a"]}},
+    {"chain": {"middlewares": ["elsewhere@docker"]}}, {"headers": {"allowedHosts": ["a"], "hostsProxyHeaders": ["x"]}},
 ]  # fmt: skip
 
 
@@ -210,6 +249,28 @@ def test_objects_of_kubernetes() -> None:
     assert found.said("write `tls: {cert, key}`")
 
 
+def test_middlewares_of_one_name_in_several_namespaces() -> None:
+    def middleware(namespace: str, network: str) -> dict[str, Any]:
+        return {"apiVersion": "traefik.io/v1alpha1", "kind": "Middleware", "metadata": {
+            "name": "near", "namespace": namespace}, "spec": {"ipAllowList": {"sourceRange": [network]}}}  # fmt: skip
+
+    for reference, wanted in (({"name": "near", "namespace": "b"}, [{"allow": {"networks": ["10.2.0.0/16"]}}]),
+                              ({"name": "near"}, REFUSES)):  # fmt: skip
+        route = {"match": "Host(`a`)", "middlewares": [reference], "services": [{"name": "app", "port": 80}]}
+        documents = [middleware("a", "10.1.0.0/16"), middleware("b", "10.2.0.0/16"), {
+            "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": {"name": "shop"},
+            "spec": {"routes": [route]}}]  # fmt: skip
+        found = checked("traefik", "\n---\n".join(json.dumps(each, indent=1) for each in documents))
+        assert found.route()["authorize"] == wanted
+
+
+def test_a_failover_of_kubernetes() -> None:
+    spare = {"failover": {"service": {"name": "app", "port": 80}, "fallback": {"name": "other", "port": 81}}}
+    route = {"match": "Host(`a.example`)", "services": [{"name": "spare", "kind": "TraefikService"}]}
+    found = objects(("IngressRoute", "shop", {"routes": [route]}), ("TraefikService", "spare", spare))
+    assert (found.route()["upstream"], found.route()["fallback"]) == ("app-80", [{"upstream": "other-81"}])
+
+
 def test_a_route_refuses_if_its_tls_options_demand_certificates() -> None:
     route = {"match": "Host(`a`)", "services": [{"name": "app", "port": 80}]}
     option = ("TLSOption", "mutual", {"clientAuth": {"clientAuthType": "RequireAndVerifyClientCert"}})
@@ -219,7 +280,7 @@ def test_a_route_refuses_if_its_tls_options_demand_certificates() -> None:
 
 
 LOST: list[tuple[dict[str, Any], str]] = [
-    ({"redirectScheme": {"scheme": "https"}}, "answers with a redirect there; the whole route is left out"),
+    ({"redirectScheme": {"scheme": "https"}}, "answers with a redirect there; the whole route refuses"),
     ({"compress": {}}, "responses are not compressed"), ({"errors": {"status": ["500"]}}, "write a `fallback`"),
     ({"inFlightReq": {"amount": 1, "sourceCriterion": {"ipStrategy": {"depth": 1}}}}, "for each client"),
     ({"retry": {"attempts": 2, "timeout": "1s"}}, "retry.timeout"), ({"unknown": {}}, "one.unknown"),

@@ -105,6 +105,14 @@ def test_a_wrong_key_is_no_invalid_token() -> None:
         assert (outcome.status, challenges(outcome)) == (status, [b'Bearer realm=""', b'ApiKey realm=""'])
 
 
+def test_what_an_external_server_forbids_is_forbidden() -> None:
+    rejection = Rejection("https://check.example refused the request with 403")
+    rejection.is_forbidden = True
+    outcome, _ = admit(stage(Listed("corporate", rejection)), BEARER)
+    assert outcome is not None
+    assert (outcome.status, outcome.reason, challenges(outcome)) == (403, "forbidden", [])
+
+
 def test_what_cannot_be_decided_is_unavailable_and_not_unauthenticated() -> None:
     undecided = Listed("corporate", Unavailable("the issuer is away", 7.0))
     outcome, _ = admit(stage(undecided, Listed("other", Rejection("wrong"))), BEARER)

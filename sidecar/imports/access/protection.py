@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.imports.draft import Draft, Value
+from sidecar.imports.source import Part
 
 WORDS: Final = (
     "rbac", "authz", "authn", "oauth", "oidc", "jwt", "basicauth", "digestauth", "forwardauth", "apikeyauth", "extauth",
@@ -24,12 +25,25 @@ def keeps_out(name: str) -> bool:
     return any(word in plain for word in WORDS)
 
 
+NAMES: Final = ("name", "@type", "type_url", "phase")
+"""Keys of extensions whose values say what they do."""
+
+
+def has_guard(part: Part) -> bool:
+    """True if an extension within a value keeps requests out, as far as its name or its type says so."""
+    for key, each in (part.children or {}).items():
+        if (key in NAMES and each.scalar is not None and keeps_out(each.scalar)) or has_guard(each):
+            return True
+    return any(map(has_guard, part.list or []))
+
+
 def refusal(draft: Draft, line: int, what: str) -> dict[str, Any]:
     """Return the block that refuses all requests, with the reason."""
     comment = f"{draft.findings.place(line)}: {what}: only some requests pass there; say here which"
     return {"authorize": [{"deny": {"networks": Value(EVERYONE, comment, line)}}]}
 
 
-def allow_networks(draft: Draft, networks: list[str], line: int) -> dict[str, Any]:
-    """Return the block that lets some networks in."""
-    return {"authorize": [{"allow": {"networks": draft.value(networks, line)}}]}
+def closed(draft: Draft, line: int, what: str) -> dict[str, Any]:
+    """Return the block of a route whose original answers by itself."""
+    comment = f"{draft.findings.place(line)}: {what}: no request of it gets to an upstream there"
+    return {"authorize": [{"deny": {"networks": Value(EVERYONE, comment, line)}}]}
