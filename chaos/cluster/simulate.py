@@ -44,11 +44,12 @@ def simulate(loaded: Loaded, arm: str, seed: int, *, without: bool = False) -> R
     recording.is_simulated = True
     rows = RowSink(recording, loaded.scenario.guard.rows)
 
-    async def run() -> Recording:
-        return await run_arm(loaded, Virtual(seed, rows.report), rows, without=without)
+    async def run() -> None:
+        await run_arm(loaded, Virtual(seed, rows.report), rows, without=without)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(run())
+        runner.run(run())  # without a result, of which `Runner` would build the text as it restores SIGINT's handler
+    return recording
 
 
 def running_loop() -> VirtualLoop:

@@ -61,7 +61,10 @@ class Message:
 
     def get(self, name: str, default: str = "") -> str:
         """Return the first value of a field."""
-        return next((value for key, value in self.fields if key == name), default)
+        for key, value in self.fields:
+            if key == name:
+                return value
+        return default
 
     def get_all(self, name: str) -> list[str]:
         """Return all values of a field."""
@@ -195,5 +198,5 @@ async def read_body(reader: asyncio.StreamReader, message: Message, *, until_clo
 
 
 def _fields(lines: list[str]) -> Fields:
-    pairs = (line.partition(":") for line in lines)
+    pairs = [line.partition(":") for line in lines]
     return [(name.lower(), value.strip()) for name, _, value in pairs]

@@ -66,8 +66,10 @@ class MemoryTransport(asyncio.Transport):
         if self._is_eof_sent or self._is_lost or not data:
             return
         piece = bytes(data)
-        step = self.split or len(piece)
-        self._way.extend(piece[at : at + step] for at in range(0, len(piece), step))
+        if step := self.split:
+            self._way.extend(piece[at : at + step] for at in range(0, len(piece), step))
+        else:
+            self._way.append(piece)
         self._size += len(piece)
         if self._size > self._high and not self._is_full:
             self._is_full = True

@@ -18,7 +18,6 @@ from chaos.parts.http import request
 from chaos.parts.servers import after, answering, echoing
 from tests.e2e.crowd import LIMITS, Ordinary, attackers, is_quiet, until
 from tests.e2e.world import World, world
-from tests.support import process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,10 +40,9 @@ async def w(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     command.write_text(SHIFTED.format(python=sys.executable))
     command.chmod(0o755)
     servers = {"echo": echoing, "slow": after(1.0, answering())}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "COMMAND", command)
-        async with world(directory, servers, limits=LIMITS, defaults={"timeout": {"request": "3s"}}) as running:
-            yield running
+    patient = {"timeout": {"request": "3s"}}
+    async with world(directory, servers, command=command, limits=LIMITS, defaults=patient) as running:
+        yield running
 
 
 async def test_no_descriptors_left(tmp_path: Path) -> None:

@@ -80,9 +80,7 @@ def test_exit_codes(tmp_path: Path) -> None:
         (2, "demo", "x"),
         (0, "--help"), (0, "--version"), (2,), (2, "chek"), (2, "--x"),
     )  # fmt: skip
-    for (code, *arguments), done in zip(
-        wanted, run_all([arguments for _, *arguments in wanted], tmp_path), strict=True
-    ):
+    for (code, *arguments), done in zip(wanted, run_all([arguments for _, *arguments in wanted]), strict=True):
         assert done.returncode == code, (arguments, done)
 
 
@@ -96,5 +94,5 @@ def test_a_command_that_is_wrong_says_what_would_be_right(tmp_path: Path) -> Non
         (2, ("chek", path), "did you mean `check`?"),
         (1, ("check", tmp_path / "nowhere"), "No such file"),
     )
-    for (code, _, says), done in zip(wanted, run_all([each[1] for each in wanted], tmp_path), strict=True):
+    for (code, _, says), done in zip(wanted, run_all([each[1] for each in wanted]), strict=True):
         assert (done.returncode, says in done.stderr) == (code, True), done.stderr

@@ -6,6 +6,7 @@ import asyncio
 import resource
 import signal
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from chaos.parts.http import Message
 from chaos.parts.servers import Connection, Server, after, answering, echoing
 from tests.e2e.crowd import until
 from tests.e2e.world import world
-from tests.support.process import Sidecar, policies, route
+from tests.support.process import COMMAND, Sidecar, policies, route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+started = partial(Sidecar, command=COMMAND)
+"""Sidecar whose program is started, since these tests are about its start and its end; most others are forked."""
 
 
 def policy(url: str, **blocks: Any) -> dict[str, Any]:
@@ -46,7 +49,7 @@ async def test_the_start_imports_nothing_that_is_not_configured(tmp_path: Path) 
         return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
 
     environ = {"PYTHONPROFILEIMPORTTIME": "1"}
-    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path, environ) as sidecar:
+    async with Server(echoing) as server, started(policy(server.url), tmp_path, environ) as sidecar:
         assert (await sidecar.ask("/readyz")).status == 200
         assert (await sidecar.fetch("GET", "/app")).status == 200
         assert "pydantic" in imported()
@@ -56,7 +59,7 @@ async def test_the_start_imports_nothing_that_is_not_configured(tmp_path: Path) 
 
 
 async def test_bad_policies_keep_it_from_starting(tmp_path: Path) -> None:
-    sidecar = Sidecar(policies(upstreams={}, routes=[route("app", timeout={"request": 5})]), tmp_path)
+    sidecar = started(policies(upstreams={}, routes=[route("app", timeout={"request": 5})]), tmp_path)
     with pytest.raises(AssertionError, match=r"(?s)exit code 1.*policies\.yaml:.*unit"):
         await sidecar.__aenter__()
 
@@ -74,7 +77,7 @@ class Gated:
 
 async def test_sigterm_drains_and_exits_cleanly(tmp_path: Path) -> None:
     gated = Gated()
-    async with Server(gated) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+    async with Server(gated) as server, started(policy(server.url), tmp_path) as sidecar:
         async with sidecar.client() as busy, sidecar.client() as idle:
             await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
             await until(lambda: server.requests)
@@ -89,7 +92,7 @@ async def test_sigterm_drains_and_exits_cleanly(tmp_path: Path) -> None:
 
 async def test_a_second_signal_ends_it_now(tmp_path: Path) -> None:
     async with Server(after(30, answering())) as server:
-        sidecar = Sidecar(policy(server.url), tmp_path)
+        sidecar = started(policy(server.url), tmp_path)
         await sidecar.__aenter__()
         async with sidecar.client() as busy:
             await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -104,7 +107,7 @@ async def test_a_second_signal_ends_it_now(tmp_path: Path) -> None:
 
 async def test_while_it_drains_it_is_alive_and_not_ready(tmp_path: Path) -> None:
     gated = Gated()
-    async with Server(gated) as server, Sidecar(policy(server.url), tmp_path) as sidecar, sidecar.client() as busy:
+    async with Server(gated) as server, started(policy(server.url), tmp_path) as sidecar, sidecar.client() as busy:
         await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
         await until(lambda: server.requests)
         sidecar.signal(signal.SIGTERM)
@@ -122,7 +125,7 @@ async def test_while_it_drains_it_is_alive_and_not_ready(tmp_path: Path) -> None
 async def test_a_drain_has_an_end(tmp_path: Path) -> None:
     async with Server(after(30, answering())) as server:
         rules = {**policy(server.url), "limits": {"drain_timeout": "500ms"}}
-        async with Sidecar(rules, tmp_path) as sidecar, sidecar.client() as busy:
+        async with started(rules, tmp_path) as sidecar, sidecar.client() as busy:
             await busy.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
             await until(lambda: server.requests)
             assert await sidecar.stop() == 0
@@ -134,7 +137,7 @@ async def test_the_admin_listener_can_ask_for_a_token(tmp_path: Path) -> None:
     secret.write_text("s3cret\n")
     async with Server(echoing) as server:
         rules = {**policy(server.url), "admin": {"address": "127.0.0.1:0", "token": {"file": str(secret)}}}
-        async with Sidecar(rules, tmp_path) as sidecar:
+        async with started(rules, tmp_path) as sidecar:
             for target in ("/livez", "/readyz"):
                 assert (await sidecar.ask(target)).status == 200, "probes have no token"
             for method, target in (("GET", "/metrics"), ("GET", "/state"), ("POST", "/reload"), ("GET", "/nowhere")):
@@ -157,7 +160,7 @@ async def test_the_admin_listener_can_ask_for_a_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("half", [b"GET /sta", b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n"])
 async def test_clients_of_the_admin_listener_leave_descriptors_to_the_service(tmp_path: Path, half: bytes) -> None:
-    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path) as sidecar:
+    async with Server(echoing) as server, started(policy(server.url), tmp_path) as sidecar:
         resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (256, 256))
         async with AsyncExitStack() as stack:
             for _ in range(260):
@@ -225,4 +228,4 @@ async def test_nobody_listens_where_it_has_not_bound(tmp_path: Path) -> None:
         taken = policies(upstreams={"app": {"endpoints": [server.url]}}, routes=[route("app")])
         taken["listeners"] = {"inbound": {"address": server.address}}
         with pytest.raises(AssertionError, match=f"{server.address}.*in use"):
-            await Sidecar(taken, tmp_path).__aenter__()
+            await started(taken, tmp_path).__aenter__()

@@ -18,6 +18,7 @@ from sidecar.core import events
 from sidecar.core.outcome import Outcome
 from tests.support.authority import Authority
 from tests.support.clock import FakeEnv, remembering
+from tests.support.loop import others_done
 from tests.support.redis import SERVER, Redis, Switch, replicated
 from tests.unit.stages.cache.world import World, is_hit, reply, said
 
@@ -62,7 +63,7 @@ async def sidecar() -> AsyncIterator[Make]:
     yield make
     for store in stores:
         store.close()
-    await asyncio.sleep(0.05)
+    await others_done()
 
 
 def memory_of(world: World) -> int:

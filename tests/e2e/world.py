@@ -28,13 +28,14 @@ async def world(
     *,
     routes: Mapping[str, Mapping[str, Any]] | None = None,
     upstreams: Mapping[str, Mapping[str, Any]] | None = None,
+    command: Path | None = None,
     **sections: Any,
 ) -> AsyncIterator[World]:
     """Start the servers and the sidecar.
 
     `place` is the directory for a new sidecar, or a running one, which gets the policies and has none at the end.
     `routes` and `upstreams` add to the policies of each server, `sections` to the file.  A name that only `upstreams`
-    has is an upstream without a server.
+    has is an upstream without a server.  `command`: see `Sidecar`.
     """
     routes, upstreams = routes or {}, upstreams or {}
     async with contextlib.AsyncExitStack() as stack:
@@ -45,5 +46,5 @@ async def world(
         for name, more in upstreams.items():
             whole[name] = {**whole.get(name, {}), **more}
         policy = policies(upstreams=whole, routes=[route(name, **routes.get(name, {})) for name in whole], **sections)
-        sidecar = Sidecar(policy, place) if isinstance(place, Path) else place.under(policy)
+        sidecar = Sidecar(policy, place, command=command) if isinstance(place, Path) else place.under(policy)
         yield World(await stack.enter_async_context(sidecar), running)

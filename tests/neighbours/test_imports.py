@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import pytest
 
@@ -355,7 +356,7 @@ async def test_a_translation_lets_the_same_requests_pass(
         async with running(kind, configuration, facts, tmp_path):
             original = await told(f"127.0.0.1:{facts['port']}")
         text = Template(configuration).substitute(facts, directory=tmp_path)
-        policy: dict[str, Any] = yaml.safe_load(translate(kind, "source", text).policy.replace(": off ", ": 'off' "))
+        policy = checked(kind, text).policy
         policy["listeners"]["inbound"]["address"] = "127.0.0.1:0"
         policy["admin"] = {"address": "127.0.0.1:0"}
         async with Sidecar(json.dumps(policy), tmp_path) as sidecar:
@@ -513,8 +514,7 @@ async def test_policies_of_istio_let_the_requests_pass_that_envoy_does(tmp_path:
                                  "keys": json.dumps({"keys": [jwk(key())]})}  # fmt: skip
         async with running("envoy", AS_ENVOY, facts, tmp_path):
             original = await told(f"127.0.0.1:{facts['port']}")
-        text = translate("istio", "source", Template(ISTIO).substitute(facts)).policy
-        policy: dict[str, Any] = yaml.safe_load(text.replace(": off ", ": 'off' "))
+        policy = checked("istio", Template(ISTIO).substitute(facts)).policy
         (listener,) = policy["listeners"].values()
         listener["address"] = "127.0.0.1:0"
         policy["listeners"] = {"inbound": listener}

@@ -1,55 +1,144 @@
-"""Many commands of `sidecar`, each in a process of its own that is forked once the modules are imported.
+"""Processes of `sidecar` that are forked once the modules are imported, which else take most of the time of a start.
 
-A start of Python and the imports dominate the time of a short command.  The entry point, the arguments, the exit code
-and the two streams are those of a command that a shell starts.
+The entry point, arguments, environment, exit code, signals and standard streams are those of a process that a shell
+starts; `tests.support.fork_server` has the rules.  Tests of the start itself start the program (`COMMAND`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Final
 
-FORKING = """
-import json, os, sys, traceback
-import sidecar.app, sidecar.commands, sidecar.control.compiler, sidecar.inspect.explain, sidecar.policytest.run
-from sidecar.cli import main
-for number, arguments in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
-        for stream in (1, 2):
-            os.dup2(os.open(f"{sys.argv[2]}/{number}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        sys.argv = ["sidecar", *arguments]
-        code = 0
+from sidecar.process.children import tied_to_parent
+
+ROOT: Final = Path(__file__).parents[2]
+CAN_FORK: Final = sys.platform.startswith("linux")
+"""True where the server runs; elsewhere, libraries of the system have threads of their own or refuse to be forked."""
+INTERPRETER: Final = ("PYTHON", "LD_", "MALLOC_")
+"""First letters of variables that only a start of the interpreter reads."""
+
+
+class ForkServer:
+    """Fork server of this process."""
+
+    def __init__(self) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                preexec_fn=tied_to_parent(),
+            )  # fmt: skip
+
+    def start(self, argv: Sequence[str], env: Mapping[str, str], stdout: int, stderr: int, report: int) -> None:
+        """Start a command; the descriptor `report` gets a line with its PID, and one with its exit code at its end."""
+        text = json.dumps({"argv": argv, "env": dict(env), "directory": os.getcwd()})
+        stdin = os.open(os.devnull, os.O_RDONLY)
         try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-"""Program that runs each list of arguments and prints its exit code; streams go to the files `NUMBER.1` and `.2`."""
+            socket.send_fds(self._channel, [text.encode()], [stdin, stdout, stderr, report])
+        finally:
+            os.close(stdin)
+
+    def close(self) -> None:
+        """End the server, and with it each process that it has forked."""
+        self._channel.close()
+        self._process.wait()
 
 
-def run_all(commands: Sequence[Sequence[str | Path]], directory: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run `sidecar` once with each list of arguments; the output passes through files in the directory."""
-    texts = [[str(argument) for argument in arguments] for arguments in commands]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, json.dumps(texts), str(directory)],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    return [
-        subprocess.CompletedProcess(
-            arguments, int(code), (directory / f"{number}.1").read_text(), (directory / f"{number}.2").read_text()
-        )
-        for number, (arguments, code) in enumerate(zip(texts, done.stdout.split(), strict=True))
-    ]
+@cache
+def fork_server() -> ForkServer:
+    """Return the server, which is started at the first use."""
+    return ForkServer()
+
+
+def close_server() -> None:
+    """End the server if it was started."""
+    if fork_server.cache_info().currsize:
+        fork_server().close()
+        fork_server.cache_clear()
+
+
+def can_fork(env: Mapping[str, str]) -> bool:
+    """True if a forked process is like one that is started with this environment."""
+    names = {name for name in {**env, **os.environ} if name.startswith(INTERPRETER)}
+    return CAN_FORK and all(env.get(name) == os.environ.get(name) for name in names)
+
+
+class ForkedProcess:
+    """Forked `sidecar`, with what tests use of `asyncio.subprocess.Process`."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.returncode: int | None = None
+        self.stdout: asyncio.StreamReader
+        self.stderr: asyncio.StreamReader
+        self._ending: asyncio.Task[int]
+
+    @classmethod
+    async def start(cls, argv: Sequence[str], env: Mapping[str, str], limit: int) -> ForkedProcess:
+        """Start a command; `limit`: bytes of its longest line."""
+        process = cls()
+        pipes = [os.pipe() for _ in range(3)]
+        try:
+            fork_server().start(argv, env, *(writing for _, writing in pipes))
+        finally:
+            for _, writing in pipes:
+                os.close(writing)
+        process.stdout, process.stderr, report = [await _reader(reading, limit) for reading, _ in pipes]
+        process.pid = await _number(report)
+        process._ending = asyncio.create_task(process._end(report))
+        return process
+
+    async def _end(self, report: asyncio.StreamReader) -> int:
+        self.returncode = await _number(report)
+        return self.returncode
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ending)
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+async def _number(report: asyncio.StreamReader) -> int:
+    line = await report.readline()
+    assert line, "the fork server has ended"
+    return int(line)
+
+
+async def _reader(handle: int, limit: int) -> asyncio.StreamReader:
+    """Return a reader of a pipe."""
+    reader = asyncio.StreamReader(limit=limit)
+    pipe = os.fdopen(handle, "rb", buffering=0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader
+
+
+def run_all(commands: Sequence[Sequence[str | Path]]) -> list[subprocess.CompletedProcess[str]]:
+    """Run `sidecar` once with each list of arguments, one after the other."""
+
+    async def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        process = await ForkedProcess.start(["sidecar", *arguments], os.environ, 2**16)
+        async with asyncio.timeout(60):
+            out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
+            return subprocess.CompletedProcess(arguments, await process.wait(), out.decode(), err.decode())
+
+    async def all_of_them() -> list[subprocess.CompletedProcess[str]]:
+        return [await run([str(argument) for argument in arguments]) for arguments in commands]
+
+    return asyncio.run(all_of_them())

@@ -44,3 +44,10 @@ async def settle(turns: int = 5) -> None:
     """Let the loop turn a few times, so that all ready callbacks have run."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def others_done(patience: float = 60.0) -> None:
+    """Wait until all other tasks of the loop have ended, such as those that close connections in the background."""
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        _, left = await asyncio.wait(others, timeout=patience)
+        assert not left, left

@@ -1,11 +1,12 @@
-"""Real `sidecar run` in a process of its own, on ports that the system chooses.
+"""`sidecar run` in a process of its own, on ports that the system chooses.
 
     policy = policies(upstreams={"app": {"endpoints": [server.url]}}, routes=[{"name": "all", ...}])
     async with Sidecar(policy, tmp_path) as sidecar:
         answer = await sidecar.fetch("GET", "/")
 
 The policies are a dict, written as JSON, which is YAML; or text.  Leaving the context stops the process and checks that
-it ended cleanly and reported no bug.
+it ended cleanly and reported no bug.  The process is forked (`tests.support.forked`), unless a test names a program
+or its environment needs the start of an interpreter.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from chaos.parts.client import Client, fetch
 from chaos.parts.http import Message
 from sidecar.process.children import tied_to_parent
 from tests.support.files import replace
+from tests.support.forked import ForkedProcess, can_fork
 
 LOOP: Final = os.environ.get("TEST_LOOP", "uvloop")
 """Event loop of the sidecars: `asyncio`, or `uvloop` where it is installed."""
@@ -33,6 +35,8 @@ WITHOUT_UVLOOP: Final = Path(__file__).with_name("without_uvloop")
 PATIENCE = 60.0
 """Seconds after which a test fails rather than hangs."""
 COMMAND = Path(sys.executable).with_name("sidecar")
+LINE: Final = 2**20
+"""Bytes of the longest line of its output."""
 
 
 def restore_sigint() -> None:
@@ -74,8 +78,10 @@ class Sidecar:
         directory: Path,
         env: Mapping[str, str] | None = None,
         path: Path | None = None,
+        *,
+        command: Path | None = None,
     ) -> None:
-        """`path`: what to run instead of a file with the policy."""
+        """`path`: what to run instead of a file with the policy; `command`: program to start, instead of a fork."""
         self.path = directory / "policies.yaml"
         self._run = path or self.path
         self._first = policy
@@ -90,7 +96,8 @@ class Sidecar:
         self.admin = ""
         self.listeners: dict[str, str] = {}
         self._env = {**os.environ, **(without_uvloop() if LOOP == "asyncio" else {}), **(env or {})}
-        self._process: asyncio.subprocess.Process | None = None
+        self._command = command
+        self._process: asyncio.subprocess.Process | ForkedProcess | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._ready = asyncio.Event()
         self._news = asyncio.Event()
@@ -98,10 +105,14 @@ class Sidecar:
     # ----- start and end
 
     async def __aenter__(self) -> Sidecar:
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(
-            COMMAND, "run", self._run, stdout=pipe, stderr=pipe, env=self._env, preexec_fn=tied_to_parent(), limit=2**20
-        )
+        command = [str(self._command or COMMAND), "run", str(self._run)]
+        if self._command is None and can_fork(self._env):
+            self._process = await ForkedProcess.start(command, self._env, LINE)
+        else:
+            pipe = asyncio.subprocess.PIPE
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdout=pipe, stderr=pipe, env=self._env, preexec_fn=tied_to_parent(), limit=LINE
+            )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._listening = [
@@ -233,9 +244,9 @@ class Sidecar:
         return "\n".join([*self.noise[-40:], *map(json.dumps, self.events[-20:])])
 
     def memory(self) -> int:
-        """Return the resident bytes of the process."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        """Return the resident bytes of the process, without those of files that it has mapped, such as libraries."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("\nRssAnon:")[2].split()[0]) * 1024
 
     # ----- listening
 

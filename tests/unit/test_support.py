@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.outcome import RESET
 from tests.support.clock import make_env
+from tests.support.forked import CAN_FORK, ForkedProcess
 from tests.support.loop import settle, virtual, virtual_env
+from tests.support.process import COMMAND, Sidecar, policies
 from tests.support.service import HANG, ScriptedService, after, exchange, response
 from tests.support.steps import Engine, steps
 from tests.support.transports import TransportPair, Wire
@@ -129,3 +137,40 @@ def test_a_dangerous_pattern_takes_many_steps() -> None:
     assert steps(re.compile(b"a*b"), text) < 100
     assert steps(re.compile(b"a*a*b"), text) > 256
     assert steps(re.compile(b"(a+)*b"), text) > 2**16
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="there is no fork server here")
+async def test_a_forked_sidecar_is_like_a_started_one(tmp_path: Path) -> None:
+    async def described(command: Path | None) -> dict[str, Any]:
+        directory = tmp_path / ("forked" if command is None else "started")
+        directory.mkdir()
+        async with Sidecar(policies(), directory, {"OF_THE_TEST": "yes"}, command=command) as sidecar:
+            status = Path(f"/proc/{sidecar.pid}/status").read_text().splitlines()
+            found: dict[str, Any] = dict(line.split(":\t", 1) for line in status if re.match("Sig(Blk|Ign|Cgt)", line))
+            found["group"] = os.getpgid(sidecar.pid)
+            found["directory"] = os.readlink(f"/proc/{sidecar.pid}/cwd")
+            handles = []
+            for handle in Path(f"/proc/{sidecar.pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # a file that is read once
+                    handles.append(os.readlink(handle))
+            handles = [re.sub(r"\d+", "", handle) for handle in handles if not handle.startswith(str(tmp_path))]
+            found["handles"] = sorted(handles)
+            found["sections"] = sorted(await sidecar.state())
+            assert await sidecar.stop() == 0
+            found["events"] = [event["event"] for event in sidecar.events if event["event"] != "loop.stalled"]
+            found["noise"] = sidecar.noise
+            return found
+
+    assert await described(None) == await described(COMMAND)
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="there is no fork server here")
+async def test_a_forked_process_tells_how_it_ended() -> None:
+    environ = {**os.environ, "_SIDECAR_COMPLETE": "bash_source"}
+    process = await ForkedProcess.start(["sidecar"], environ, 2**16)
+    assert b"complete -o nosort" in await process.stdout.read(), "it has this environment"
+    assert await process.wait() == process.returncode == 0
+    killed = await ForkedProcess.start(["sidecar", "run", "-"], environ, 2**16)
+    killed.kill()
+    assert await killed.wait() == -signal.SIGKILL
+    killed.kill()  # nothing happens

@@ -17,6 +17,7 @@ from sidecar.upstream.spec import ResolveSpec
 from sidecar.upstream.tls import ServerTlsSpec, build_context
 from tests.support.authority import Authority
 from tests.support.clock import remembering
+from tests.support.loop import others_done
 from tests.unit.cache.support import NOW, WALL, entry
 
 pytest.importorskip("redis")
@@ -119,9 +120,11 @@ def test_tls_is_used_where_the_address_asks_for_it() -> None:
 
 @pytest.mark.parametrize("hangs", [True, False])
 async def test_a_tier_that_waits_for_its_name_says_so(hangs: bool) -> None:
+    silence = asyncio.get_running_loop().create_future()
+
     async def ask(*_: Any) -> Any:
         if hangs:
-            await asyncio.get_running_loop().create_future()
+            await silence
         return [("127.0.0.1", 60.0)]
 
     env = remembering(asyncio.get_running_loop(), seed=None)
@@ -135,7 +138,8 @@ async def test_a_tier_that_waits_for_its_name_says_so(hangs: bool) -> None:
             assert await tier.load(b"key", b"http://a/") == (None, None)
         assert ("the look-up of redis.test" in tier.describe()["last_error"]) is hangs
         tier.close()
-        await asyncio.sleep(0.05)
+        silence.cancel()
+        await others_done()
 
 
 async def test_a_look_up_that_hangs_is_left_with_the_command_that_needs_it() -> None:

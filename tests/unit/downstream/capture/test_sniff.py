@@ -21,7 +21,7 @@ from sidecar.downstream.capture.sniff import (
 
 def hello(name: str | None = "db.example.com") -> bytes:
     """Return the first bytes of a TLS client."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     out = ssl.MemoryBIO()
     client = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
