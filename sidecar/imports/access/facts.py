@@ -1,8 +1,8 @@
-"""Facts about requests and callers, as tests for access rules.
+"""Facts about requests and callers, as conditions of access rules.
 
-Each test is true or false for every request, so that its opposite means the opposite: a test on a fact that may be
-absent asks for the fact first.  A test that is not known for some values, such as a prefix of a claim that is a list,
-lets nobody pass with them.
+Each condition is true or false for every request, so that its opposite means the opposite: one on a fact that may be
+absent asks for the fact first.  A condition that is not known for some values, such as a prefix of a claim that is a
+list, lets nobody pass with them.
 """
 
 from __future__ import annotations

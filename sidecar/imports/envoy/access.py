@@ -73,6 +73,8 @@ class Guards:
         self.has_certificates = False
         """True if the listener asks for certificates whose authority the file names."""
         self._reads_certificates = False
+        self.has_proxy_protocol = False
+        """True if proxies in front may state the address of a client before a connection's first byte."""
 
     def add(self, name: str, part: Part, config: Part | None, *, is_on: bool = True) -> bool:
         """Add a filter; return False for one that keeps no requests out."""
@@ -190,8 +192,9 @@ class Guards:
     def _network(self, part: Part, name: str) -> Tree:
         length = part.number("prefix_len")
         address = part.text("address_prefix")
-        if name == "source_ip":
-            part.differ("counts as the address of the connection here")
+        if name == "source_ip" and self.has_proxy_protocol:
+            part.lose(f"depends on the PROXY protocol; {NOBODY}")
+            return UNKNOWN
         network = f"{address}/{length or 0}"
         if not is_network(network):
             raise part.fail(f"is `{network}`; an address and a prefix of a length would be right")

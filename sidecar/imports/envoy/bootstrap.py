@@ -76,6 +76,10 @@ class _Listener:
     def add(self) -> None:
         part, draft = self.part, self.draft
         managers = []
+        for each in part.items("listener_filters"):
+            name = each.text("name") + each.text("typed_config", "@type")
+            self.guards.has_proxy_protocol |= "proxy_protocol" in name.lower()
+            each.lose()
         chains = part.items("filter_chains")
         if (default := part.get("default_filter_chain")) is not None:
             chains = [*chains, default]

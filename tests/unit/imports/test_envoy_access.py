@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.support.cases import each
 from tests.support.issuer import jwk, key
-from tests.unit.imports.checked import Checked
-from tests.unit.imports.test_envoy import at, envoy
+from tests.unit.imports.checked import Checked, checked
+from tests.unit.imports.test_envoy import at, bootstrap, envoy
 
 REFUSES = [{"deny": {"networks": ["0.0.0.0/0", "::/0"]}}]
 AUTHZ, JWT, RBAC = "envoy.filters.http.ext_authz", "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac"
@@ -289,6 +289,17 @@ def test_a_client_certificate(case: tuple[dict[str, Any], Any]) -> None:
         assert found.route()["authenticate"] == {"any_of": ["certificates"]}
     beside = filters(jwt(ALL), rbac("ALLOW", policy(None, {"authenticated": case[0]})))
     assert envoy(manager=beside, chain=MUTUAL).route()["authorize"] == REFUSES, "a caller is known in one way"
+
+
+def test_the_address_that_a_proxy_in_front_states() -> None:
+    condition = {"source_ip": {"address_prefix": "192.0.2.0", "prefix_len": 24}}
+    config = filters(rbac("ALLOW", policy(None, condition)))
+    assert envoy(manager=config).route()["authorize"] == [{"allow": {"networks": ["192.0.2.0/24"]}}]
+    text = json.loads(bootstrap(manager=config))
+    text["static_resources"]["listeners"][0]["listener_filters"] = [{"name": "envoy.filters.listener.proxy_protocol"}]
+    found = checked("envoy", json.dumps(text, indent=1))
+    assert found.route()["authorize"] == REFUSES
+    assert found.said("listener_filters[0]: has no equal here")
 
 
 def test_what_is_denied() -> None:
