@@ -191,7 +191,7 @@ class PartSpec(Model):
     The answer then begins once all other parts have ended and the head of this one has come.  Only strings and
     brackets of the body are checked, and `timeout` is for all of it.  If it fails after its head, the answer is broken
     off.  `max_size` does not count it, and it may be of any length unless `max_body` is written.  An answer that is
-    short, compressed, or not marked as JSON does not stream."""
+    known to be short, compressed, or not marked as JSON does not stream."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> PartSpec:

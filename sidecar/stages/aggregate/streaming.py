@@ -29,12 +29,13 @@ HOLE: Final = b"\0"
 def body_to_stream(outcome: Outcome) -> Body | None:
     """Return the body of a part's answer if it can stream; None for one that is held and checked as a whole.
 
-    That is one without success, one that is short and complete, one with a content coding, and one that is not JSON.
+    That is one without success, one that is known to be short, one with a content coding, and one that is not JSON.
     """
     stream = outcome.stream
     if outcome.failure is not None or not 200 <= outcome.status < 300 or outcome.tunnel is not None:
         return None
-    if (stream is None and len(outcome.body) <= HIGH_WATER) or coding_of(outcome):
+    size = len(outcome.body) if stream is None else stream.length
+    if (size is not None and size <= HIGH_WATER) or coding_of(outcome):
         return None
     if not is_json(outcome.header(b"content-type")):
         return None

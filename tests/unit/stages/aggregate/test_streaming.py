@@ -247,6 +247,7 @@ async def test_a_client_that_leaves_cancels_the_part_midway() -> None:
     [
         (answer(b"[1, 2}"), []),  # complete with its head, so it is checked as a whole
         (answer(b"null"), None),
+        (Answer(answer(b"[1, 2}").data[:-6], then=((0.1, b"[1, "), (0.2, b"2}"))), []),  # known to be short
         (chunked((0.1, b"[1]"), content_type="text/plain"), []),
         (finished((0.1, b"[1]"), (0.2, b" "), content_type="text/plain"), [1]),
         (finished((0.1, b"[1]"), (0.2, b" "), content_encoding="gzip"), []),
