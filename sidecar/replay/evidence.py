@@ -63,7 +63,7 @@ class Evidence(Protocol):
         """Return the windows of good times that have calls."""
 
     def most_in_flight(self) -> tuple[int, str]:
-        """Return the most calls in flight in good times, and words that go on after the number."""
+        """Return the most calls in flight in good times, 0 if unknown, and words that go on after the number."""
 
 
 class Origin(Protocol):
@@ -113,7 +113,9 @@ def good_times(windows: Sequence[Window]) -> list[bool]:
 class LogEvidence:
     """Evidence of recorded attempts."""
 
-    def __init__(self, tries: list[Try]) -> None:
+    def __init__(self, tries: list[Try], has_starts: bool = True) -> None:
+        """`has_starts`: True if the starts of the attempts are exact, so that calls in flight are known."""
+        self._has_starts = has_starts
         self._durations = sorted(each.seconds for each in tries if not each.reason and each.status < BAD_STATUS)
         windows: defaultdict[int, list[Try]] = defaultdict(list)
         for each in tries:
@@ -142,7 +144,7 @@ class LogEvidence:
     def most_in_flight(self) -> tuple[int, str]:
         """Return the most calls in flight at one instant of good times, and words that go on after the number."""
         most = 0
-        for place in self._good:
+        for place in self._good if self._has_starts else ():
             window = self._windows[place]
             now = 0
             for _, step in sorted([(a.at, 1) for a in window] + [(a.at + a.seconds, -1) for a in window]):
@@ -182,11 +184,14 @@ class LogOrigin:
 
     def of_route(self, route: RouteFacts) -> Evidence | None:
         """Return the evidence about the attempts of a route; None without any."""
-        return LogEvidence(self._routes[route.name]) if route.name in self._routes else None
+        return self._evidence(self._routes.get(route.name))
 
     def of_upstream(self, upstream: UpstreamFacts) -> Evidence | None:
         """Return the evidence about the attempts at an upstream; None without any."""
-        return LogEvidence(self._upstreams[upstream.name]) if upstream.name in self._upstreams else None
+        return self._evidence(self._upstreams.get(upstream.name))
+
+    def _evidence(self, tries: list[Try] | None) -> Evidence | None:
+        return None if tries is None else LogEvidence(tries, not self.record.has_whole_seconds)
 
     def unknown(self) -> list[str]:
         """Return sentences about what is not suggested because the log cannot tell."""
@@ -194,6 +199,9 @@ class LogOrigin:
         sentences = [f"routes with fewer than {LEAST} calls in the log: {', '.join(few)}"] if few else []
         if not self.record.has_attempts:
             sentences.append("the log has no attempts: times of requests stand for those of calls, retries included")
+        if self.record.has_whole_seconds:
+            words = "limits of concurrency, because the log has whole seconds"
+            sentences.append(f"{words}: calls in flight are unknown (nginx: add msec=$msec)")
         if self.caches is not None:
             sentences += self.caches.unknown()
         elif any(route.cache is not None for route in self.policies.routes):

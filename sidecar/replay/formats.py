@@ -2,7 +2,8 @@
 
 Rules:
 
-1. The time of a line of the sidecar and of nginx is the end of the request; that of Envoy is its start.
+1. The time of a line of the sidecar and of nginx is the end of the request, nginx's in whole seconds without `$msec`;
+   that of Envoy is its start.
 2. A log without durations of the upstream cannot be replayed: such lines are unreadable, and the message says which
    variable to add to the format.
 3. The starts of attempts are not logged.  The first starts with the request, the last ends with it.
@@ -38,7 +39,7 @@ NGINX_NAMES: Final = {
     "urt": "upstream_response_time", "upstream_response_time": "upstream_response_time",
     "us": "upstream_status", "ust": "upstream_status", "upstream_status": "upstream_status",
     "ua": "upstream_addr", "upstream_addr": "upstream_addr", "upstream": "upstream_addr",
-    "host": "host", "http_host": "host", "cs": "upstream_cache_status",
+    "host": "host", "http_host": "host", "cs": "upstream_cache_status", "msec": "msec",
 }  # fmt: skip
 """Variables of nginx by the names that formats commonly give them."""
 FLAGS: Final = {
@@ -198,6 +199,8 @@ def read_nginx(line: bytes) -> Line:
         ended = datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z").timestamp()
     except ValueError:
         raise Unreadable(f"time: `{match['time']}` is not $time_local; write it as nginx does") from None
+    if "msec" in found:
+        ended = _number(found, "msec")
     seconds = _number(found, "request_time")
     method, path = _request_line(match["request"])
     status = int(match["status"])
@@ -225,7 +228,7 @@ def read_nginx(line: bytes) -> Line:
         arrived, method, found.get("host", ""), path, match["client"], "", "", status,
         "client_closed" if status == 499 else "", seconds,
     )  # fmt: skip
-    return Line(request, _tries(attempts, arrived, ended), _skip_foreign(status))
+    return Line(request, _tries(attempts, arrived, ended), _skip_foreign(status), has_whole_seconds="msec" not in found)
 
 
 def _request_line(text: str) -> tuple[str, str]:

@@ -34,6 +34,9 @@ def limits(record: Record, beyond: int, slower: int = 0, failing: int = 0) -> li
     found += [f"not replayed: {count} {reason}" for reason, count in record.skipped.most_common()]
     if record.unreadable:
         found.append(f"{_count(record.unreadable, 'line', 'lines')} could not be read")
+    if record.has_whole_seconds:
+        words = "the log has whole seconds: its requests are spread evenly over each"
+        found.append(f"{words}, so bursts are lost, and load by calls in flight is unknown (nginx: add msec=$msec)")
     if not any(a.is_again for each in tries for a in each):
         found.append(
             "the log has no retries: if a request fails for its own sake, the replay still lets retries rescue it"

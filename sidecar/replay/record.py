@@ -40,7 +40,8 @@ class Try(NamedTuple):
     - `status`: status of the answer; 0 for a failure.
     - `reason`: code of the failure; empty for an answer.
     - `is_again`: True for every attempt but the first.
-    - `in_flight`: other attempts at the endpoint that were in flight at its start; 0 if the log has no endpoints.
+    - `in_flight`: other attempts at the endpoint that were in flight at its start; 0 if the log has no endpoints, or
+      times of whole seconds.
     """
 
     endpoint: str
@@ -81,12 +82,14 @@ class Line(NamedTuple):
 
     - `skip`: reason for which the request is not replayed; empty for one that is.
     - `suppressed`: number of requests that the log has left out before this line.
+    - `has_whole_seconds`: True if the end of the request is known to the second alone.
     """
 
     request: Request
     tries: tuple[Try, ...]
     skip: str = ""
     suppressed: int = 0
+    has_whole_seconds: bool = False
 
 
 class Unreadable(ValueError):  # noqa: N818 - the finding about a line, not an error of ours
@@ -115,6 +118,8 @@ class Record:
         """True if the log has the attempts of its requests."""
         self.start = 0.0
         """Unix time of the first arrival."""
+        self.has_whole_seconds = False
+        """True if the log has the ends of its requests in whole seconds, over which they were spread."""
 
     @property
     def seconds(self) -> float:
@@ -148,13 +153,35 @@ def read(
             record.beyond += 1
         else:
             kept.append(_compact(found, texts))
+    record.has_whole_seconds = any(each.has_whole_seconds for each in kept)
+    if record.has_whole_seconds:
+        kept = _spread(kept)
     kept.sort(key=lambda each: each.request.at)
     if kept:
         start = record.start = kept[0].request.at
         record.requests = [each.request._replace(at=each.request.at - start) for each in kept]
-        record.tries = _with_calls_in_flight([[a._replace(at=max(0.0, a.at - start)) for a in k.tries] for k in kept])
+        record.tries = [[a._replace(at=max(0.0, a.at - start)) for a in k.tries] for k in kept]
+        if not record.has_whole_seconds:  # else they would follow from the spreading
+            record.tries = _with_calls_in_flight(record.tries)
         record.has_attempts = any(a.endpoint for tries in record.tries for a in tries)
     return record
+
+
+def _spread(lines: list[Line]) -> list[Line]:
+    """Return lines whose requests end evenly within each second, in the order of the log.
+
+    A log with whole seconds would have all of them end at one instant, as if they had come at once.
+    """
+    counts = Counter(round(each.request.at + each.request.seconds) for each in lines)
+    done: Counter[int] = Counter()
+    found = []
+    for line in lines:
+        second = round(line.request.at + line.request.seconds)
+        later = (done[second] + 0.5) / counts[second]
+        done[second] += 1
+        request = line.request._replace(at=line.request.at + later)
+        found.append(line._replace(request=request, tries=tuple(a._replace(at=a.at + later) for a in line.tries)))
+    return found
 
 
 def _with_calls_in_flight(tries: list[list[Try]]) -> list[list[Try]]:

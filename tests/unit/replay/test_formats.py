@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidecar.replay.formats import detect, parser, read_log
+from sidecar.lint.facts import Policies
+from sidecar.replay.advice import advise
+from sidecar.replay.evidence import LogOrigin
+from sidecar.replay.fit import Fitted
+from sidecar.replay.formats import detect, parser, read_log, read_nginx
+from sidecar.replay.limits import limits
 from sidecar.replay.record import LONGEST_LINE, Record, Unreadable, read
 from tests.support.cases import each
+from tests.unit.replay.truth import Truth, policies, recorded, traffic
 
 OWN = {
     "time": "2026-01-31T12:00:03.000Z", "route": "orders", "method": "GET", "host": "shop", "path": "/orders/1",
@@ -149,3 +157,40 @@ def test_requests_that_cannot_be_replayed_are_counted(case: tuple[Any, str]) -> 
     ((why, count),) = found.skipped.items()
     assert reason in why
     assert count == 1
+
+
+def nginx_lines(count: int, rate: int) -> list[bytes]:
+    """Return lines of nginx, in whole seconds, of calls that take 40 ms and of failures that take 2 ms."""
+    line = '10.0.0.1 - - [30/Nov/2026:18:{:02}:{:02} +0000] "GET /a HTTP/1.1" {} 2 "-" "-" rt={} urt={} us={} ua=a:80\n'
+    found = []
+    for number in range(count):
+        at, (status, took) = number // rate, (503, "0.002") if number % 10 == 3 else (200, "0.040")
+        found.append(line.format(at // 60, at % 60, status, took, took, status).encode())
+    return found
+
+
+def test_requests_of_a_log_with_whole_seconds_are_spread_over_them() -> None:
+    found = read(nginx_lines(3000, 50), read_nginx)
+    assert found.has_whole_seconds
+    gaps = [later.at - earlier.at for earlier, later in itertools.pairwise(found.requests)]
+    assert max(gaps) < 0.07, "not all of a second at one instant"
+    ends = [request.at + request.seconds for request in found.requests]
+    assert max(Counter(map(int, ends)).values()) <= 51
+    fitted = Fitted(found)
+    assert (fitted.curves, fitted.failures) == ({}, {}), "nothing depends on load because of the spreading"
+    assert any("whole seconds" in each for each in limits(found, 0))
+    facts = Policies(policies("timeout: {request: 1s}", "concurrency: {max: 5000}"))
+    found.requests = [request._replace(route="orders") for request in found.requests]
+    origin = LogOrigin(facts, found)
+    assert not any("concurrency" in each.place for each in advise(origin))
+    assert any("limits of concurrency" in each for each in origin.unknown())
+
+
+def test_a_log_with_milliseconds_is_not_spread() -> None:
+    stamp = b" msec=%d.%03d"
+    lines = enumerate(nginx_lines(100, 50))
+    exact = [line.rstrip() + stamp % (1_795_000_000 + n // 50, n % 50 * 20) for n, line in lines]
+    found = read(exact, read_nginx)
+    assert not found.has_whole_seconds
+    assert found.requests[1].at + found.requests[1].seconds == pytest.approx(0.02 + found.requests[0].seconds, abs=1e-6)
+    assert not recorded(policies("timeout: {request: 3s}"), Truth(), traffic(50, 80.0)).has_whole_seconds
