@@ -69,6 +69,7 @@ def test_an_answer_counts_by_its_size_and_may_go_beyond_the_limit(place: str) ->
         assert [(await world.get()).status for _ in range(3)] == [200, 200, 429]
         assert world.inner.calls == 2
         refused = await world.get()
+        assert ", in units of 1KiB of answers, for all requests together" in refused.refusal.detail
         if world.kind == "quota":
             assert refused.refusal.retry_after > 1000
         else:

@@ -88,3 +88,11 @@ def test_work_grows_with_the_number_of_routes_and_no_faster() -> None:
         return lambda: list(find(spec))
 
     assert not grows_with(policies, 25)
+
+
+@each(["R068", "R076"])
+def test_limits_of_answers_are_not_compared_with_limits_of_requests(rule: str) -> None:
+    known = every_rule()[rule]
+    text = known.failing.replace("key: client.address}", "key: client.address, cost: {answer_size: 64KiB}}", 1)
+    assert text != known.failing
+    assert rule not in names(text, known.traffic)
