@@ -117,6 +117,7 @@ def main() -> None:
         time.sleep(SETTLED)
         if options.stall:
             raise SystemExit(stall(subjects, spawned["redis"], options.rounds))
+        (before,) = subjects["fleet"].state()["state"]["store"].values()
         rounds = [
             {name: measure(each, options.seconds) for name, each in subjects.items()} for _ in range(1 + options.rounds)
         ][1:]  # the first one warms up
@@ -124,6 +125,8 @@ def main() -> None:
         if not store["up"]:
             raise SystemExit(f"the limit was not in Redis: {store}")
         print(f"{machine.interpreter()}; {load.version('wrk')}, {CONNECTIONS} connections, {options.rounds} rounds")
+        calls = (store["exchanges"] - before["exchanges"]) / (1 + options.rounds) / options.seconds
+        print(f"calls of Redis: {calls:.1f} a second of load, with a lease of 100 ms")
         failed = False
         for name, most in MOST.items():
             ratio = median(each[name] / each["plain"] for each in rounds)

@@ -8,7 +8,6 @@ from typing import Final
 from sidecar.control.compiler import ROUTE
 from sidecar.control.route import Link, Route
 from sidecar.core.exchange import Exchange
-from sidecar.core.units import BYTES
 from sidecar.inspect.effective import flow
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import ADDRESS, AnswerSize, fixed_cost
@@ -86,16 +85,10 @@ def _quota_parts(quota: QuotaSpec, x: Exchange, owner: str, observed: bool) -> I
         yield "nothing is refused: mode is observe"
 
 
-def _size(count: int) -> str:
-    """Return bytes as a policy file has them, in the largest unit of which they are a multiple."""
-    unit = max((unit for unit in BYTES if count % BYTES[unit] == 0), key=BYTES.__getitem__)
-    return f"{count // BYTES[unit]}{unit}"
-
-
 def _cost(spec: int | float | str | AnswerSize, most: float, x: Exchange) -> Iterator[str]:
     """Yield the part on a request that counts as more or less than one."""
     if isinstance(spec, AnswerSize):
-        yield f"the request counts as one, or as one for each {_size(spec.answer_size)} of its answer's body"
+        yield f"the request counts as one, or as one for each {spec.words} of its answer's body"
         return
     read = cost_reader(spec, most)
     cost = fixed_cost(spec) if read is None else read(x)

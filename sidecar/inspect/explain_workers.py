@@ -75,6 +75,8 @@ def _scopes(policy: str, block: Block, workers: int) -> Iterator[LimitScope]:
         yield LimitScope(policy, None, "workers", text)
     elif policy == "throttle":
         yield LimitScope(policy, None, "process", f"{EACH} counts")
+    elif policy == "pacing":
+        yield LimitScope(policy, None, "process", f"{EACH} rate")
     elif policy == "cache":
         yield LimitScope(policy, None, "process", f"{EACH} memory; entries in Redis are shared")
 

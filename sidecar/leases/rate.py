@@ -305,7 +305,7 @@ class RateLessee:
 
     __slots__ = (
         "_asks", "_due", "_old", "_serial", "ahead", "depth", "interval", "lease", "leases", "max_keys", "on_ask",
-        "pace",
+        "on_overflow", "pace",
     )  # fmt: skip
 
     def __init__(self, rate: float, capacity: float, lease: float, max_keys: int = 10_000) -> None:
@@ -314,6 +314,8 @@ class RateLessee:
         """Leases by key: of keys that are in use, at most `max_keys` and `OVERFLOW`."""
         self.on_ask: Callable[[], None] | None = None
         """Called when an ask is added; None if the owner looks for asks itself."""
+        self.on_overflow: Callable[[float], None] | None = None
+        """Called with the instant of a request whose key has no place in the table."""
         self._asks: list[RateLease] = []
         """Leases with an ask to be sent."""
         self._due: list[tuple[float, int, RateLease]] = []
@@ -349,6 +351,8 @@ class RateLessee:
         lease = self.leases.get(key)
         if lease is None:
             lease = self._add(key, now)
+            if lease.key != key and self.on_overflow is not None:
+                self.on_overflow(now)
         if lease.following is not None and lease.is_over(now):
             self._promote(lease)
         tat = lease.tat + cost * self.interval

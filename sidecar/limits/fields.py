@@ -5,7 +5,8 @@
 - `separate`: `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`, as early versions of the draft had them.
 
 Of a rate limit, the quota is the capacity, and its window the time in which an empty bucket fills: a client that
-spreads the quota over the window is never refused.
+spreads the quota over the window is never refused.  A limit that counts the size of answers is stated in bytes, with
+the draft's quota unit `content-bytes`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,15 @@ def state_limit(outcome: Outcome, lines: object, form: str) -> Outcome:
 class FieldLines:
     """Writer of the field lines of one limit.  Parts of the lines that were written last are used again."""
 
-    __slots__ = ("_between", "_end", "_rest_of", "_start", "first", "floor", "rest")
+    __slots__ = ("_between", "_end", "_rest_of", "_start", "_unit", "first", "floor", "rest")
 
-    def __init__(self, name: str, quota: int, window: float, form: str) -> None:
-        """Take the name of the limit, its window in seconds, and the form, `STRUCTURED` or `SEPARATE`."""
+    def __init__(self, name: str, quota: int, window: float, form: str, unit: int = 0) -> None:
+        """Take the name of the limit, its window in seconds, and the form, `STRUCTURED` or `SEPARATE`.
+
+        `unit` is how many bytes of an answer count as one; 0 if requests count.
+        """
+        self._unit = max(1, unit)
+        quota *= self._unit
         if form == SEPARATE:
             self._start = b"ratelimit-limit: %d\r\nratelimit-remaining: " % quota
             self._between = b"\r\nratelimit-reset: "
@@ -47,8 +53,9 @@ class FieldLines:
         else:
             self._start = b'ratelimit: "%b";r=' % name.encode()
             self._between = b";t="
-            self._end = b'\r\nratelimit-policy: "%b";q=%d;w=%d\r\n' % (
-                name.encode(), quota, max(1, ceil(window - 1e-6))
+            what = b';qu="content-bytes"' if unit else b""
+            self._end = b'\r\nratelimit-policy: "%b";q=%d%b;w=%d\r\n' % (
+                name.encode(), quota, what, max(1, ceil(window - 1e-6))
             )  # fmt: skip
         self.first = self._start
         """Beginning of the lines, up to the last three digits of the requests that remain."""
@@ -61,6 +68,8 @@ class FieldLines:
 
     def write(self, remaining: int, seconds: int) -> bytes:
         """Return the lines, for requests that remain and whole seconds until the whole quota is available."""
+        if self._unit > 1:
+            remaining *= self._unit
         if seconds != self._rest_of:
             self._rest_of = seconds
             self.rest = b"%b%d%b" % (self._between, seconds, self._end)

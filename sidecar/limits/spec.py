@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, T
 
 from sidecar.core import template
 from sidecar.core.spec import Model
-from sidecar.core.units import Size
+from sidecar.core.units import BYTES, Size
 
 NO_KEY: Final = "none"
 ADDRESS: Final = "client.address"
@@ -38,6 +38,12 @@ class AnswerSize(Model):
     answer_size: Annotated[Size, Field(ge=1)]
     """Size of the answer's body that counts as one request; a smaller rest counts as one too."""
 
+    @property
+    def words(self) -> str:
+        """Size as a policy file has it, in the largest unit of which it is a multiple."""
+        unit = max((unit for unit in BYTES if self.answer_size % BYTES[unit] == 0), key=BYTES.__getitem__)
+        return f"{self.answer_size // BYTES[unit]}{unit}"
+
 
 def _cost(value: Any) -> Any:
     if isinstance(value, str):
@@ -52,6 +58,11 @@ def _cost(value: Any) -> Any:
 
 def _form(value: Any) -> str:
     return "answer" if isinstance(value, dict | AnswerSize) else "number"
+
+
+def in_units(cost: int | float | str | AnswerSize) -> str:
+    """Return what a limit counts, as the end of a sentence; empty for requests."""
+    return f", in units of {cost.words} of answers" if isinstance(cost, AnswerSize) else ""
 
 
 def fixed_cost(cost: int | float | str | AnswerSize) -> float:

@@ -270,9 +270,9 @@ async def test_the_messages_of_a_stream_count_by_their_size(w: World) -> None:
         metadata = (("x-tenant", "sized"),)
         return w.channel.unary_stream("/shop.Echo/Out")(number, timeout=PATIENCE, metadata=metadata)
 
-    for left in (29, 8):
+    for left in (30, 9):
         call = out(b"20")
-        assert f"r={left};" in dict(await call.initial_metadata())["ratelimit"]
+        assert f"r={(left - 1) * 1024};" in dict(await call.initial_metadata())["ratelimit"]
         assert len([message async for message in call]) == 20
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await anext(aiter(out(b"1")))

@@ -271,7 +271,8 @@ def unfair_limits(route: RouteFacts) -> Iterator[Hit]:
         limit for limit in route.limits if limit.key == NO_KEY and limit.mode == "enforce" and limit.delay is None
     ]
     for index, limit in enumerate(route.limits):
-        lower = next((each for each in shared if each.rate <= limit.rate and each.count == limit.count), None)
+        alike = (each for each in shared if (each.count, each.cost) == (limit.count, limit.cost))
+        lower = next((each for each in alike if each.rate <= limit.rate), None)
         if limit.key != NO_KEY and limit.mode == "enforce" and lower is not None:
             yield Hit(
                 route.at("rate_limit", index, "rate"),

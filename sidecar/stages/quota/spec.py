@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, StringConstrai
 from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
-from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName
+from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units
 
 
 def _zone(name: str) -> str:
@@ -71,7 +71,7 @@ class QuotaSpec(Model):
     def words(self) -> str:
         """Quota in words, such as `10000 per day, from 06:00 in Europe/Berlin`."""
         begins = "" if self.per == "hour" else f", from {self.resets} in {self.time_zone}"
-        return f"{self.max} per {self.per}{begins}"
+        return f"{self.max} per {self.per}{begins}{in_units(self.cost)}"
 
     @model_validator(mode="after")
     def _is_consistent(self) -> QuotaSpec:

@@ -169,7 +169,7 @@ class RouteQuota:
         """Reader of the key; None if all requests have the empty key."""
         self.read_cost = cost_reader(spec.cost, float(spec.max))
         self.cost = fixed_cost(spec.cost)
-        self.lines = FieldLines(spec.name, spec.max, 1.0, form)
+        self.lines = FieldLines(spec.name, spec.max, 1.0, form, self.unit)
         """Writer of the fields of the current window."""
         self.lines_of = -1.0
         """Length of the window that `lines` states, in seconds."""
@@ -247,7 +247,7 @@ class RouteQuota:
         state = self.state
         length = state.end - state.start
         if length != self.lines_of:
-            self.lines = FieldLines(self.spec.name, self.spec.max, length, self.form)
+            self.lines = FieldLines(self.spec.name, self.spec.max, length, self.form, self.unit)
             self.lines_of = length
         self.seconds = ceil(max(0.0, state.end - wall))
         self.since = max(state.start, state.end - self.seconds)

@@ -17,7 +17,7 @@ from functools import partial
 from math import ceil
 from typing import Any, Final
 
-from sidecar.core import metrics
+from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import parse_fields
@@ -30,7 +30,7 @@ from sidecar.limits.fields import FieldLines
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import answer_unit, fixed_cost
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
-from sidecar.stages.rate_limit.stage import is_counted_together
+from sidecar.stages.rate_limit.stage import WARN_EVERY, is_counted_together
 from sidecar.store.shared_limits import SharedLimit, SharedLimits
 from sidecar.store.supervisor import SUPERVISOR, WorkerLimit, supervisor_store
 
@@ -61,12 +61,26 @@ class FleetState:
         self.refused = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="refused", **labels)
         self.observed = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="observed", **labels)
         self.storeless = meter.counter(metrics.RATE_LIMIT_STORELESS, limit=spec.name, **labels)
+        self.overflowed = meter.counter(metrics.RATE_LIMIT_OVERFLOW, limit=spec.name, **labels)
+        self._warn_from = 0.0
+        """Instant before which no further warning of a full table is given."""
+        self._env = env
+        self._labels = labels
+        self.shared.lessee.on_overflow = self._count_overflow
         meter.gauge(metrics.RATE_LIMIT_KEYS, lambda: len(self.shared.lessee.leases), limit=spec.name, **labels)
 
     def retune(self, spec: LimitSpec) -> None:
         """Apply new settings; leases of the old ones are given up."""
         self._spec = spec
         self.shared.retune(spec.rate, spec.capacity, spec.lease, spec.max_keys, _debt(spec))
+
+    def _count_overflow(self, now: float) -> None:
+        """Count a request whose key has no place in the table, and warn at times."""
+        self.overflowed.value += 1
+        if now >= self._warn_from:
+            self._warn_from = now + WARN_EVERY
+            keys = len(self.shared.lessee.leases)
+            self._env.emit(events.RATE_LIMIT_FULL, limit=self._spec.name, keys=keys, **self._labels)
 
     def retire(self) -> None:
         """Remove the limit from its store."""
@@ -87,6 +101,7 @@ class FleetState:
             "refused": self.refused.value,
             "observed": self.observed.value,
             "storeless": self.storeless.value,
+            "overflowed": self.overflowed.value,
         }
 
 
@@ -117,7 +132,7 @@ class FleetLimit:
         self.cost = fixed_cost(spec.cost)
         self.debit = self.cost / spec.rate
         """Seconds by which a request moves the TAT."""
-        self.lines = FieldLines(spec.name, spec.capacity, spec.window, form)
+        self.lines = FieldLines(spec.name, spec.capacity, spec.window, form, self.unit)
 
     def take(self, key: str, cost: float, now: float) -> float:
         """Return 0 to admit a request, `UNKNOWN` if the store has to be asked, or the seconds until it may pass."""
@@ -153,8 +168,6 @@ class FleetLimit:
 class FleetRateLimit:
     """Limits of one block in a store, then those of this process.  A ticket holds field lines, or is None."""
 
-    adds_lines = True
-
     def __init__(self, limits: list[FleetLimit], local: Any, env: Env, form: str) -> None:
         """`local` is the stage of the limits of this process; None without any."""
         self._limits = limits
@@ -165,6 +178,11 @@ class FleetRateLimit:
         self._local = local
         self._reports = form != "off" and any(limit.observed is None for limit in limits)
         self._now = env.now
+
+    @property
+    def adds_lines(self) -> bool:
+        """True: the field lines are only appended to those of the response."""
+        return True
 
     def admit(self, x: Exchange) -> object:
         limit = self._only
@@ -266,11 +284,13 @@ class FleetRateLimit:
 class FleetAnswerRateLimit(FleetRateLimit):
     """Limits of one block in a store, then those of this process; some count the size of the answers."""
 
-    adds_lines = False
-
     def __init__(self, limits: list[FleetLimit], local: Any, env: Env, form: str) -> None:
         super().__init__(limits, local, env, form)
         self._env = env
+
+    @property
+    def adds_lines(self) -> bool:
+        return False
 
     def _ticket(self, passed: list[tuple[FleetLimit, str, float]], lines: bytes, local: object) -> object:
         ticket = local if isinstance(local, AnswerCost) else AnswerCost(self._env)

@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, Rate
-from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName
+from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units
 
 
 class DelaySpec(Model):
@@ -85,7 +85,7 @@ class LimitSpec(Model):
     def words(self) -> str:
         """Rate and burst in words, such as `100 per second, with a burst of 50`."""
         per, unit = next(((factor, unit) for factor, unit in _UNITS if self.rate * factor >= 1), _UNITS[-1])
-        return f"{self.rate * per:g} per {unit}, with a burst of {self.capacity - 1}"
+        return f"{self.rate * per:g} per {unit}, with a burst of {self.capacity - 1}{in_units(self.cost)}"
 
     @model_validator(mode="after")
     def _fits_a_store(self) -> LimitSpec:

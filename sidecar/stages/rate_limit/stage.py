@@ -128,7 +128,7 @@ class RouteLimit:
         self.max_delay = 0.0 if spec.delay is None else spec.delay.max
         """Longest delay in seconds; 0 to refuse at once."""
         self.max_waiting = 0 if spec.delay is None else spec.delay.waiting
-        self.lines = FieldLines(spec.name, spec.capacity, spec.window, form)
+        self.lines = FieldLines(spec.name, spec.capacity, spec.window, form, self.unit)
         self.text = b""
         """Field lines that were written last."""
         self.above = self.up_to = 0.0
@@ -211,6 +211,9 @@ class RateLimit:
             delay = gcra.delay(found.tat, now)
             if delay > 0:
                 if limit.observed is not None:
+                    if 0 < delay <= limit.max_delay:  # it would have waited for its turn
+                        passed.append(found)
+                        continue
                     limit.observed.value += 1
                     limit.limiter.observed.value += 1
                     continue
@@ -296,6 +299,11 @@ class AnswerRateLimit(RateLimit):
     def __init__(self, limits: list[RouteLimit], env: Env, form: str) -> None:
         super().__init__(limits, env, form)
         self._env = env
+
+    @property
+    def adds_lines(self) -> bool:
+        """False: the answer is charged too."""
+        return False
 
     def _ticket(self, passed: list[Passed], now: float) -> object:
         ticket = AnswerCost(self._env, self._report(passed, now) if self._reports else b"")

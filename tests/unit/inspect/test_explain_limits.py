@@ -41,6 +41,7 @@ def test_explain_tells_costs_delays_and_what_counts() -> None:
     (report,) = sentences("/report?rows=80")
     assert report.endswith("; the request counts as 80")
     (images,) = sentences("/images/1.png")
+    assert images.startswith("bytes: 160 per second, with a burst of 319, in units of 64KiB of answers, for the route ")
     assert images.endswith("; the request counts as one, or as one for each 64KiB of its answer's body")
     (fetches,) = sentences("/products/7")
     assert fetches.endswith("; the key is 7 (path.id); only what the cache does not answer counts")

@@ -19,6 +19,8 @@ routes:
     match: {{path: /}}
     upstream: app
     circuit_breaker: {{}}
+    pacing: {{}}
+    throttle: {{}}
     concurrency: {{adaptive: {{min: 4, max: 40}}}}
     rate_limit:
       - {{name: paced, rate: 10/s, burst: 20, delay: {{max: 50ms}}}}
@@ -48,6 +50,8 @@ def explained(directory: Path, workers: int, *options: str) -> str:
         "quota: `day` is counted in each of 4 workers, since it has no `store`",
         "quota: `kept` has one count for all processes that share `disk`",
         "retry_budget: one for all workers",
+        "throttle: each worker has its own counts",
+        "pacing: each worker has its own rate",
     ],
 )
 def test_the_scope_of_each_limit_is_told(tmp_path: Path, sentence: str) -> None:

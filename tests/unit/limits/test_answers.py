@@ -69,6 +69,7 @@ def test_an_answer_counts_by_its_size_and_may_go_beyond_the_limit(place: str) ->
         assert [(await world.get()).status for _ in range(3)] == [200, 200, 429]
         assert world.inner.calls == 2
         refused = await world.get()
+        assert ", in units of 1KiB of answers, for all requests together" in refused.refusal.detail
         if world.kind == "quota":
             assert refused.refusal.retry_after > 1000
         else:
@@ -84,7 +85,9 @@ def test_a_small_answer_and_one_without_a_body_count_as_one(place: str) -> None:
     async def check() -> None:
         world = World(place, *(lambda _, size=size: response(200, bytes(size)) for size in (0, KIB, KIB + 1)))
         found = [(await world.get()).header(b"ratelimit") or b"" for _ in range(4)]
-        assert [int(line.split(b"r=")[1].split(b";")[0]) for line in found] == [19, 18, 17, 15]
+        assert [int(line.split(b"r=")[1].split(b";")[0]) for line in found] == [each * KIB for each in (19, 18, 17, 15)]
+        policy = (await world.get()).header(b"ratelimit-policy") or b""
+        assert b';q=20480;qu="content-bytes";w=' in policy
 
     run(check())
 

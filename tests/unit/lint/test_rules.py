@@ -127,3 +127,11 @@ def test_usual_load_of_a_limit_that_routes_of_an_upstream_share(name: str) -> No
     messages = [each.problem.message for each in found(text, ALL) if each.rule == "R063"]
     assert len(messages) == expected
     assert all("rates x latencies of 2 routes are 10 requests in flight" in each for each in messages)
+
+
+@each(["R068", "R076"])
+def test_limits_of_answers_are_not_compared_with_limits_of_requests(rule: str) -> None:
+    known = every_rule()[rule]
+    text = known.failing.replace("key: client.address}", "key: client.address, cost: {answer_size: 64KiB}}", 1)
+    assert text != known.failing
+    assert rule not in names(text, known.traffic)

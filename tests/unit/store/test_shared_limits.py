@@ -115,6 +115,16 @@ async def test_one_call_serves_many_keys() -> None:
 
 
 @virtual
+async def test_requests_beyond_the_table_are_counted_and_warned_of() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, key="header.x-tenant", max_keys=2)
+    for number in range(4):
+        assert await fleet.statuses(1, **{"x-tenant": str(number)}) == [200]
+    assert env.meter.value(metrics.RATE_LIMIT_OVERFLOW, limit="tenant") >= 2
+    assert [facts["keys"] for name, facts in env.events if name == events.RATE_LIMIT_FULL] == [3]
+
+
+@virtual
 async def test_a_limit_of_this_process_that_refuses_gives_the_tokens_back() -> None:
     fleet = Fleet(virtual_env(), 1, {"name": "own", "rate": "1/s", "burst": 1})
     assert sorted(await fleet.statuses(8)) == [200] * 2 + [429] * 6

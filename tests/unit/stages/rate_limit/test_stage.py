@@ -195,6 +195,14 @@ async def test_fields_may_be_off() -> None:
 # ----- observe, and delays
 
 
+async def test_an_observed_limit_counts_no_request_that_would_only_have_waited() -> None:
+    env = make_env()
+    call = service(env, {"rate": "10/s", "delay": {"max": "250ms"}, "mode": "observe"})
+    assert await statuses(call, *[exchange()] * 6) == [200] * 6
+    assert env.meter.value(metrics.RATE_LIMITED, result="observed") == 2
+    assert env.meter.value(metrics.RATE_LIMITED, result="delayed") == 0
+
+
 async def test_an_observed_limit_counts_as_an_enforced_one() -> None:
     env = make_env()
     call = service(env, {"mode": "observe"})
