@@ -1,6 +1,7 @@
 """Session of a reader: a directory, shells, and ports that no other test has.
 
-- `sidecar`, `chaos` and `python` are those of this checkout and of the interpreter that runs the tests.
+- `sidecar`, `chaos` and `python` are those of this checkout and of the interpreter that runs the tests.  `sidecar` is
+  forked where that is possible (`tests.support.forked`).
 - Every port that a page names on loopback is replaced by a free one, in files, commands and outputs alike.
 - Whatever a session has started ends with it.
 """
@@ -22,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tests.docs.pages import ROOT, Block
+from tests.support.forked import CAN_FORK, fork_server
 
 FIRST_PORT: Final = 10_000
 LAST_PORT: Final = 32_000
@@ -48,6 +50,11 @@ class Session:
         for name, run in (("sidecar", "-m sidecar"), ("chaos", "-m chaos.cli"), ("python", ""), ("python3", "")):
             (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {run} "$@"\n')
             (tools / name).chmod(0o755)
+        self._handles: tuple[int, ...] = ()
+        """Descriptors that commands need."""
+        if CAN_FORK:
+            fork_server().write_command(tools / "sidecar")
+            self._handles = (fork_server().channel.fileno(),)
         self._environ = {
             **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "COLUMNS": "120",
         }  # fmt: skip
@@ -87,8 +94,9 @@ class Session:
         """Run commands after those before them, in the directory where these ended; return all that they print."""
         script = f'cd "{self._where()}" || exit\n{self.here(text)}\n__code=$?\npwd > "{self._state}"\nexit $__code\n'
         done = subprocess.run(
-            ["bash", "-c", script], env=self._environ, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+            ["bash", "-c", script],
+            env=self._environ, capture_output=True, text=True, timeout=PATIENCE, check=False, pass_fds=self._handles,
+        )  # fmt: skip
         assert done.returncode == 0, f"{text}\nexit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -98,8 +106,9 @@ class Session:
         with output.open("wb") as file:
             script = f'cd "{self._where()}" || exit\n{self.here(text)}'
             process = subprocess.Popen(
-                ["bash", "-c", script], env=self._environ, stdout=file, stderr=file, start_new_session=True
-            )
+                ["bash", "-c", script],
+                env=self._environ, stdout=file, stderr=file, start_new_session=True, pass_fds=self._handles,
+            )  # fmt: skip
         self._background.append(process)
         end = time.monotonic() + PATIENCE
         while missing := [line for line in self.here(wanted).splitlines() if line not in output.read_text()]:

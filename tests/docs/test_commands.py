@@ -18,6 +18,7 @@ import chaos.cli
 import sidecar.commands
 from tests.docs.pages import ROOT, blocks, commands, pages
 from tests.docs.session import Session, differs
+from tests.support.forked import CAN_FORK, fork_server
 
 GROUPS: dict[str, click.Group] = {"sidecar": sidecar.commands.main, "chaos": chaos.cli.main}
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -56,6 +57,8 @@ def runs(
         and item.originalname == test_commands_do_what_the_page_says.__name__
         and not item.get_closest_marker("skip")
     ]
+    if CAN_FORK:
+        fork_server()  # it ends with the thread that starts it
     with ThreadPoolExecutor(AT_ONCE) as threads:
         yield {page: threads.submit(run, page, tmp_path_factory.mktemp("page")) for page in selected}
 

@@ -37,7 +37,8 @@ def import_all() -> None:
 
     for module in pkgutil.walk_packages(sidecar.__path__, "sidecar."):
         if not module.name.endswith(WITHOUT[0]) and not module.name.startswith(WITHOUT[1]):
-            importlib.import_module(module.name)
+            with contextlib.suppress(ImportError):  # of an optional library
+                importlib.import_module(module.name)
     gc.freeze()
 
 

@@ -28,11 +28,34 @@ INTERPRETER: Final = ("PYTHON", "LD_", "MALLOC_")
 """First letters of variables that only a start of the interpreter reads."""
 
 
+PROGRAM: Final = """#!{python} -IS
+import json, os, signal, socket, sys
+passed_on = {{signal.SIGINT, signal.SIGTERM, signal.SIGHUP}}
+signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
+channel = socket.socket(fileno={channel})
+reading, writing = os.pipe()
+text = json.dumps(dict(argv=["sidecar", *sys.argv[1:]], env=dict(os.environ), directory=os.getcwd()))
+socket.send_fds(channel, [text.encode()], [0, 1, 2, writing])
+os.close(writing)
+report = open(reading)
+pid = int(report.readline())
+for number in passed_on:
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+code = int(report.readline())
+os._exit(code if code >= 0 else 128 - code)
+"""
+"""Program that has a command forked, passes signals on, and ends with its exit code."""
+
+
 class ForkServer:
-    """Fork server of this process."""
+    """Fork server of this process.
+
+    - `channel`: connection to the server.
+    """
 
     def __init__(self) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())],
@@ -40,18 +63,27 @@ class ForkServer:
                 preexec_fn=tied_to_parent(),
             )  # fmt: skip
 
+    def write_command(self, path: Path) -> None:
+        """Write an executable that runs `sidecar` in a fork, with its own arguments, environment and streams.
+
+        It needs the descriptor `channel` of this process under the same number.
+        """
+        path.write_text(PROGRAM.format(python=sys.executable, channel=self.channel.fileno()))
+        path.chmod(0o755)
+
     def start(self, argv: Sequence[str], env: Mapping[str, str], stdout: int, stderr: int, report: int) -> None:
         """Start a command; the descriptor `report` gets a line with its PID, and one with its exit code at its end."""
         text = json.dumps({"argv": argv, "env": dict(env), "directory": os.getcwd()})
         stdin = os.open(os.devnull, os.O_RDONLY)
         try:
-            socket.send_fds(self._channel, [text.encode()], [stdin, stdout, stderr, report])
+            socket.send_fds(self.channel, [text.encode()], [stdin, stdout, stderr, report])
         finally:
             os.close(stdin)
 
     def close(self) -> None:
         """End the server, and with it each process that it has forked."""
-        self._channel.close()
+        self.channel.close()
+        self._process.terminate()  # a command of `write_command` that still runs has the channel too
         self._process.wait()
 
 

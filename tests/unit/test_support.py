@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.outcome import RESET
 from tests.support.clock import make_env
-from tests.support.forked import CAN_FORK, ForkedProcess
+from tests.support.forked import CAN_FORK, ForkedProcess, fork_server
 from tests.support.loop import settle, virtual, virtual_env
 from tests.support.process import COMMAND, Sidecar, policies
 from tests.support.service import HANG, ScriptedService, after, exchange, response
@@ -174,3 +176,21 @@ async def test_a_forked_process_tells_how_it_ended() -> None:
     killed.kill()
     assert await killed.wait() == -signal.SIGKILL
     killed.kill()  # nothing happens
+
+
+@pytest.mark.skipif(not CAN_FORK, reason="there is no fork server here")
+def test_a_command_that_is_forked_has_its_streams_signals_and_exit_code(tmp_path: Path) -> None:
+    command, policy = tmp_path / "sidecar", tmp_path / "policies.yaml"
+    fork_server().write_command(command)
+    policy.write_text(json.dumps(policies()))
+    handles = [fork_server().channel.fileno()]
+    done = subprocess.run([command, "check", "nowhere"], cwd=tmp_path, capture_output=True, text=True, pass_fds=handles)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No such file or directory" in done.stderr
+    running = subprocess.Popen([command, "run", policy], stderr=subprocess.PIPE, text=True, pass_fds=handles)
+    with running as process:
+        assert process.stderr is not None
+        assert any('"ready"' in line for line in process.stderr)
+        process.terminate()
+        assert '"stopped"' in process.stderr.read()
+    assert process.returncode == 0
