@@ -215,3 +215,38 @@ def test_requests_below_the_burst_wait_for_one_answer_and_pass() -> None:
     process.pump()
     fleet.run(START + 0.01)
     assert len(fleet.admitted) == 8
+
+
+@each(range(3))
+def test_costs_that_are_known_late_stay_within_the_rate_in_the_long_run(seed: int) -> None:
+    """Three processes, whose requests cost 1 at first and up to 31 a while later."""
+    rng, rate, capacity, seconds = Random(seed), 200.0, 400.0, 60.0
+    lessor = RateLessor(rate, capacity, 0.1, debt=3600.0)
+    lessees = [RateLessee(rate, capacity, 0.1) for _ in range(3)]
+    now = spent = 0.0
+    late: list[tuple[float, RateLessee, float]] = []
+
+    def exchange(lessee: RateLessee) -> None:
+        asks = lessee.collect(now)
+        for ask in asks + (lessee.collect_old(now) if asks else []):
+            lessee.receive(ask, lessor.exchange(ask, now), now)
+
+    while now < seconds:
+        now += rng.expovariate(150.0)
+        for _, lessee, cost in [entry for entry in late if entry[0] <= now]:
+            lessee.charge("a", cost, now)
+            spent += cost
+        late = [entry for entry in late if entry[0] > now]
+        for lessee in lessees:
+            if lessee.is_asking or lessee.due <= now:
+                exchange(lessee)
+        lessee = rng.choice(lessees)
+        found = lessee.take("a", 1.0, now)
+        if found == UNKNOWN:
+            lessee.wait("a", 1.0)
+            exchange(lessee)
+            found = lessee.take("a", 1.0, now)
+        if found == ADMITTED:
+            spent += 1.0
+            late.append((now + rng.random() * 0.2, lessee, rng.choice((0.0, 3.0, 30.0))))
+    assert 0.95 * rate * seconds <= spent <= rate * seconds + capacity + 10 * 31, "ten requests are in flight or owed"
