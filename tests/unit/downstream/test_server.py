@@ -171,6 +171,7 @@ async def test_a_reload_binds_what_is_new_and_drains_what_is_dropped() -> None:
     assert server.describe()["b"] == {
         "addresses": dropped.addresses,
         "tls": False,
+        "certificates": None,
         "connections": 0,
         "http2": {"connections": 0, "streams": 0},
         "slow_client_bytes": 0,
