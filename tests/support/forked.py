@@ -133,6 +133,7 @@ class ForkedProcess:
 
     async def _end(self, report: asyncio.StreamReader) -> int:
         self.returncode = await _number(report)
+        await report.read()  # to its end, or the pipe would be open when the loop ends
         return self.returncode
 
     async def wait(self) -> int:

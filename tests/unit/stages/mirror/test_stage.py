@@ -260,7 +260,7 @@ async def test_a_copy_takes_its_place_until_it_is_compared_or_given_up() -> None
     for outcome in outcomes:
         assert outcome.stream is not None
         assert outcome.stream._record is None
-        outcome.stream.attach(SimpleNamespace(write=len, finish=lambda _: None, fail=lambda _: None))
+        outcome.stream.attach(SimpleNamespace(write=lambda _: None, finish=lambda _: None, fail=lambda _: None))
     await bench.env.sleep(3)
     assert (bench.state["in_flight"], bench.state["compared"]) == (0, 0)
 
@@ -297,25 +297,30 @@ def long(number: int, **members: Any) -> Outcome:
 
 
 class Turns:
-    """Work of comparisons in each turn of the loop."""
+    """Work of comparisons in each turn of the loop in which there is some."""
 
-    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.work: list[list[int]] = []
-        comparison = bench.stage.comparison
-        assert comparison is not None
-        work, steps = bench.stage._work, Comparison.steps
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._turn = 0
+        self._steps: dict[int, list[int]] = {}
+        self._counting = asyncio.ensure_future(self._count())
+        steps = Comparison.steps
 
         def counted(own: Comparison, old: Outcome, new: Outcome, found: list[str]) -> Iterator[int]:
+            self._steps.setdefault(self._turn, [])
             for step in steps(own, old, new, found):
-                self.work[-1].append(step)
+                self._steps.setdefault(self._turn, []).append(step)
                 yield step
 
-        def turn(*arguments: Any) -> None:
-            self.work.append([])
-            work(*arguments)
-
         monkeypatch.setattr(Comparison, "steps", counted)
-        monkeypatch.setattr(bench.stage, "_work", turn)
+
+    async def _count(self) -> None:
+        while True:
+            self._turn += 1
+            await asyncio.sleep(0)
+
+    @property
+    def work(self) -> list[list[int]]:
+        return list(self._steps.values())
 
 
 @virtual
@@ -325,7 +330,7 @@ async def test_a_long_comparison_holds_the_loop_for_one_slice_at_a_time(monkeypa
     bench = Bench(own, ScriptedService(long(2, other=1)), compare=compare, max_in_flight=5)
     size = len(long(1).body)
     assert 250_000 < size < 500_000
-    turns = Turns(bench, monkeypatch)
+    turns = Turns(monkeypatch)
     await bench.ask()
     while not turns.work:
         await asyncio.sleep(0)
@@ -345,7 +350,7 @@ async def test_a_long_comparison_holds_the_loop_for_one_slice_at_a_time(monkeypa
 @virtual
 async def test_a_short_comparison_takes_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(ScriptedService(document(a=1)), ScriptedService(document(a=2)), compare={})
-    turns = Turns(bench, monkeypatch)
+    turns = Turns(monkeypatch)
     await bench.ask()
     await settle()
     assert (len(turns.work), bench.counts()) == (1, {"different": 1})
