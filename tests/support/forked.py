@@ -132,9 +132,10 @@ class ForkedProcess:
         return process
 
     async def _end(self, report: asyncio.StreamReader) -> int:
-        self.returncode = await _number(report)
-        await report.read()  # to its end, or the pipe would be open when the loop ends
-        return self.returncode
+        code = await _number(report)
+        await report.read()  # its end, so that no loop closes before the pipe
+        self.returncode = code
+        return code
 
     async def wait(self) -> int:
         return await asyncio.shield(self._ending)

@@ -171,10 +171,12 @@ async def test_a_forked_process_tells_how_it_ended() -> None:
     environ = {**os.environ, "_SIDECAR_COMPLETE": "bash_source"}
     process = await ForkedProcess.start(["sidecar"], environ, 2**16)
     assert b"complete -o nosort" in await process.stdout.read(), "it has this environment"
+    assert await process.stderr.read() == b""
     assert await process.wait() == process.returncode == 0
     killed = await ForkedProcess.start(["sidecar", "run", "-"], environ, 2**16)
     killed.kill()
     assert await killed.wait() == -signal.SIGKILL
+    await asyncio.gather(killed.stdout.read(), killed.stderr.read())
     killed.kill()  # nothing happens
 
 
