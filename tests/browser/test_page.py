@@ -205,6 +205,10 @@ async def test_a_lost_connection_is_seen_and_made_again(scene: Scene, window: Wi
     await expect(page.locator("main")).not_to_have_css("opacity", "1")
 
 
+FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Script that waits for two frames; the plots take the new width of a window in the first."""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("state", ["calm", "broken"])
 async def test_it_fits(scene: Scene, browser: Browser, scheme: str, state: str) -> None:
@@ -216,6 +220,7 @@ async def test_it_fits(scene: Scene, browser: Browser, scheme: str, state: str) 
     cut = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
     for width in (390, 800, 1400):
         await page.set_viewport_size({"width": width, "height": 900})
+        await page.evaluate(FRAMES)
         assert await page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
         assert await page.evaluate(cut) == [], width
         assert await page.evaluate(script("contrast")) == [], width
