@@ -128,10 +128,10 @@ async def test_before(name: str, tmp_path: Path) -> None:
 
 
 def before(url: str, patience: int) -> dict[str, Any]:
-    """Return policies of a sidecar that forwards everything, and waits so many seconds for an answer."""
+    """Return policies of a sidecar that forwards everything, and waits so many seconds to connect and for an answer."""
     return policies(
         listeners={"inbound": {"address": "127.0.0.1:0", "protocols": ["http1"]}},
-        upstreams={"app": {"endpoints": [url]}},
+        upstreams={"app": {"endpoints": [url], "connect_timeout": f"{patience}s"}},
         routes=[{**route("app"), "match": {"path_prefix": "/"}}],
         limits={"header_timeout": "20s", "drain_timeout": "1s"},
         defaults={"timeout": {"request": f"{patience}s"}},

@@ -208,6 +208,8 @@ async def test_nothing_is_written_after_a_hand_over(tmp_path: Path) -> None:
     file = tmp_path / "history.json"
     world = await started(file)
     await world.run(1)
+    await world.until(file.exists)
+    file.unlink()
     world.keeper.leave()
     await world.keeper.stop()
     assert not file.exists()
