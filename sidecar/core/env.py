@@ -89,9 +89,6 @@ class PermitLease(Protocol):
 class TokenLease(Protocol):
     """Tokens of a retry budget that this worker holds, out of those that all workers share."""
 
-    def deposit(self) -> None:
-        """Count a first attempt."""
-
     def withdraw(self) -> bool:
         """Spend a token; False if the worker holds none."""
 
@@ -133,8 +130,11 @@ class Workers(Protocol):
         is called after the lease has changed.
         """
 
-    def lease_tokens(self, name: str) -> TokenLease:
-        """Return the lease of a retry budget; call its `retune` next."""
+    def lease_tokens(self, name: str, deposits: Callable[[], int]) -> TokenLease:
+        """Return the lease of a retry budget; call its `retune` next.
+
+        `deposits()` returns the number of first attempts so far.
+        """
 
     def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int, debt: float) -> None:
         """Declare a rate limit of all workers together, or its new settings (`sidecar.leases.rate.RateLessor`)."""

@@ -39,11 +39,11 @@ class SlidingCount:
         self._older = 0
         """Sum of the counts of the older buckets."""
 
-    def add(self, now: float) -> None:
-        """Count one event at the time `now`, in seconds."""
+    def add(self, now: float, number: int = 1) -> None:
+        """Count events at the time `now`, in seconds."""
         if now * self._per_second >= self._ends:
             self._advance(now)
-        self._newest += 1
+        self._newest += number
 
     def total(self, now: float) -> int:
         """Return the number of events in the window that ends at `now`."""

@@ -171,8 +171,7 @@ class TokenPool(Pool):
 
     def report(self, worker: int, first: int, spent: int, now: float) -> None:
         """Count first attempts, and tokens of its lease that a worker has spent."""
-        for _ in range(first):
-            self._first.add(now)
+        self._first.add(now, first)
         self._charge(worker, spent, now)
 
     def leave(self, worker: int, now: float) -> None:
@@ -180,8 +179,7 @@ class TokenPool(Pool):
         super().leave(worker, now)
 
     def _charge(self, worker: int, spent: int, now: float) -> None:
-        for _ in range(spent):
-            self._spent.add(now)
+        self._spent.add(now, spent)
         self.held[worker] = max(0, self.held.get(worker, 0) - spent)
 
     def describe(self, now: float) -> dict[str, Any]:

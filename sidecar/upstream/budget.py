@@ -29,8 +29,8 @@ class RetryBudget:
     """Sliding counts of first attempts, and of retries and hedges, with the limit on the latter."""
 
     __slots__ = (
-        "_emit", "_first", "_floor", "_is_enforced", "_lease", "_let_through", "_now", "_quiet_until", "_ratio",
-        "_spent", "_upstream", "_window",
+        "_deposits", "_emit", "_first", "_floor", "_is_enforced", "_lease", "_let_through", "_now", "_quiet_until",
+        "_ratio", "_spent", "_upstream", "_window",
     )  # fmt: skip
 
     def __init__(self, spec: RetryBudgetSpec, env: Env, upstream: str) -> None:
@@ -39,10 +39,12 @@ class RetryBudget:
         self._upstream = upstream
         self._window = 0.0
         self._quiet_until = 0.0
+        self._deposits = 0
+        """First attempts since the start."""
         self._lease: TokenLease | None = None
         """Tokens that this worker holds; None if the process decides alone."""
         if env.workers is not None:
-            self._lease = env.workers.lease_tokens(f"retry_budget:{upstream}")
+            self._lease = env.workers.lease_tokens(f"retry_budget:{upstream}", lambda: self._deposits)
         self.retune(spec)
         self._let_through = env.meter.counter(metrics.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
         env.meter.gauge(metrics.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
@@ -70,9 +72,7 @@ class RetryBudget:
     def deposit(self, now: float) -> None:
         """Count a first attempt at the instant `now`."""
         self._first.add(now)
-        lease = self._lease
-        if lease is not None:
-            lease.deposit()
+        self._deposits += 1
 
     def withdraw(self) -> bool:
         """Charge one retry or hedge; True if it may be scheduled, which is always the case with `mode: observe`."""

@@ -50,9 +50,12 @@ class WorkerPermits(PermitLease):
         self._link.send("permits", self._name, total)
         self.lease.look()
 
-    def look(self) -> None:
-        """Adjust the lease to the use of it."""
-        self.lease.look(self._waiting())
+    def look(self) -> bool:
+        """Adjust the lease to the use of it; True if it is to be looked at again soon."""
+        waiting = self._waiting()
+        is_tight = self.lease.is_exhausted or waiting > 0
+        self.lease.look(waiting)
+        return is_tight
 
     def end(self) -> None:
         self._link.end_lease(self._name, self)
@@ -61,19 +64,19 @@ class WorkerPermits(PermitLease):
 class WorkerTokens(TokenLease):
     """Tokens of a retry budget that this worker holds."""
 
-    def __init__(self, link: Lender, name: str) -> None:
+    def __init__(self, link: Lender, name: str, deposits: Callable[[], int]) -> None:
+        """`deposits()` returns the number of first attempts so far."""
         self._link = link
         self._name = name
-        self._deposits = self._spent = 0
+        self._deposits = deposits
+        self._reported = self._spent = 0
+        """Deposits that the supervisor knows of, and tokens spent of which it does not."""
         self._least = 1
         self.lease = Lease(lambda kind, count: self._send(kind, count), 1, lambda: 0, lambda: None)
 
     @property
     def held(self) -> int:
         return self.lease.held
-
-    def deposit(self) -> None:
-        self._deposits += 1
 
     def withdraw(self) -> bool:
         lease = self.lease
@@ -82,6 +85,8 @@ class WorkerTokens(TokenLease):
             return False
         lease.held -= 1
         self._spent += 1
+        if 2 * lease.held < lease.size:
+            lease.want(lease.size)
         return True
 
     def retune(self, ratio: float, floor: float, window: float) -> None:
@@ -89,16 +94,19 @@ class WorkerTokens(TokenLease):
         self._link.send("budget", self._name, ratio, floor, window)
         self.lease.look()
 
-    def look(self) -> None:
-        """Report what was counted, and adjust the lease to it."""
+    def look(self) -> bool:
+        """Report what was counted, and adjust the lease to it; True if it is to be looked at again soon."""
+        is_tight = self.lease.is_exhausted or self._spent > 0
         self.lease.size = max(self._least, 2 * self._spent)
         self._report()
         self.lease.look()
+        return is_tight
 
     def _report(self) -> None:
-        if self._deposits or self._spent:
-            self._link.send("used", self._name, self._deposits, self._spent)
-            self._deposits = self._spent = 0
+        deposits = self._deposits()
+        if deposits > self._reported or self._spent:
+            self._link.send("used", self._name, deposits - self._reported, self._spent)
+            self._reported, self._spent = deposits, 0
 
     def _send(self, kind: str, count: int) -> None:
         self._report()  # before anything is given back, so that the pool never takes a spent token for a free one

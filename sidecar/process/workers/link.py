@@ -22,7 +22,6 @@ from typing import Any, Final
 from sidecar.config.files import Source
 from sidecar.config.listen_address import ListenAddress
 from sidecar.control.reload import PolicySource
-from sidecar.core.env import TimerHandle
 from sidecar.downstream.descriptors import HasFileno
 from sidecar.downstream.sockets import Sockets, socket_key
 from sidecar.process.workers import inbox
@@ -32,8 +31,10 @@ from sidecar.process.workers.shared import SharedState
 
 VARIABLE: Final = "SIDECAR_WORKER"
 """Environment variable that tells a worker its number and its descriptors, as JSON."""
-TICK_SECONDS: Final = 0.025
+TICK_SECONDS: Final = 0.1
 """Pause between two looks at the leases."""
+SHORT_TICK: Final = 0.025
+"""The same while requests wait for a permit, or a lease has run out: others may have given something back."""
 SLACK: Final = 8
 """A worker keeps a connection if it has at most one `SLACK`th more of them than the worker with the fewest."""
 PATIENCE: Final = 0.5
@@ -63,7 +64,7 @@ class WorkerLink(SharedState):
         """Number of sockets of each key."""
         self._news = asyncio.Event()
         self._vote: asyncio.Future[bool] | None = None
-        self._timer: TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._is_accepting = False
         self.sources: list[Source] = []
         """Policy files as the supervisor has read them."""
@@ -103,6 +104,8 @@ class WorkerLink(SharedState):
 
     def _receive(self, message: list[Any]) -> None:
         if self.receive(message):
+            if message[0] == "lease" and self._timer is not None:
+                self._look_in(SHORT_TICK)
             return
         kind, *rest = message
         if kind == "start":
@@ -173,8 +176,17 @@ class WorkerLink(SharedState):
     def _tick(self) -> None:
         if self._is_accepting:
             self._board.set(self.number, BEAT, int(self._now() * 1e9))
-        self.look()
-        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._timer = None
+        self._look_in(SHORT_TICK if self.look() else TICK_SECONDS)
+
+    def _look_in(self, seconds: float) -> None:
+        """Look at the leases in so many seconds, or earlier if that was planned."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._tick)
 
     def hand_over(self, listener: str, sock: HasFileno) -> bool:
         """Implement `Crowd.hand_over`."""
@@ -216,5 +228,5 @@ class WorkerLink(SharedState):
             if self._now() >= until:
                 raise OSError("the supervisor has sent no socket for it; see its log")
             self._news.clear()
-            await asyncio.wait([asyncio.ensure_future(self._news.wait())], timeout=TICK_SECONDS)
+            await asyncio.wait([asyncio.ensure_future(self._news.wait())], timeout=SHORT_TICK)
         return Sockets.adopt(address, [sock.dup() for sock in self._listening[key]])

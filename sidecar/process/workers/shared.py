@@ -67,10 +67,12 @@ class SharedState:
             return False
         return True
 
-    def look(self) -> None:
-        """Adjust all leases to the use of them.  Called many times a second."""
-        for lease in list(self._leases.values()):
-            lease.look()
+    def look(self) -> bool:
+        """Adjust all leases to the use of them; True if they are to be looked at again soon.
+
+        Called many times a second.
+        """
+        return any([lease.look() for lease in list(self._leases.values())])
 
     def subscribe(self, topic: str, apply: Apply) -> Callable[[str, Any], None]:
         """Implement `Workers.subscribe`."""
@@ -108,9 +110,9 @@ class SharedState:
         permits.resize(total)
         return permits
 
-    def lease_tokens(self, name: str) -> TokenLease:
+    def lease_tokens(self, name: str, deposits: Callable[[], int]) -> TokenLease:
         """Implement `Workers.lease_tokens`."""
-        tokens = self._leases[name] = WorkerTokens(self, name)
+        tokens = self._leases[name] = WorkerTokens(self, name, deposits)
         return tokens
 
     def end_lease(self, name: str, lease: WorkerPermits | WorkerTokens) -> None:
