@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sidecar.leases.quota import QuotaAsk, QuotaLessee, QuotaTable
 from sidecar.leases.rate import Ask, RateLessee, RateLessor
-from sidecar.stages.rate_limit.gcra import Gcra
+from sidecar.limits.gcra import Gcra
 from sidecar.store.quota_file import QuotaFile
 from sidecar.store.shared_quotas import Order
 

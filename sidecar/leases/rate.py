@@ -14,7 +14,6 @@ Rules:
 5. A message may be lost: its tokens are then spent by nobody.  It must not be delivered twice.
 6. What was spent without a token, since a cost was known too late, is told with the next ask (`owed`).  It counts
    whatever is left, up to the debt that the limit allows.  If the answer is lost, it is told again.
-7. A lessor that has lost its counts starts with empty buckets (`lost_at`).
 
 A supervisor of workers has one `RateLessor` for each limit, and each worker one `RateLessee`.  A worker sends what
 `collect` returns over its pipe; the supervisor calls `exchange` for each ask, with its own monotonic clock, and the
@@ -134,14 +133,12 @@ class _Account:
 class RateLessor:
     """Limit of one rate and capacity for each of many keys, handed out in leases."""
 
-    __slots__ = ("_accounts", "debt", "depth", "interval", "lease", "lost_at", "max_keys")
+    __slots__ = ("_accounts", "debt", "depth", "interval", "lease", "max_keys")
 
     def __init__(self, rate: float, capacity: float, lease: float, max_keys: int = 10_000, debt: float = 0.0) -> None:
         """`rate` is in tokens per second; `lease`, and the most that may be owed, in seconds."""
         self._accounts: dict[str, _Account] = {}
         """Accounts by key; those used last are at the end."""
-        self.lost_at = -NEVER
-        """Instant at which the counts were lost: keys that are not known had an empty bucket then."""
         self.retune(rate, capacity, lease, max_keys, debt)
 
     def retune(self, rate: float, capacity: float, lease: float, max_keys: int, debt: float = 0.0) -> None:
@@ -199,7 +196,7 @@ class RateLessor:
                 self._evict(now)
                 if len(accounts) >= self.max_keys and key != OVERFLOW:
                     return self._find(OVERFLOW, now)
-            account = _Account(max(now, self.lost_at + self.depth))
+            account = _Account(now)
         accounts[key] = account
         return account
 

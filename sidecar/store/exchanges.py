@@ -17,7 +17,7 @@ Rate limits (`shared_limits`) and quotas (`shared_quotas`) say what is asked, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sidecar.core import events, metrics
@@ -25,6 +25,8 @@ from sidecar.core.env import Env, TimerHandle
 from sidecar.leases.rate import NEVER
 from sidecar.store.spec import StoreSpec
 
+LATE: Final = 0.01
+"""Seconds after which a call is late.  Redis answers in less, also from another zone."""
 PACE: Final = 0.002
 """Seconds between two calls, at least."""
 MAX_ASKS: Final = 500
@@ -67,10 +69,12 @@ class Exchanges(Generic[L, C]):
         """Limits of this process by name."""
         self.is_up = True
         """False while the breaker is open."""
+        self.is_late = False
+        """True while a call is under way that has taken longer than usual."""
         self.members = 1
         """Processes that used the store lately, as far as it is known."""
-        self.down_at = -NEVER
-        """Instant of the last fault that opened the breaker."""
+        self.called_at = -NEVER
+        """Instant of the last call that was sent while the breaker was closed."""
         self.faults = 0
         """Number of times that the breaker has opened."""
         self.last_error = ""
@@ -167,12 +171,16 @@ class Exchanges(Generic[L, C]):
             if not sent and not self._waiting:
                 self._rearm()
                 return
+            self.called_at = now
         self._sent_at = now
         self._calls.value += 1
         self._sent = sent
         self._task = self._env.spawn(self._send(sent, now))
-        timer = self._env.call_later(self._timeout, self._give_up_call)
-        self._task.add_done_callback(lambda task: self._finish(task, now, timer))
+        timers = (
+            self._env.call_later(LATE, self._turn_late),
+            self._env.call_later(self._timeout, self._give_up_call),
+        )
+        self._task.add_done_callback(lambda task: self._finish(task, now, timers))
 
     def _collect(self, now: float) -> list[tuple[L, Any]]:
         """Return the asks that are due, with their limits."""
@@ -181,6 +189,10 @@ class Exchanges(Generic[L, C]):
             if len(found) < MAX_ASKS:
                 found += [(limit, ask) for ask in limit.lessee.collect(now, MAX_ASKS - len(found))]
         return found
+
+    def _turn_late(self) -> None:
+        """Take note that the call takes longer than usual."""
+        self.is_late = True
 
     def _give_up_call(self) -> None:
         """Cancel a call that takes too long, and go on without its answer."""
@@ -191,10 +203,12 @@ class Exchanges(Generic[L, C]):
             self._release()
             self._rearm()
 
-    def _finish(self, task: Any, began: float, timer: TimerHandle) -> None:
+    def _finish(self, task: Any, began: float, timers: Iterable[TimerHandle]) -> None:
         """Take the result of a call that has ended."""
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
         self._task = None
+        self.is_late = False
         error = _error_of(task)
         if self._is_given_up:
             self._is_given_up = False
@@ -226,7 +240,6 @@ class Exchanges(Generic[L, C]):
             self.is_up = False
             self._pause = FIRST_PROBE
             self.faults += 1
-            self.down_at = self._env.now()
             self._env.emit(events.STORE_DOWN, store=self._name, error=self.last_error)
         else:
             self._pause = min(SLOWEST_PROBE, 2 * self._pause)

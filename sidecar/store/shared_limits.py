@@ -4,8 +4,9 @@ Rules:
 
 1. A process leases tokens (`sidecar.leases.rate`).  All asks of all limits that are due go in one call of a script
    (`exchanges`); a request that finds tokens waits for nothing.
-2. While the store is away a limit holds by its fair share (`fall_back`): the rate divided by the processes that were
+2. While the store is away a limit holds by its fair share (`find_share`): the rate divided by the processes that were
    seen last, with an empty bucket at the beginning.
+3. While a call is late, that share admits requests which would wait for it.  The store is told with the next call.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from sidecar.core.env import Env
-from sidecar.leases.rate import NEVER, Ask, Grant, RateLessee, RateLessor
-from sidecar.store.exchanges import MAX_ASKS, Counts, Exchanges
+from sidecar.leases.rate import NEVER, Ask, Grant, RateLessee
+from sidecar.limits.gcra import Gcra
+from sidecar.store.exchanges import LATE, MAX_ASKS, Counts, Exchanges
 from sidecar.store.script import LEASES
 from sidecar.store.spec import StoreSpec
 
@@ -47,9 +49,10 @@ class SharedLimit:
         self._rate, self._capacity = rate, capacity
         self.debt = debt
         """Seconds for which costs that were known too late may use up the limit ahead."""
-        self._share: RateLessor | None = None
-        """Limit of this process alone, while the store is away."""
+        self._share: Gcra | None = None
+        """Limit of this process alone, while the store is away or late."""
         self._share_of = 0
+        """Calls that had been answered when the share began."""
         store.limits[name] = self
 
     def retune(self, rate: float, capacity: float, lease: float, max_keys: int, debt: float = 0.0) -> None:
@@ -57,25 +60,17 @@ class SharedLimit:
         self.lessee.retune(rate, capacity, lease, max_keys)
         self._rate, self._capacity, self.debt, self._share = rate, capacity, debt, None
 
-    def fall_back(self, key: str, cost: float, now: float) -> float:
-        """Count a request by the fair share of this process; return 0 to admit it, or the seconds to wait."""
-        share = self._find_share()
-        cost = min(cost, share.depth / share.interval)
-        return share.exchange(Ask(key, cost, cost, cost, 0.0, 0.0), now).wait
-
-    def charge_alone(self, key: str, cost: float, now: float) -> None:
-        """Count more for a request that was admitted by the fair share of this process."""
-        self._find_share().exchange(Ask(key, 0.0, 0.0, 0.0, 0.0, 0.0, cost), now)
-
-    def _find_share(self) -> RateLessor:
-        """Return the limit of this process alone in the current outage."""
-        if self._share is None or self._share_of != self.store.faults:
-            members = self.store.members
-            capacity = max(self._capacity / members, 1.0)
-            self._share = RateLessor(self._rate / members, capacity, 0.0, self.lessee.max_keys, self.debt)
-            self._share.lost_at = self.store.down_at
-            self._share_of = self.store.faults
-        return self._share
+    def find_share(self) -> Gcra:
+        """Return the limit of this process alone, until the store answers."""
+        store = self.store
+        share = self._share
+        if share is None or self._share_of != store.exchanges:
+            members = store.members
+            share = Gcra(self._rate / members, max(self._capacity / members, 1.0), self.lessee.max_keys)
+            share.max_debt = self.debt
+            share.full_at = store.called_at + LATE + share.depth
+            self._share, self._share_of = share, store.exchanges
+        return share
 
     def retire(self) -> None:
         """Remove the limit from its store."""
@@ -116,6 +111,11 @@ class SharedLimits(Exchanges[SharedLimit, Script]):
     def retune(self, spec: StoreSpec) -> None:
         super().retune(spec)
         self._epoch, self._answered_at = "", -NEVER
+
+    def _turn_late(self) -> None:
+        """Let the requests that wait be decided anew, by the fair share."""
+        super()._turn_late()
+        self._release()
 
     def _collect(self, now: float) -> list[tuple[SharedLimit, Ask]]:
         """Return the asks that are due, and those that go along with them."""

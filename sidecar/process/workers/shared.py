@@ -72,7 +72,8 @@ class SharedState:
 
         Called many times a second.
         """
-        return any([lease.look() for lease in list(self._leases.values())])
+        looks = [lease.look() for lease in list(self._leases.values())]
+        return any(looks)
 
     def subscribe(self, topic: str, apply: Apply) -> Callable[[str, Any], None]:
         """Implement `Workers.subscribe`."""

@@ -6,7 +6,8 @@ Rules:
 
 1. A request that finds leased tokens passes at once.  One whose key has no lease waits for an answer of the store, and
    again if others took what it brought, three times at most.
-2. While the store is away, `on_store_failure` holds: the fair share of this process, admission, or refusal.
+2. While the store is away, `on_store_failure` holds: the fair share of this process, admission, or refusal.  While its
+   answer is late, what the first two admit does not wait, and the store is told of it afterwards.
 3. A request that a later limit refuses gets its tokens back.
 4. What an answer costs is told to the store, which then grants nothing until that is made up for.
 """
@@ -27,6 +28,7 @@ from sidecar.core.stage import Stage, Wait
 from sidecar.leases.rate import ADMITTED, UNKNOWN
 from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
 from sidecar.limits.fields import FieldLines
+from sidecar.limits.gcra import Gcra
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import answer_unit, fixed_cost
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
@@ -36,6 +38,8 @@ from sidecar.store.supervisor import SUPERVISOR, WorkerLimit, supervisor_store
 
 ROUNDS: Final = 3
 """Answers that a request waits for, at most."""
+TOLERANCE: Final = 1e-6
+"""Seconds by which sums of intervals may exceed a whole second, because of rounding."""
 STORELESS: Final = 1.0
 """Seconds after which a refused client may ask again while the store is away."""
 
@@ -109,8 +113,8 @@ class FleetLimit:
     """Limit as one route applies it."""
 
     __slots__ = (
-        "cost", "debit", "lessee", "lines", "now", "observed", "read", "read_cost", "spec", "state", "store", "unit",
-        "where",
+        "cost", "debit", "is_fair", "lessee", "lines", "now", "observed", "read", "read_cost", "spec", "state", "store",
+        "unit", "where",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +127,8 @@ class FleetLimit:
         self.state = state
         self.store = state.shared.store
         self.lessee = state.shared.lessee
+        self.is_fair = spec.on_store_failure == "process"
+        """True if this process has a fair share of the limit while the store is away."""
         self.where = where
         self.observed = observed
         """Counts requests that would have been refused; None to refuse them."""
@@ -143,26 +149,49 @@ class FleetLimit:
     def take_alone(self, key: str, cost: float, now: float) -> float:
         """Decide without the store."""
         self.state.storeless.value += 1
-        if self.spec.on_store_failure == "allow":
-            return ADMITTED
-        if self.spec.on_store_failure == "deny":
-            return STORELESS
-        return self.state.shared.fall_back(key, cost, now)
+        if self.is_fair:
+            return self.take_share(key, cost, now)
+        return ADMITTED if self.spec.on_store_failure == "allow" else STORELESS
+
+    def take_share(self, key: str, cost: float, now: float) -> float:
+        """Count a request by the fair share of this process; return 0 to admit it, or the seconds until it may pass."""
+        share: Gcra = self.state.shared.find_share()
+        key = share.locate(key, now)
+        tat = share.arrival(key, now) + min(cost, share.capacity) * share.interval
+        delay = share.delay(tat, now)
+        if delay > 0:
+            return delay
+        share.charge(key, tat)
+        return ADMITTED
+
+    def take_ahead(self, key: str, cost: float, now: float) -> bool:
+        """Admit a request for which the store is late, if it would be admitted without the store."""
+        if not self.store.is_late or self.spec.on_store_failure == "deny":
+            return False
+        if self.is_fair and self.take_share(key, cost, now) > ADMITTED:
+            return False
+        self.lessee.charge(key, cost, now)
+        return True
 
     def charge(self, key: str, cost: float) -> None:
         """Count more for a request that was admitted, whatever is left."""
         now = self.now()
         if self.store.is_up:
             self.lessee.charge(key, cost, now)
-        elif self.spec.on_store_failure == "process":
-            self.state.shared.charge_alone(key, cost, now)
+        elif self.is_fair:
+            share: Gcra = self.state.shared.find_share()
+            share.owe(key, cost, now)
 
     def report(self, key: str, now: float) -> bytes:
-        """Return the field lines for what the fleet has left, as far as this process knows."""
-        lease = self.lessee.leases.get(key)
-        tat = now if lease is None or lease.tat < now else lease.tat
-        left = (now + self.lessee.depth - tat) / self.lessee.interval
-        return self.lines.write(int(left) if left > 0 else 0, ceil(tat - now))
+        """Return the field lines for what the fleet has left, as far as this process knows; or its own fair share."""
+        if self.store.is_up or not self.is_fair:
+            lease = self.lessee.leases.get(key)
+            tat = now if lease is None or lease.tat < now else lease.tat
+            left = (now + self.lessee.depth - tat) / self.lessee.interval
+            return self.lines.write(int(left) if left > 0 else 0, ceil(tat - now - TOLERANCE))
+        share: Gcra = self.state.shared.find_share()
+        ahead = share.arrival(share.locate(key, now), now) - now
+        return self.lines.write(share.remaining(ahead), ceil(ahead - TOLERANCE))
 
 
 class FleetRateLimit:
@@ -186,16 +215,20 @@ class FleetRateLimit:
 
     def admit(self, x: Exchange) -> object:
         limit = self._only
-        if limit is not None and limit.store.is_up:
-            lessee, key = limit.lessee, "" if limit.read is None else limit.read(x)
-            lease = lessee.leases.get(key)
-            if lease is not None:
-                now = self._now()
-                tat = lease.tat + limit.debit
-                if tat <= lease.low and now < lease.expires and tat <= now + lessee.depth:
-                    lease.tat = tat
-                    lease.taken += limit.cost
-                    return limit.report(key, now) if self._reports else None
+        if limit is not None:
+            key, now = "" if limit.read is None else limit.read(x), self._now()
+            if limit.store.is_up:
+                lessee = limit.lessee
+                lease = lessee.leases.get(key)
+                if lease is not None:
+                    tat = lease.tat + limit.debit
+                    if tat <= lease.low and now < lease.expires and tat <= now + lessee.depth:
+                        lease.tat = tat
+                        lease.taken += limit.cost
+                        return limit.report(key, now) if self._reports else None
+            elif limit.is_fair and limit.take_share(key, limit.cost, now) == ADMITTED:
+                limit.state.storeless.value += 1
+                return limit.report(key, now) if self._reports else None
         return self._decide(x, 0)
 
     def _decide(self, x: Exchange, round: int) -> object:
@@ -209,6 +242,8 @@ class FleetRateLimit:
             if delay == UNKNOWN and limit.observed is not None:
                 limit.lessee.wait(key, cost)  # the answer comes for later requests; this one does not wait
                 continue
+            if delay == UNKNOWN and limit.take_ahead(key, cost, now):
+                delay = ADMITTED
             if delay == UNKNOWN:
                 future = limit.store.wait() if round < ROUNDS else None
                 if future is not None:

@@ -28,9 +28,9 @@ from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
 from sidecar.limits.fields import SEPARATE, FieldLines, state_limit
+from sidecar.limits.gcra import OVERFLOW, Bucket, Gcra
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import answer_unit, fixed_cost
-from sidecar.stages.rate_limit.gcra import OVERFLOW, Bucket, Gcra
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
 
 WARN_EVERY: Final = 60.0

@@ -168,13 +168,6 @@ def test_renewing_without_spending_piles_up_no_tokens() -> None:
     assert most <= 1.0 + 100.0 * 2 * 0.1
 
 
-def test_a_lessor_that_has_lost_its_counts_grants_no_burst() -> None:
-    lessor = RateLessor(10.0, 50.0, 0.1)
-    lessor.lost_at = 100.0
-    assert lessor.exchange(Ask("a", 1.0, 20.0, 20.0, 0.0, 0.0), 100.0).tokens == 0.0
-    assert lessor.exchange(Ask("b", 1.0, 20.0, 20.0, 0.0, 0.0), 106.0).tokens == 20.0
-
-
 def test_a_grant_that_comes_twice_too_late_or_for_a_gone_key_is_no_error() -> None:
     lessor, lessee = RateLessor(10.0, 10.0, 0.1), RateLessee(10.0, 10.0, 0.1)
     lessee.take("a", 1.0, 0.0)

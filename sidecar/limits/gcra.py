@@ -7,8 +7,9 @@ Rules:
 2. A key whose TAT has passed says nothing that a new key does not say.  Only such keys are evicted, so no flood of
    keys can reset the count of another.  While all keys are in use, new ones share the count of `OVERFLOW`.
 3. Eviction looks at a fixed number of keys for each new one, so its time is bounded.
-4. A clock that steps back leaves no key further ahead than the algorithm itself could have put it.
-5. What a request costs beyond what it was admitted with (`owe`) moves the TAT on, by `max_debt` at most.
+4. Where counts were lost, each key had an empty bucket at that time (`full_at`).
+5. A clock that steps back leaves no key further ahead than the algorithm itself could have put it.
+6. What a request costs beyond what it was admitted with (`owe`) moves the TAT on, by `max_debt` at most.
 
 No I/O and no clock: the caller passes the instant.
 """
@@ -40,12 +41,14 @@ class Bucket:
 class Gcra:
     """Limit of one rate and capacity for each of many keys."""
 
-    __slots__ = ("_order", "buckets", "capacity", "depth", "interval", "max_debt", "max_delay", "max_keys")
+    __slots__ = ("_order", "buckets", "capacity", "depth", "full_at", "interval", "max_debt", "max_delay", "max_keys")
 
     def __init__(self, rate: float, capacity: float, max_keys: int, max_delay: float = 0.0) -> None:
         """`rate` is in requests per second; `capacity` is the number of requests that may come at once."""
         self.buckets: dict[str, Bucket] = {}
         """Counts by key."""
+        self.full_at = -inf
+        """Instant at which the bucket of a key that is not in the table is full, if nothing is taken from it."""
         self.max_debt = 0.0
         """Seconds that the TAT of a key may be beyond its depth."""
         self._order: deque[str] = deque()
@@ -87,7 +90,9 @@ class Gcra:
     def arrival(self, key: str, now: float) -> float:
         """Return the TAT of a key, but no instant that has passed."""
         bucket = self.buckets.get(key)
-        if bucket is None or bucket.tat < now:
+        if bucket is None:
+            return max(now, self.full_at)
+        if bucket.tat < now:
             return now
         furthest = now + self.depth + self.max_delay + self.max_debt
         if bucket.tat > furthest:

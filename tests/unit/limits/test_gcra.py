@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.stages.rate_limit.gcra import LOOKS, OVERFLOW, Gcra
+from sidecar.limits.gcra import LOOKS, OVERFLOW, Gcra
 
 INTERVALS = st.sampled_from([0.125, 0.5, 1.0, 2.0])
 """Seconds between two requests; sums of these have no rounding."""
@@ -137,3 +137,11 @@ def test_a_retuned_limit_keeps_its_counts() -> None:
     gcra.clear()
     assert gcra.keys == 0
     assert offer(gcra, "a", 0.16)
+
+
+def test_a_key_that_is_not_known_had_an_empty_bucket_when_counts_were_lost() -> None:
+    gcra = Gcra(10, 50, 10)
+    gcra.full_at = 105.0
+    assert not offer(gcra, "a", 100.0)
+    assert sum(offer(gcra, "b", 102.0) for _ in range(50)) == 20, "two seconds of the rate"
+    assert sum(offer(gcra, "c", 106.0) for _ in range(60)) == 50
