@@ -1,7 +1,7 @@
 """CPU of a request with several workers, and how evenly they share it: `python -m bench.workers [--rounds 7]`.
 
 All workers of a sidecar run on one core, and the load on another.  So what is compared is the work, and not how many
-cores there are.  CPU is that of the supervisor and of all workers.
+cores there are.  CPU is that of the supervisor and of all workers.  The load is the same for each number of workers.
 
 Several processes on one core take its caches from each other.  As many independent sidecars, each with a load of its
 own, show what that costs; the rest is what workers add.  Envoy and nginx stand beside them with as many workers, where
@@ -32,8 +32,8 @@ NUMBERS: Final = (1, 2, 4)
 """Numbers of workers."""
 FEW: Final = (4, 8, 16)
 """Numbers of connections in which the share of the busiest worker is measured."""
-MANY: Final = 32
-"""Connections for each worker, in which CPU is measured: a worker with fewer does less in one turn of its loop."""
+MANY: Final = 128
+"""Connections in which CPU is measured."""
 ROOMY: Final = 900
 """Version of the policies, whose limit of concurrency has room for all connections."""
 BESIDE: Final = ("envoy", "nginx")
@@ -109,11 +109,12 @@ def measure(subject: Running, connections: int, seconds: float, *, may_fail: boo
 
 
 def measure_together(subjects: Sequence[Subject], seconds: float) -> float:
-    """Return microseconds of CPU a request of independent sidecars under load at once."""
+    """Return microseconds of CPU a request of independent sidecars, which share the connections."""
+    connections = MANY // len(subjects)
     before = sum(sum(used(each.pid)) for each in subjects)
     with ThreadPoolExecutor(len(subjects)) as threads:
         urls = [f"http://127.0.0.1:{each.port}{TARGET}" for each in subjects]
-        found = list(threads.map(lambda url: load.wrk(url, MANY, seconds, machine.cores()[1]), urls))
+        found = list(threads.map(lambda url: load.wrk(url, connections, seconds, machine.cores()[1]), urls))
     spent = sum(sum(used(each.pid)) for each in subjects) - before
     if errors := sum(each.errors for each in found):
         raise SystemExit(f"{errors} requests failed")
@@ -145,11 +146,11 @@ def main() -> None:
         peers = start_peers(stack, directory, port)
         time.sleep(SETTLED)
         rounds = [
-            {number: measure(each, MANY * number, options.seconds)[0] for number, each in subjects.items()}
+            {number: measure(each, MANY, options.seconds)[0] for number, each in subjects.items()}
             | {-number: measure_together(each, options.seconds) for number, each in independent.items()}
             for _ in range(1 + options.rounds)
         ][1:]
-        print(f"{machine.interpreter()}; {load.version('wrk')}, {MANY} connections a worker, {options.rounds} rounds")
+        print(f"{machine.interpreter()}; {load.version('wrk')}, {MANY} connections, {options.rounds} rounds")
         for number in NUMBERS:
             ratio = median(each[number] / each[NUMBERS[0]] for each in rounds)
             told = f"{number} workers: {median(each[number] for each in rounds):.1f} us a request, {ratio:.2f}x of one"
@@ -158,7 +159,7 @@ def main() -> None:
                 told += f", {ratio:.2f}x of {number} independent sidecars"
             print(told)
         theirs = [
-            {each: measure(peer, MANY * each[1], options.seconds, may_fail=True)[0] for each, peer in peers.items()}
+            {each: measure(peer, MANY, options.seconds, may_fail=True)[0] for each, peer in peers.items()}
             for _ in range(1 + options.rounds)
         ][1:]
         for name, number in peers:
