@@ -170,6 +170,7 @@ class FleetLimit:
             return False
         if self.is_fair and self.take_share(key, cost, now) > ADMITTED:
             return False
+        self.state.storeless.value += 1
         self.lessee.charge(key, cost, now)
         return True
 

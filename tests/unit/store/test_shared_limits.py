@@ -200,6 +200,7 @@ async def test_requests_of_a_key_in_use_do_not_wait_for_a_stalled_store() -> Non
         await env.sleep(0.001)
     assert not fleet.stores[0].is_up
     assert slow == 0
+    assert env.meter.value(metrics.RATE_LIMIT_STORELESS, limit="tenant") > 350
 
 
 @virtual
