@@ -3,15 +3,19 @@
 All workers of a sidecar run on one core, and the load on another.  So what is compared is the work, and not how many
 cores there are.  CPU is that of the supervisor and of all workers.  The load is the same for each number of workers.
 
-Several processes on one core take its caches from each other.  As many independent sidecars, each with a load of its
-own, show what that costs; the rest is what workers add.  Envoy and nginx stand beside them with as many workers, where
-they are installed.
+Several processes on one core take its caches from each other, which they would not do on a core each.
+
+- As many independent sidecars, each with a load of its own, show what that costs; the rest is what workers add.
+- With `--long-turns` (as root) the policy SCHED_RR of sched(7) lets each process keep the core for 100 ms while it has
+  something to do, so that caches are emptied seldom.
+- Envoy and nginx stand beside them with as many workers, where they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -125,7 +129,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.workers", description="Compare numbers of workers.")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each number (7)")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of one measurement (1)")
+    parser.add_argument("--long-turns", action="store_true", help="let processes keep the core for 100 ms (as root)")
     options = parser.parse_args()
+    if options.long_turns:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # children inherit it
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sidecar-workers-")))
         port = machine.free_port()
