@@ -5,7 +5,7 @@ Rules:
 1. All asks that are due go in one call, at most one at a time and `PACE` apart.
 2. A request that needs an answer waits for one call, for `timeout` at most, whatever the client library does then.
    The first fault opens the breaker: waiting requests are released, and later ones do not wait.  A background probe
-   closes the breaker again.
+   closes the breaker again.  A call that has taken `LATE` seconds is late: some requests then go on without it.
 3. A call is sent once: what a lost answer granted is spent by nobody.
 4. A fault closes all connections: after a failover the name leads to another server.
 5. A call that does not end at its time is cancelled again and again.  There is no other call until it has ended, so

@@ -71,6 +71,8 @@ class WorkerTokens(TokenLease):
         self._deposits = deposits
         self._reported = self._spent = 0
         """Deposits that the supervisor knows of, and tokens spent of which it does not."""
+        self._recent = 0
+        """Tokens spent since the last look."""
         self._least = 1
         self.lease = Lease(lambda kind, count: self._send(kind, count), 1, lambda: 0, lambda: None)
 
@@ -85,8 +87,9 @@ class WorkerTokens(TokenLease):
             return False
         lease.held -= 1
         self._spent += 1
+        self._recent += 1
         if 2 * lease.held < lease.size:
-            lease.want(lease.size)
+            lease.want((lease.size + 1) // 2)
         return True
 
     def retune(self, ratio: float, floor: float, window: float) -> None:
@@ -96,8 +99,9 @@ class WorkerTokens(TokenLease):
 
     def look(self) -> bool:
         """Report what was counted, and adjust the lease to it; True if it is to be looked at again soon."""
-        is_tight = self.lease.is_exhausted or self._spent > 0
-        self.lease.size = max(self._least, 2 * self._spent)
+        is_tight = self.lease.is_exhausted or self._recent > 0
+        self.lease.size = max(self._least, 2 * self._recent)
+        self._recent = 0
         self._report()
         self.lease.look()
         return is_tight

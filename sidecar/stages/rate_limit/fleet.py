@@ -28,7 +28,7 @@ from sidecar.core.stage import Stage, Wait
 from sidecar.leases.rate import ADMITTED, UNKNOWN
 from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
 from sidecar.limits.fields import FieldLines
-from sidecar.limits.gcra import Gcra
+from sidecar.limits.gcra import OVERFLOW, Gcra
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import answer_unit, fixed_cost
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
@@ -70,7 +70,7 @@ class FleetState:
         """Instant before which no further warning of a full table is given."""
         self._env = env
         self._labels = labels
-        self.shared.lessee.on_overflow = self._count_overflow
+        self.shared.lessee.on_overflow = self.count_overflow
         meter.gauge(metrics.RATE_LIMIT_KEYS, lambda: len(self.shared.lessee.leases), limit=spec.name, **labels)
 
     def retune(self, spec: LimitSpec) -> None:
@@ -78,7 +78,7 @@ class FleetState:
         self._spec = spec
         self.shared.retune(spec.rate, spec.capacity, spec.lease, spec.max_keys, _debt(spec))
 
-    def _count_overflow(self, now: float) -> None:
+    def count_overflow(self, now: float) -> None:
         """Count a request whose key has no place in the table, and warn at times."""
         self.overflowed.value += 1
         if now >= self._warn_from:
@@ -157,6 +157,8 @@ class FleetLimit:
         """Count a request by the fair share of this process; return 0 to admit it, or the seconds until it may pass."""
         share: Gcra = self.state.shared.find_share()
         key = share.locate(key, now)
+        if key == OVERFLOW:
+            self.state.count_overflow(now)
         tat = share.arrival(key, now) + min(cost, share.capacity) * share.interval
         delay = share.delay(tat, now)
         if delay > 0:

@@ -125,6 +125,19 @@ async def test_requests_beyond_the_table_are_counted_and_warned_of() -> None:
 
 
 @virtual
+async def test_requests_beyond_the_table_of_the_fair_share_are_counted_too() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, key="header.x-tenant", max_keys=2)
+    fleet.script.fault = ConnectionRefusedError("refused")
+    await fleet.statuses(1, **{"x-tenant": "0"})
+    await env.sleep(2.0)
+    before = env.meter.value(metrics.RATE_LIMIT_OVERFLOW, limit="tenant")
+    for number in range(4):
+        assert await fleet.statuses(1, **{"x-tenant": str(number)}) == [200]
+    assert env.meter.value(metrics.RATE_LIMIT_OVERFLOW, limit="tenant") - before == 2
+
+
+@virtual
 async def test_a_limit_of_this_process_that_refuses_gives_the_tokens_back() -> None:
     fleet = Fleet(virtual_env(), 1, {"name": "own", "rate": "1/s", "burst": 1})
     assert sorted(await fleet.statuses(8)) == [200] * 2 + [429] * 6
