@@ -76,8 +76,8 @@ class PermitLease(Protocol):
     def is_exhausted(self) -> bool:
         """True if there is nothing left to ask for at the moment."""
 
-    def want(self, count: int) -> None:
-        """Ask for `count` more permits."""
+    def want(self, waiting: int) -> None:
+        """Ask for the permits that so many waiting requests need."""
 
     def resize(self, total: int) -> None:
         """Apply another number of permits for all workers together."""

@@ -1,22 +1,25 @@
 """Leases of permits: parts of a common amount that the supervisor lends to workers.  No I/O and no clock.
 
 The supervisor has a `Pool` for each limit, and each worker has a `Lease` of it.  What a lease holds, its worker may use
-without asking.  Messages between them carry differences, so no order of messages lends anything twice:
+without asking.  Messages between them:
 
-    worker to supervisor    want N          it needs N more; replaces its last `want`
-                            give N          it holds N less
+    worker to supervisor    want N M        it needs to hold N in all, M with a reserve; replaces its last `want`
+                            give N          it holds N less, and wants no more than that
+                            answer N        the same, as the answer to a recall; N may be 0
     supervisor to worker    grant N         it holds N more
-                            recall N        it gives back what it does not use, at most N, and answers with `give`
+                            recall N        it gives back what it does not use, at most N, and says how much (`answer`)
                             none            nothing is left, and no other worker has given anything back
 
 Rules:
 
 1. The sum of all leases is never above the total.  A lease is counted from before its `grant` is sent until its `give`
-   has arrived.
-2. A worker keeps at most one lease of `size` unused.  The pool calls back what others hold unused as soon as a worker
-   gets less than it wants.
-3. What a dead worker held is free again once the supervisor has seen its end (`leave`).
-4. If the total falls, the pool calls back the difference, and again once a second while permits in use keep it.
+   has arrived.  Grants, gives and answers are differences, so no order of messages lends anything twice.  Wants are
+   sums, so nothing is lent twice to a worker that asks while a grant is under way.
+2. What is needed comes before reserves.  The pool calls back what others hold unused as soon as a worker has less than
+   it needs; for reserves it calls back nothing.
+3. A worker keeps at most one lease of `size` unused.
+4. What a dead worker held is free again once the supervisor has seen its end (`leave`).
+5. If the total falls, the pool calls back the difference, and again once a second while permits in use keep it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ from sidecar.core.window import SlidingCount
 
 SHARE: Final = 4
 """Leases into which each worker's even part of the total is divided."""
+NEED: Final = 0
+"""Index of what a worker needs in what it wants."""
+GOAL: Final = 1
+"""Index of that with a reserve."""
 
 Send = Callable[..., None]
 """Function that sends a message: `send(worker, kind, count)`."""
@@ -46,12 +53,12 @@ class Pool:
         self._total = total
         self.held: dict[int, int] = {}
         """Amount lent to each worker."""
-        self.wanted: dict[int, int] = {}
-        """Amount that each worker needs in addition."""
-        self._recalled: set[int] = set()
-        """Workers that have yet to answer a recall."""
+        self._wanted: dict[int, tuple[int, int]] = {}
+        """What workers that hold less want to hold in all: `NEED` and `GOAL`."""
+        self._recalled: dict[int, int] = {}
+        """Amount that each worker has been asked for, until it answers."""
         self._answered: set[int] = set()
-        """Workers that have answered one since there was too little; they are not asked again."""
+        """Workers that have given less than that since there was too little; they are not asked again."""
         self._turn = 0
 
     def total(self, now: float) -> int:
@@ -68,18 +75,23 @@ class Pool:
             self._total = total
             self._serve(now)
 
-    def want(self, worker: int, count: int, now: float) -> None:
-        """Note that a worker needs `count` more, and lend what is free."""
-        self.wanted[worker] = count
+    def want(self, worker: int, need: int, goal: int, now: float) -> None:
+        """Note that a worker needs to hold so much in all, or with a reserve, and lend what is free."""
+        self._wanted[worker] = (need, goal)
         self._serve(now)
 
     def give(self, worker: int, count: int, now: float) -> None:
         """Take back a part of a worker's lease."""
         self.held[worker] = max(0, self.held.get(worker, 0) - count)
-        if worker in self._recalled:
-            self._recalled.discard(worker)
-            self._answered.add(worker)
+        if count:
+            self._wanted.pop(worker, None)
         self._serve(now)
+
+    def answer(self, worker: int, count: int, now: float) -> None:
+        """Take back what a worker gives after a recall."""
+        if count < self._recalled.pop(worker, 0):
+            self._answered.add(worker)
+        self.give(worker, count, now)
 
     def look(self, now: float) -> None:
         """Ask again for what exceeds the total, and lend what time has freed.  Called about once a second."""
@@ -89,45 +101,58 @@ class Pool:
     def leave(self, worker: int, now: float) -> None:
         """Take back all that a dead worker held."""
         self.held.pop(worker, None)
-        self.wanted.pop(worker, None)
-        self._recalled.discard(worker)
+        self._wanted.pop(worker, None)
+        self._recalled.pop(worker, None)
         self._answered.discard(worker)
         self._serve(now)
 
     def _serve(self, now: float) -> None:
-        """Lend what is free to the workers that want it, in turns; recall unused leases if that is not enough."""
+        """Lend what is free, in turns; recall unused leases if that is less than what is needed."""
         free = self.free(now)
         if free < 0:
             self._shrink(-free)
-            free = 0
-        waiting = sorted(worker for worker, count in self.wanted.items() if count > 0)
-        if not waiting:
-            return
+        elif not (missing := self._missing(NEED)) or free >= sum(missing.values()):
+            self._answered.clear()
+        grants: dict[int, int] = {}
+        for what in (NEED, GOAL):
+            free = self._lend(what, max(0, free), grants)
+        for worker, count in grants.items():
+            self._send(worker, "grant", count)
+        self._wanted = {worker: both for worker, both in self._wanted.items() if self.held.get(worker, 0) < both[GOAL]}
+        if needy := self._missing(NEED):
+            self._recall(needy)
+
+    def _missing(self, what: int) -> dict[int, int]:
+        """Return what each worker holds less than it needs or wants, in the order of workers."""
+        missing = {worker: self._wanted[worker][what] - self.held.get(worker, 0) for worker in sorted(self._wanted)}
+        return {worker: count for worker, count in missing.items() if count > 0}
+
+    def _lend(self, what: int, free: int, grants: dict[int, int]) -> int:
+        """Lend what is free to those that hold too little; add it to the grants, and return the rest."""
+        missing = self._missing(what)
         self._turn += 1
-        first = self._turn % len(waiting)
-        for place, worker in enumerate(waiting[first:] + waiting[:first]):
-            share = -(-free // (len(waiting) - place))
-            count = min(self.wanted[worker], share)
+        workers = list(missing)
+        for place in range(len(workers)):
+            worker = workers[(place + self._turn) % len(workers)]
+            count = min(missing[worker], -(-free // (len(workers) - place)))
             if count > 0:
                 free -= count
-                self.wanted[worker] -= count
                 self.held[worker] = self.held.get(worker, 0) + count
-                self._send(worker, "grant", count)
-        missing = sum(self.wanted.values())
-        if missing <= 0:
-            self._answered.clear()
-            return
-        asked = self._recalled | self._answered
-        for worker, count in self.held.items():
-            if count > 0 and not self.wanted.get(worker) and worker not in asked:
-                self._recalled.add(worker)
-                self._send(worker, "recall", missing)
+                grants[worker] = grants.get(worker, 0) + count
+        return free
+
+    def _recall(self, needy: dict[int, int]) -> None:
+        """Call back what others hold unused; once all have answered, tell the needy that nothing is left."""
+        count = sum(self._wanted[worker][GOAL] - self.held.get(worker, 0) for worker in needy)
+        for worker, held in self.held.items():
+            if held > 0 and worker not in needy and worker not in self._recalled and worker not in self._answered:
+                self._recalled[worker] = count
+                self._send(worker, "recall", count)
         if not self._recalled:
             self._answered.clear()
-            for worker, count in self.wanted.items():
-                if count > 0:
-                    self.wanted[worker] = 0
-                    self._send(worker, "none", 0)
+            for worker in needy:
+                del self._wanted[worker]
+                self._send(worker, "none", 0)
 
     def _shrink(self, excess: int) -> None:
         """Call back what exceeds the total, from each worker its part.  Nothing may be lent: tokens are spent, too."""
@@ -135,7 +160,7 @@ class Pool:
         for worker, count in self.held.items():
             part = min(count, -(-excess * count // lent)) if count else 0
             if part > 0 and worker not in self._recalled and worker not in self._answered:
-                self._recalled.add(worker)
+                self._recalled[worker] = part
                 self._send(worker, "recall", part)
 
     def describe(self, now: float) -> dict[str, Any]:
@@ -173,6 +198,7 @@ class TokenPool(Pool):
         """Count first attempts, and tokens of its lease that a worker has spent."""
         self._first.add(now, first)
         self._charge(worker, spent, now)
+        self._serve(now)
 
     def leave(self, worker: int, now: float) -> None:
         self._charge(worker, self.held.get(worker, 0), now)
@@ -191,9 +217,9 @@ class Lease:
     """Part of a pool that this worker holds."""
 
     def __init__(
-        self, send: Callable[[str, int], None], size: int, used: Callable[[], int], changed: Callable[[], None]
+        self, send: Callable[..., None], size: int, used: Callable[[], int], changed: Callable[[], None]
     ) -> None:
-        """`send(kind, count)` sends a message.
+        """`send(kind, *counts)` sends a message.
 
         `used()` returns how much of the lease is in use; `changed()` is called after `held` has changed.
         """
@@ -202,34 +228,46 @@ class Lease:
         self.size = size
         """Most that it keeps unused."""
         self.is_exhausted = False
-        """True if the last `want` brought nothing, until the next change or `look`."""
+        """True if the last `want` brought nothing, until the next one, the next change, or `look`."""
         self._send = send
         self._used = used
         self._changed = changed
-        self._wanted = 0
+        self._asked = (0, 0)
+        """What was asked for: `NEED` and `GOAL`; zeros once that is held, or cannot be had."""
 
     @property
     def unused(self) -> int:
         """Amount that is not in use."""
         return self.held - self._used()
 
-    def want(self, count: int) -> None:
-        """Ask for `count` more, unless that has been asked for."""
-        if count > self._wanted:
-            self._wanted = count
-            self._send("want", count)
+    def want(self, waiting: int) -> None:
+        """Ask for what so many waiting requests need and a reserve, unless that has been asked for.
+
+        While the answer to an earlier need is under way nothing is sent: whoever still waits asks again after it.
+        """
+        if self._asked[NEED] > self.held:
+            return
+        need = self._used() + waiting
+        if waiting:  # they wait although something is unused: it may be kept for others
+            need = max(need, self.held + 1)
+        goal = need + self.size
+        if need > self._asked[NEED] or goal > self._asked[GOAL]:
+            self._asked = (need, goal)
+            self.is_exhausted = False
+            self._send("want", need, goal)
 
     def receive(self, kind: str, count: int) -> None:
         """Handle a message of the pool."""
         if kind == "grant":
             self.held += count
-            self._wanted = max(0, self._wanted - count)
+            if self.held >= self._asked[GOAL]:
+                self._asked = (0, 0)
             self.is_exhausted = False
             self._changed()
         elif kind == "recall":
             self._give(min(count, max(0, self.unused)), is_answer=True)
         else:
-            self._wanted = 0
+            self._asked = (0, 0)
             self.is_exhausted = True
             self._changed()
 
@@ -240,12 +278,10 @@ class Lease:
         """
         self.is_exhausted = False
         unused = self.unused
-        if waiting:
-            self.want(waiting + self.size)
+        if waiting or 2 * unused < self.size:
+            self.want(waiting)
         elif unused > self.size:
             self._give(unused - self.size)
-        elif 2 * unused < self.size:
-            self.want(self.size - max(0, unused))
 
     def end(self) -> None:
         """Give everything back."""
@@ -253,8 +289,9 @@ class Lease:
 
     def _give(self, count: int, *, is_answer: bool = False) -> None:
         """Give back a part."""
-        if count:
-            self.held -= count
-            self._changed()
         if count or is_answer:
-            self._send("give", count)
+            self.held -= count
+            self._send("answer" if is_answer else "give", count)
+        if count:
+            self._asked = (0, 0)
+            self._changed()

@@ -32,7 +32,7 @@ class WorkerPermits(PermitLease):
         self._link = link
         self._name = name
         self._waiting = waiting
-        self.lease = Lease(lambda kind, count: link.send("lease", name, kind, count), 1, active, changed)
+        self.lease = Lease(lambda kind, *counts: link.send("lease", name, kind, *counts), 1, active, changed)
 
     @property
     def held(self) -> int:
@@ -42,8 +42,8 @@ class WorkerPermits(PermitLease):
     def is_exhausted(self) -> bool:
         return self.lease.is_exhausted
 
-    def want(self, count: int) -> None:
-        self.lease.want(count)
+    def want(self, waiting: int) -> None:
+        self.lease.want(waiting)
 
     def resize(self, total: int) -> None:
         self.lease.size = lease_size(total, self._link.count)
@@ -74,7 +74,7 @@ class WorkerTokens(TokenLease):
         self._recent = 0
         """Tokens spent since the last look."""
         self._least = 1
-        self.lease = Lease(lambda kind, count: self._send(kind, count), 1, lambda: 0, lambda: None)
+        self.lease = Lease(self._send, 1, lambda: 0, lambda: None)
 
     @property
     def held(self) -> int:
@@ -83,13 +83,13 @@ class WorkerTokens(TokenLease):
     def withdraw(self) -> bool:
         lease = self.lease
         if lease.held < 1:
-            lease.want(lease.size)
+            lease.want(1)
             return False
         lease.held -= 1
         self._spent += 1
         self._recent += 1
         if 2 * lease.held < lease.size:
-            lease.want((lease.size + 1) // 2)
+            lease.want(0)
         return True
 
     def retune(self, ratio: float, floor: float, window: float) -> None:
@@ -112,9 +112,9 @@ class WorkerTokens(TokenLease):
             self._link.send("used", self._name, deposits - self._reported, self._spent)
             self._reported, self._spent = deposits, 0
 
-    def _send(self, kind: str, count: int) -> None:
+    def _send(self, kind: str, *counts: int) -> None:
         self._report()  # before anything is given back, so that the pool never takes a spent token for a free one
-        self._link.send("lease", self._name, kind, count)
+        self._link.send("lease", self._name, kind, *counts)
 
     def end(self) -> None:
         self._link.end_lease(self._name, self)

@@ -61,9 +61,9 @@ class Sharing:
             if isinstance(pool, TokenPool):
                 pool.retune(*rest[1:])
         elif kind == "lease":
-            name, what, count = rest
-            if (lender := self._pools.get(name)) is not None:
-                (lender.want if what == "want" else lender.give)(worker, count, now)
+            name, what, *counts = rest
+            if (lender := self._pools.get(name)) is not None and what in ("want", "give", "answer"):
+                getattr(lender, what)(worker, *counts, now)
         elif kind == "used":
             name, first, spent = rest
             budget = self._pools.get(name)

@@ -62,6 +62,8 @@ LOOK_EVERY: Final = 0.05
 """Seconds between two searches for a request to end, after one without result; fewer if many requests wait."""
 ASK_SECONDS: Final = 0.1
 """Longest wait for permits of the supervisor, in seconds, for a limit without a queue."""
+ASK_AGAIN: Final = 0.01
+"""Seconds in which requests are refused without asking, after the supervisor had no permit left."""
 NO_PERMIT: Final = "there is no permit left for its criticality"
 
 
@@ -75,6 +77,8 @@ class Bulkhead:
         self._name = ":".join(["concurrency", *next(iter(labels.items()))])
         self.lease: PermitLease | None = None
         """Permits that this worker holds of those for all workers; None if the process decides alone."""
+        self.ask_from = 0.0
+        """Instant before which the supervisor is not asked for more."""
         self.refuse: Refuse | None = None
         """Refuses a request that waits for a permit of the lease."""
         self.gradient: Gradient | None = None
@@ -133,7 +137,10 @@ class Bulkhead:
         # Requests may wait for an answer of the supervisor, as many as there are permits, before they are refused.
         self.permits.retune(lease.held, self.queue + self.cap)
         if lease.is_exhausted and self.refuse is not None:
+            self.ask_from = self._now() + ASK_AGAIN
             self.permits.shed(self.queue, self.refuse)
+        elif waiting := self.permits.queued:
+            lease.want(waiting)
 
     def learn(self, x: Exchange, outcome: Outcome, now: float, latency: float) -> None:
         """Learn from the head of a response or a failure, which came `latency` seconds after the permit."""
@@ -342,7 +349,7 @@ class SharedLimit(QueuedLimit):
             refuser.admit_observed(refuser.observed)
             return now
         if lease is not None:
-            if lease.is_exhausted and permits.queued >= bulkhead.queue:
+            if lease.is_exhausted and now < bulkhead.ask_from and permits.queued >= bulkhead.queue:
                 if refuser.reclaim() and permits.take(rank):
                     return now
                 return refuser.refuse(NO_PERMIT)

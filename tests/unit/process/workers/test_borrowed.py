@@ -43,7 +43,7 @@ def test_more_tokens_are_asked_for_before_the_last_is_spent_and_only_once() -> N
     tokens.lease.receive("grant", 10)
     link.sent.clear()
     assert [tokens.withdraw() for _ in range(10)] == [True] * 10
-    assert [message for message in link.sent if message[0] == "lease"] == [("lease", "budget", "want", 5)]
+    assert [message for message in link.sent if message[0] == "lease"] == [("lease", "budget", "want", 0, 10)]
     assert not tokens.withdraw()
     assert tokens.look(), "a budget in use is looked at again soon"
 

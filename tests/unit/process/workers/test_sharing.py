@@ -1,14 +1,19 @@
-"""Tests of limits that workers share: the supervisor's state, and the stage `rate_limit` in each worker."""
+"""Tests of limits that workers share: the supervisor's state, and the stages with limits in each worker."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from sidecar.core import events
-from sidecar.core.outcome import RATE_LIMITED
+from sidecar.core.exchange import Exchange
+from sidecar.core.outcome import RATE_LIMITED, Outcome
 from sidecar.engine.pipeline import Pipeline
+from sidecar.process.workers.link import SHORT_TICK, TICK_SECONDS
 from sidecar.process.workers.sharing import Sharing
+from sidecar.stages.concurrency import stage as concurrency
+from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.stages.rate_limit import stage as rate_limit
 from sidecar.stages.rate_limit.spec import Spec
 from tests.support.loop import virtual, virtual_env
@@ -133,6 +138,70 @@ async def test_a_limit_with_a_delay_is_divided() -> None:
 async def test_a_cost_above_a_workers_part_still_passes() -> None:
     workers = Limited(4, rate="10/s", burst=3, cost=3, delay={"max": "10ms"})
     assert await workers.statuses(0, 1) == [200]
+
+
+class Capped:
+    """Workers with one concurrency limit of 20, which look at their leases as processes do."""
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds` is the time that each request takes."""
+        self.env = virtual_env()
+        self.crew = Crew(self.env, 2)
+        self.messages = 0
+        """Messages to the supervisor."""
+        receive = self.crew.sharing.receive
+
+        def count(worker: int, message: list[Any]) -> bool:
+            self.messages += 1
+            return receive(worker, message)
+
+        self.crew.sharing.receive = count  # type: ignore[method-assign]
+        self.calls = [self._build(number, seconds) for number in range(2)]
+        for number in range(2):
+            self._look(number)
+
+    def _build(self, number: int, seconds: float) -> Pipeline:
+        async def work(x: Exchange) -> Outcome:
+            await self.env.sleep(seconds)
+            return Outcome(200)
+
+        ctx = context(self.crew.env_of(number), store=Store(), resources={"reclaim": lambda *_: False})
+        stage = concurrency.build(ConcurrencySpec.model_validate({"max": 20}), ctx)
+        return Pipeline([stage], work)
+
+    def _look(self, number: int) -> None:
+        pause = SHORT_TICK if self.crew.links[number].look() else TICK_SECONDS
+        self.env.call_later(pause, self._look, number)
+
+    async def ask(self, worker: int, after: float = 0.0) -> int:
+        await self.env.sleep(after)
+        return (await self.calls[worker](exchange())).status
+
+
+@virtual
+async def test_as_many_requests_as_are_allowed_pass_whichever_workers_they_reach() -> None:
+    workers, rng = Capped(0.05), random.Random(1)
+    for turn in range(60):
+        first = rng.randint(0, 20)
+        statuses = await asyncio.gather(
+            *(workers.ask(0 if number < first else 1, 0.004 * rng.random()) for number in range(20))
+        )
+        assert statuses == [200] * 20, f"turn {turn}, {first} at the first worker"
+        await workers.env.sleep(rng.choice((0.0, 0.02, 0.3)))
+
+
+@virtual
+async def test_refusals_cost_few_messages() -> None:
+    workers = Capped(60.0)
+    held = [asyncio.ensure_future(workers.ask(0)) for _ in range(20)]
+    await workers.env.sleep(1.0)
+    before = workers.messages
+    statuses = await asyncio.gather(*(workers.ask(1, number / 10_000) for number in range(10_000)))
+    assert statuses == [503] * 10_000
+    assert workers.messages - before < 500, "not one for each of the requests of a second"
+    assert [each.done() for each in held] == [False] * 20
+    for each in held:
+        each.cancel()
 
 
 def test_a_limit_outlives_its_workers_and_ends_with_the_policies() -> None:
