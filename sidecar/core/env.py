@@ -130,10 +130,10 @@ class Workers(Protocol):
         is called after the lease has changed.
         """
 
-    def lease_tokens(self, name: str, deposits: Callable[[], int]) -> TokenLease:
+    def lease_tokens(self, name: str, deposits: Callable[[], int], part: Callable[[], int]) -> TokenLease:
         """Return the lease of a retry budget; call its `retune` next.
 
-        `deposits()` returns the number of first attempts so far.
+        `deposits()` returns the number of first attempts so far, and `part()` the tokens to hold.
         """
 
     def declare_rate(self, name: str, rate: float, capacity: float, lease: float, max_keys: int, debt: float) -> None:

@@ -54,7 +54,7 @@ class Pool:
         self.held: dict[int, int] = {}
         """Amount lent to each worker."""
         self._wanted: dict[int, tuple[int, int]] = {}
-        """What workers that hold less want to hold in all: `NEED` and `GOAL`."""
+        """Amounts that workers want to hold in all, `NEED` and `GOAL`, of those that hold less."""
         self._recalled: dict[int, int] = {}
         """Amount that each worker has been asked for, until it answers."""
         self._answered: set[int] = set()
@@ -233,7 +233,7 @@ class Lease:
         self._used = used
         self._changed = changed
         self._asked = (0, 0)
-        """What was asked for: `NEED` and `GOAL`; zeros once that is held, or cannot be had."""
+        """Amounts that were asked for, `NEED` and `GOAL`; zeros once they are held, or cannot be had."""
 
     @property
     def unused(self) -> int:
@@ -243,7 +243,7 @@ class Lease:
     def want(self, waiting: int) -> None:
         """Ask for what so many waiting requests need and a reserve, unless that has been asked for.
 
-        While the answer to an earlier need is under way nothing is sent: whoever still waits asks again after it.
+        While the answer to an earlier need is under way nothing is sent; `changed` is where to ask again.
         """
         if self._asked[NEED] > self.held:
             return

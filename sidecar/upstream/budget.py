@@ -12,7 +12,8 @@ Rules:
 3. A retry is charged when it is scheduled, not when it is sent.  Otherwise a burst of delayed retries would all be
    allowed (envoy#30205).  A retry that is cancelled later is not refunded.
 4. Only first attempts add to the budget, so the ratio is one to real demand.
-5. Of several workers, each spends tokens that the supervisor has lent to it out of one budget.
+5. Of several workers, each spends tokens that the supervisor has lent to it out of one budget.  It holds what its own
+   first attempts have earned and an even part of the rest, so that many failures at once are retried as by one process.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class RetryBudget:
 
     __slots__ = (
         "_deposits", "_emit", "_first", "_floor", "_is_enforced", "_lease", "_let_through", "_now", "_quiet_until",
-        "_ratio", "_spent", "_upstream", "_window",
+        "_ratio", "_spent", "_upstream", "_window", "_workers",
     )  # fmt: skip
 
     def __init__(self, spec: RetryBudgetSpec, env: Env, upstream: str) -> None:
@@ -39,12 +40,15 @@ class RetryBudget:
         self._upstream = upstream
         self._window = 0.0
         self._quiet_until = 0.0
+        self._workers = 1
+        """Number of workers that share the budget."""
         self._deposits = 0
         """First attempts since the start."""
         self._lease: TokenLease | None = None
         """Tokens that this worker holds; None if the process decides alone."""
         if env.workers is not None:
-            self._lease = env.workers.lease_tokens(f"retry_budget:{upstream}", lambda: self._deposits)
+            self._workers = env.workers.count
+            self._lease = env.workers.lease_tokens(f"retry_budget:{upstream}", lambda: self._deposits, self._part)
         self.retune(spec)
         self._let_through = env.meter.counter(metrics.WOULD_REFUSE, policy="retry_budget", upstream=upstream)
         env.meter.gauge(metrics.BUDGET_TOKENS, lambda: self.tokens, upstream=upstream)
@@ -68,6 +72,10 @@ class RetryBudget:
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.end()
+
+    def _part(self) -> int:
+        """Return the tokens of this worker's first attempts, with an even part of those that need none."""
+        return int(self._floor / self._workers + self._ratio * self._first.total(self._now()))
 
     def deposit(self, now: float) -> None:
         """Count a first attempt at the instant `now`."""

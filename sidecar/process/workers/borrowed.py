@@ -64,16 +64,16 @@ class WorkerPermits(PermitLease):
 class WorkerTokens(TokenLease):
     """Tokens of a retry budget that this worker holds."""
 
-    def __init__(self, link: Lender, name: str, deposits: Callable[[], int]) -> None:
-        """`deposits()` returns the number of first attempts so far."""
+    def __init__(self, link: Lender, name: str, deposits: Callable[[], int], part: Callable[[], int]) -> None:
+        """`deposits()` returns the number of first attempts so far, and `part()` the tokens to hold."""
         self._link = link
         self._name = name
         self._deposits = deposits
+        self._part = part
         self._reported = self._spent = 0
         """Deposits that the supervisor knows of, and tokens spent of which it does not."""
         self._recent = 0
         """Tokens spent since the last look."""
-        self._least = 1
         self.lease = Lease(self._send, 1, lambda: 0, lambda: None)
 
     @property
@@ -93,17 +93,19 @@ class WorkerTokens(TokenLease):
         return True
 
     def retune(self, ratio: float, floor: float, window: float) -> None:
-        self._least = self.lease.size = lease_size(int(floor), self._link.count)
+        self.lease.size = max(1, self._part())
         self._link.send("budget", self._name, ratio, floor, window)
         self.lease.look()
 
     def look(self) -> bool:
         """Report what was counted, and adjust the lease to it; True if it is to be looked at again soon."""
         is_tight = self.lease.is_exhausted or self._recent > 0
-        self.lease.size = max(self._least, 2 * self._recent)
+        self.lease.size = max(1, self._part(), 2 * self._recent)
         self._recent = 0
         self._report()
         self.lease.look()
+        if 4 * self.lease.held < 3 * self.lease.size:
+            self.lease.want(0)
         return is_tight
 
     def _report(self) -> None:

@@ -111,9 +111,9 @@ class SharedState:
         permits.resize(total)
         return permits
 
-    def lease_tokens(self, name: str, deposits: Callable[[], int]) -> TokenLease:
+    def lease_tokens(self, name: str, deposits: Callable[[], int], part: Callable[[], int]) -> TokenLease:
         """Implement `Workers.lease_tokens`."""
-        tokens = self._leases[name] = WorkerTokens(self, name, deposits)
+        tokens = self._leases[name] = WorkerTokens(self, name, deposits, part)
         return tokens
 
     def end_lease(self, name: str, lease: WorkerPermits | WorkerTokens) -> None:

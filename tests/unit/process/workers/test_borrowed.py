@@ -24,7 +24,7 @@ class Link:
 
 def test_first_attempts_are_told_in_sum_at_each_look() -> None:
     link, deposits = Link(), 0
-    tokens = WorkerTokens(link, "budget", lambda: deposits)
+    tokens = WorkerTokens(link, "budget", lambda: deposits, lambda: 10)
     tokens.retune(0.2, 80, 10.0)
     tokens.lease.receive("grant", 10)
     link.sent.clear()
@@ -38,7 +38,7 @@ def test_first_attempts_are_told_in_sum_at_each_look() -> None:
 
 def test_more_tokens_are_asked_for_before_the_last_is_spent_and_only_once() -> None:
     link = Link()
-    tokens = WorkerTokens(link, "budget", lambda: 0)
+    tokens = WorkerTokens(link, "budget", lambda: 0, lambda: 10)
     tokens.retune(0.2, 80, 10.0)
     tokens.lease.receive("grant", 10)
     link.sent.clear()

@@ -16,6 +16,8 @@ from sidecar.stages.concurrency import stage as concurrency
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.stages.rate_limit import stage as rate_limit
 from sidecar.stages.rate_limit.spec import Spec
+from sidecar.upstream.budget import RetryBudget
+from sidecar.upstream.spec import RetryBudgetSpec
 from tests.support.loop import virtual, virtual_env
 from tests.support.service import ScriptedService, Store, context, exchange
 from tests.support.workers import Crew
@@ -202,6 +204,27 @@ async def test_refusals_cost_few_messages() -> None:
     assert [each.done() for each in held] == [False] * 20
     for each in held:
         each.cancel()
+
+
+@virtual
+async def test_a_worker_may_retry_at_once_what_its_own_requests_have_earned() -> None:
+    env = virtual_env()
+    crew = Crew(env, 4)
+    spec = RetryBudgetSpec.model_validate({"ratio": "20%", "min_per_second": 4, "window": "10s"})
+    budgets = [RetryBudget(spec, crew.env_of(number), "app") for number in range(4)]
+    for turn in range(30):
+        budgets[0].deposit(env.now())
+        if turn % 10 == 9:
+            await env.sleep(0.1)
+            for link in crew.links:
+                link.look()
+    await env.sleep(0.1)
+    spent = sum(budgets[0].withdraw() for _ in range(40))
+    assert spent >= 12, "three quarters of an even part of 40 and a fifth of 30 first attempts"
+    for _ in range(10):
+        await env.sleep(0.1)
+        spent += sum(budget.withdraw() for budget in budgets for _ in range(40))
+    assert spent == 46, "in all no more than the budget, and no less"
 
 
 def test_a_limit_outlives_its_workers_and_ends_with_the_policies() -> None:
