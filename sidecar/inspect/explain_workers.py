@@ -53,7 +53,8 @@ def _scopes(policy: str, block: Block, workers: int) -> Iterator[LimitScope]:
     if policy == "concurrency" and facts.adaptive is not None:
         yield LimitScope(policy, None, "process", f"{EACH} adaptive limit")
     elif policy == "concurrency":
-        yield LimitScope(policy, None, "workers", "one limit for all workers")
+        divided = f"; the queue is divided into {workers} even parts" if facts.queue else ""
+        yield LimitScope(policy, None, "workers", f"one limit for all workers{divided}")
     elif policy == "rate_limit":
         for limit in facts.limits:
             if limit.store is not None:

@@ -92,7 +92,9 @@ class Bulkhead:
 
     def retune(self, spec: Spec) -> None:
         """Apply new settings; permits in use and learnt latencies stay."""
-        self.queue = spec.queue
+        self.queue = self._whole_queue = spec.queue
+        if self._workers is not None and spec.adaptive is None:
+            self.queue = -(-spec.queue // self._workers.count)
         self.cap = spec.max or 0
         if spec.adaptive is None:
             self.gradient = None
@@ -174,7 +176,7 @@ class Bulkhead:
         """Return permits, limit and queue, JSON-ready."""
         facts = self.permits.describe() | {"typical_latency": self.typical}
         if self.lease is not None:
-            facts |= {"limit": self.cap, "queue": self.queue, "leased": self.lease.held}
+            facts |= {"limit": self.cap, "queue": self._whole_queue, "leased": self.lease.held}
         return facts if self.gradient is None else facts | {"adaptive": self.gradient.describe()}
 
 

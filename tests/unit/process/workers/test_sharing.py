@@ -145,8 +145,9 @@ async def test_a_cost_above_a_workers_part_still_passes() -> None:
 class Capped:
     """Workers with one concurrency limit of 20, which look at their leases as processes do."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, **limit: Any) -> None:
         """`seconds` is the time that each request takes."""
+        self.limit = {"max": 20} | limit
         self.env = virtual_env()
         self.crew = Crew(self.env, 2)
         self.messages = 0
@@ -168,7 +169,7 @@ class Capped:
             return Outcome(200)
 
         ctx = context(self.crew.env_of(number), store=Store(), resources={"reclaim": lambda *_: False})
-        stage = concurrency.build(ConcurrencySpec.model_validate({"max": 20}), ctx)
+        stage = concurrency.build(ConcurrencySpec.model_validate(self.limit), ctx)
         return Pipeline([stage], work)
 
     def _look(self, number: int) -> None:
@@ -190,6 +191,13 @@ async def test_as_many_requests_as_are_allowed_pass_whichever_workers_they_reach
         )
         assert statuses == [200] * 20, f"turn {turn}, {first} at the first worker"
         await workers.env.sleep(rng.choice((0.0, 0.02, 0.3)))
+
+
+@virtual
+async def test_no_more_wait_in_all_queues_together_than_the_limit_says() -> None:
+    workers = Capped(1.0, queue=10, queue_timeout="5s")
+    statuses = await asyncio.gather(*(workers.ask(number % 2, 0.0001 * number) for number in range(60)))
+    assert statuses.count(200) == 20 + 10
 
 
 @virtual
