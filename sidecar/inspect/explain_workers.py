@@ -53,8 +53,7 @@ def _scopes(policy: str, block: Block, workers: int) -> Iterator[LimitScope]:
     if policy == "concurrency" and facts.adaptive is not None:
         yield LimitScope(policy, None, "process", f"{EACH} adaptive limit")
     elif policy == "concurrency":
-        divided = f"; the queue is divided into {workers} even parts" if facts.queue else ""
-        yield LimitScope(policy, None, "workers", f"one limit for all workers{divided}")
+        yield LimitScope(policy, None, "workers", f"one limit for all workers; a queue has {workers} even parts")
     elif policy == "rate_limit":
         for limit in facts.limits:
             if limit.store is not None:
