@@ -45,7 +45,7 @@ def explained(directory: Path, workers: int, *options: str) -> str:
         "rate_limit: `paced` is divided into 4 even parts, since it has a `delay`",
         "rate_limit: `counted` has one count for all workers",
         "concurrency: each worker has its own adaptive limit",
-        "concurrency: one limit for all workers",
+        "concurrency: one limit for all workers; a queue has 4 even parts",
         "circuit_breaker: each worker counts for itself; what one opens or closes is told to all",
         "quota: `day` is counted in each of 4 workers, since it has no `store`",
         "quota: `kept` has one count for all processes that share `disk`",
