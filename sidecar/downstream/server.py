@@ -94,6 +94,8 @@ class Server:
         """Listeners that a reload has removed or replaced and that still have connections."""
         self.open_connections = 0
         """Number of open connections of all listeners."""
+        self._is_draining = False
+        """True once no listener accepts connections any more."""
         self.hop_key = hop_key or urandom(16)
         """Random key that makes the names of listeners in X-Sidecar-Hops unique to this sidecar."""
         self.date = write_http_date(env.wall())
@@ -149,7 +151,13 @@ class Server:
             listener.stop_accepting()
 
     def apply(self, snapshot: Snapshot, bound: dict[str, Listener]) -> None:
-        """Apply a snapshot: its listeners use it, and removed or replaced listeners drain.  Never raises."""
+        """Apply a snapshot: its listeners use it, and removed or replaced listeners drain.  Never raises.
+
+        During a drain, no listener is new: it would accept connections that the end of the drain cuts off.
+        """
+        if self._is_draining:
+            self.abandon(bound)
+            bound = {}
         wanted = snapshot.spec.listeners
         for name in list(self.listeners):
             if name not in wanted or name in bound:
@@ -193,6 +201,7 @@ class Server:
         or half of the time, since a client may be sending one.  Returns the number of aborted connections.
         """
         began = self.env.now()
+        self._is_draining = True
         for listener in (*self.listeners.values(), *self.draining_listeners):
             listener.drain(is_gentle=is_gentle)
         while self.open_connections and (now := self.env.now()) < began + timeout:

@@ -149,6 +149,7 @@ class Supervisor:
         if self._handing_over is not None:
             self._handing_over.cancel()
         self._view.readiness.obstacle = f"draining since {name}"
+        self.reloading.close()
         self._stop.set()
 
     async def _drain(self) -> None:
@@ -156,11 +157,11 @@ class Supervisor:
         timeout = self.limits().drain_timeout
         board = self._children.board
         self._env.emit(events.DRAINING, connections=board.connections, timeout_seconds=timeout)
-        self._listening.close()
         for child in self._children:
             if not child.is_ready:  # it serves nothing yet, and may not hear the message
                 child.kill()
             child.send("drain", self._view.readiness.obstacle.removeprefix("draining since "), self._is_gentle)
+        self.reloading.forget(self._listening.keys)  # with a copy left open, clients would connect and find nobody
         until = self._env.now() + timeout + EXIT_SECONDS
         while self._children.is_running and not self._stop_now.is_set():
             left = until - self._env.now()
@@ -180,21 +181,23 @@ class Supervisor:
 
     async def _hand_over(self) -> None:
         """Start a new supervisor; drain once it is ready, or go on if it does not get ready."""
-        emit, spec = self._env.emit, self.reloading.spec
-        sockets = self._listening.by_place(spec.listeners)
-        if self._admin is not None and spec.admin is not None:
-            sockets[ADMIN, spec.admin.address] = self._admin.listening
-        reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
-        self._handing_over = None
-        if reason:
-            emit(events.HANDOVER_FAILED, cause=reason)
-            return
-        emit(events.HANDOVER_DONE)
-        self._listening.disown()
-        if self._admin is not None:
-            self._admin.leave()
-        self._is_gentle = True
-        self._begin_stop("SIGUSR2")
+        emit = self._env.emit
+        async with self.reloading.turn:  # both processes would open the addresses of new listeners
+            spec = self.reloading.spec
+            sockets = self._listening.by_place(spec.listeners)
+            if self._admin is not None and spec.admin is not None:
+                sockets[ADMIN, spec.admin.address] = self._admin.listening
+            reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
+            self._handing_over = None
+            if reason:
+                emit(events.HANDOVER_FAILED, cause=reason)
+                return
+            emit(events.HANDOVER_DONE)
+            self._listening.disown()
+            if self._admin is not None:
+                self._admin.leave()
+            self._is_gentle = True
+            self._begin_stop("SIGUSR2")
 
     # ----- workers
 

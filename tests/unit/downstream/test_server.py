@@ -215,6 +215,18 @@ async def test_listeners_that_are_not_applied_are_closed() -> None:
     front.server.abort()
 
 
+async def test_listeners_that_are_applied_during_a_drain_are_closed() -> None:
+    front = Front(OK)
+    server = front.server
+    del server.listeners["test"]
+    bound = await bind(server, a="127.0.0.1:0")
+    assert await server.drain(0) == 0
+    server.apply(snapshot(**bound), bound)
+    await settle()
+    assert not is_accepting(bound["a"].addresses[0])
+    assert not server.listeners
+
+
 @virtual
 async def test_gauges_count_connections_and_requests_by_listener() -> None:
     front = Front(ScriptedService(HANG))
