@@ -18,12 +18,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from sidecar.config.listen_address import ListenAddress
 from sidecar.core.env import Env
-from sidecar.downstream.sockets import Sockets, socket_key
+from sidecar.downstream.sockets import Sockets, has_lost_file, socket_key
 
 VARIABLE: Final = "SIDECAR_HANDOVER"
 """Environment variable with the descriptor through which a new process gets the sockets."""
@@ -67,17 +68,27 @@ class Inheritance:
 
     async def open(self, name: str, address: ListenAddress) -> Sockets:
         """Return the sockets of a listener, inherited ones if there are any.  Raises `OSError`."""
-        inherited = self._sockets.pop(_key(name, address), None)
-        return Sockets.adopt(address, inherited, is_owner=True) if inherited else await Sockets.open(address)
+        inherited = self._sockets.pop(_key(name, address), [])
+        if inherited and not has_lost_file(address):
+            return Sockets.adopt(address, inherited, is_owner=True)
+        for sock in inherited:
+            sock.close()
+        return await Sockets.open(address)
 
     async def open_admin(self, address: ListenAddress) -> Sockets:
         """Return the sockets of the admin listener.  Raises `OSError`."""
         return await self.open(ADMIN, address)
 
     def finish(self) -> None:
-        """Close the sockets that no listener has taken, and tell the predecessor that this process is ready."""
+        """Close the sockets that no listener has taken, and tell the predecessor that this process is ready.
+
+        The file of such a Unix socket is removed, too: the predecessor has left it to this process.
+        """
         for sockets in self._sockets.values():
             for sock in sockets:
+                if sock.family == socket.AF_UNIX:
+                    with suppress(OSError):
+                        os.unlink(sock.getsockname())
                 sock.close()
         self._sockets = {}
         if self._predecessor is not None:
