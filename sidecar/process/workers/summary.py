@@ -34,14 +34,19 @@ NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
 KEPT_SECONDS: Final = 3600.0
 """Seconds for which the counts are kept that only dead workers have had."""
 SUMMED: Final = frozenset((
-    "active", "bypass", "bytes", "calls", "coalesced", "connections", "count", "cpu_seconds",
-    "critical", "default", "delayed", "entries", "evictions", "failed", "files", "filling",
-    "filling_bytes", "first_attempts", "hit", "hits", "idle", "in_flight", "keys", "leased",
-    "miss", "observed", "open", "opened", "opening", "overflowed", "purged", "refused",
-    "retries", "revalidated", "rss_bytes", "sheddable", "slow", "slow_client_bytes", "stale", "stalls",
-    "streams", "taken", "tasks", "tokens", "waiting",
+    "accepts", "active", "answers", "asked_for_less", "attempts", "bypass", "bytes", "calls", "coalesced", "compared",
+    "connections", "count", "cpu_seconds", "critical", "default", "delayed", "differences", "draining", "entries",
+    "errors", "evictions", "exchanges", "failed", "files", "filling", "filling_bytes", "first_attempts", "hit", "hits",
+    "idle", "in_flight", "keys", "leased", "lists", "lookups", "max_bytes", "max_streams", "miss", "observed", "open",
+    "opened", "opening", "overflowed", "purged", "refused", "requests", "rescued", "retries", "revalidated",
+    "rss_bytes", "sent_per_second", "sheddable", "slow", "slow_client_bytes", "stale", "stalls", "storeless", "streams",
+    "taken", "tasks", "tokens", "waiting", "watches",
 ))  # fmt: skip
-"""Names of counts in the state."""
+"""Names of counts in the state, and of their bounds if each worker has its own."""
+GROUPS: Final = {"differences", "lookups"}
+"""Names of groups of counts, whose members may have any name."""
+ALIKE_COUNTS: Final = {("state.identity", "keys")}
+"""Parts of the state with names of counts that are the same in each worker."""
 NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"), ("owner", "policy"))
 """Members by which objects in lists are the same in each worker."""
 SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")
@@ -224,18 +229,19 @@ def join_parts(found: Iterable[Iterable[tuple[str, Any]]]) -> Iterator[tuple[str
             events = sorted((event for value in values for event in value), key=lambda event: str(event.get("time")))
             yield name, events
         else:
-            yield name, join(values)
+            yield name, join(values, part=name)
 
 
-def join(values: list[Any], name: str = "") -> Any:
-    """Return one JSON value for those of all workers; `name` is the member that has it."""
+def join(values: list[Any], name: str = "", part: str = "") -> Any:
+    """Return one JSON value for those of all workers; `name` is the member that has it, in a part of the state."""
     first = values[0]
     if all(isinstance(value, dict) for value in values):
         keys = dict.fromkeys(key for value in values for key in value)
-        return {key: join([value[key] for value in values if key in value], key) for key in keys}
+        names = {key: name if name in GROUPS else key for key in keys}
+        return {key: join([value[key] for value in values if key in value], names[key], part) for key in keys}
     if all(isinstance(value, list) for value in values):
         return _join_lists(values)
-    if name in SUMMED and all(type(value) in (int, float) for value in values):
+    if name in SUMMED and (part, name) not in ALIKE_COUNTS and all(type(value) in (int, float) for value in values):
         return sum(values)
     if name == "state" and all(value in SEVERITY for value in values):
         return max(values, key=SEVERITY.index)

@@ -126,5 +126,9 @@ def test_the_state_is_summed_by_name() -> None:
     assert join([one, two]) == {
         "state": "open", "in_flight": 4, "limit": 10, "endpoints": [{"url": "a", "in_flight": 5}]
     }  # fmt: skip
+    mirrors = [{"differences": {"status": 1}}, {"differences": {"status": 2, "body": 3}}]
+    assert join(mirrors) == {"differences": {"status": 3, "body": 3}}
+    identities = [[("state.identity", {"issuer": {"keys": 2, "tokens": 5}})]] * 2
+    assert dict(join_parts(identities)) == {"state.identity": {"issuer": {"keys": 2, "tokens": 10}}}
     events = [[("events", [{"time": "2"}])], [("events", [{"time": "1"}])]]
     assert dict(join_parts(events)) == {"events": [{"time": "1"}, {"time": "2"}]}
