@@ -6,7 +6,8 @@ Rules:
    sockets are never closed, so no connection is refused, and none that waits in an accept queue is reset.
 2. The old process serves until the new one is ready, and goes on if that fails: a hand-over is whole or nothing.
 3. A process that is told to end during a hand-over ends the new one too, since both are one service.
-4. State starts anew: counts, breakers, budgets and caches of the old process end with it.
+4. The first process of a container hands nothing over: at its end the kernel would kill the new one, too.
+5. State starts anew: counts, breakers, budgets and caches of the old process end with it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ START_SECONDS: Final = 60.0
 """Longest wait for a new process to be ready."""
 MAX_TEXT: Final = 4096
 """Most bytes of the text that comes with a socket."""
+FIRST: Final = 1
+"""Identifier of the first process of a container."""
+FIRST_PROBLEM: Final = (
+    "this is the first process of its container (PID 1), whose end would end the new one too; replace the container"
+)
+"""Reason of that process to hand nothing over."""
 ADMIN: Final = "(admin)"
 """Name of the admin listener among those of listeners, which have no brackets."""
 
@@ -108,6 +115,8 @@ async def start_successor(
     `started(pid)` is called once it runs.  Returns an empty string once it is ready, or why it is not; it has then
     ended.  Cancelled, it tells the new process to end.
     """
+    if os.getpid() == FIRST:
+        return FIRST_PROBLEM
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:

@@ -27,6 +27,12 @@ async def test_a_hand_over_without_free_descriptors_fails_with_a_reason(monkeypa
     assert reason == "cannot open a channel to a new process: Too many open files"
 
 
+@virtual
+async def test_the_first_process_of_a_container_hands_nothing_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert "PID 1" in await start_successor({}, virtual_env(), lambda _: None)
+
+
 async def inherit(address: ListenAddress) -> tuple[Sockets, Inheritance]:
     """Return the sockets of a process with one listener, and what a new process gets of it."""
     sockets = await Sockets.open(address)
