@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -132,25 +133,39 @@ async def start_successor(
         ours.setblocking(False)
         packets = [(_key(*place), sock) for place, each in sockets.items() for sock in each]
         try:
-            for left, (key, sock) in zip(reversed(range(len(packets))), packets, strict=True):
-                await _when_writable(env, partial(_send, ours, key, left, sock))
-            answer = await _within(START_SECONDS, asyncio.get_running_loop().sock_recv(ours, len(READY)))
+            reason = await _supply(process, ours, packets, env)
         except asyncio.CancelledError:
             process.terminate()
             raise
-        except OSError as error:
-            answer = b""
-            reason = f"it took no sockets: {error.strerror or error}"
-        else:
-            reason = f"it was not ready within {START_SECONDS:g}s" if answer is None else ""
-        if answer == READY:
-            return ""
-        if process.poll() is None and not reason:
-            await asyncio.to_thread(_wait, process)
-        if process.poll() is None:
-            process.kill()
-        code = await asyncio.to_thread(process.wait)
-        return reason or f"it ended with {code} before it was ready; its log says why"
+    return reason
+
+
+async def _supply(
+    process: subprocess.Popen[bytes], channel: socket.socket, packets: list[tuple[str, socket.socket]], env: Env
+) -> str:
+    """Send a new process its sockets, each with its key; return an empty string once it is ready, or why it is not."""
+    answer: bytes | None = b""
+    reason = "it closed its channel before it was ready"
+    try:
+        for left, (key, sock) in zip(reversed(range(len(packets))), packets, strict=True):
+            await _when_writable(env, partial(_send, channel, key, left, sock))
+        answer = await _within(START_SECONDS, asyncio.get_running_loop().sock_recv(channel, len(READY)))
+    except ConnectionError:
+        """Find out below why the channel is closed."""
+    except OSError as error:
+        answer, reason = None, error.strerror or str(error)
+    else:
+        if answer is None:
+            reason = f"it was not ready within {START_SECONDS:g}s"
+    if answer == READY:
+        return ""
+    if answer is not None:
+        await asyncio.to_thread(_wait, process)
+    if process.poll() is None:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        return reason
+    return f"it ended with {_cause(process.returncode)} before it was ready; its log says why"
 
 
 def start_again(
@@ -182,7 +197,7 @@ async def _when_writable(env: Env, send: Callable[[], None]) -> None:
             await env.sleep(0.01)
         else:
             return
-    raise OSError("the new process takes no sockets")
+    raise OSError("it takes no sockets")
 
 
 async def _within(seconds: float, waiting: Awaitable[bytes]) -> bytes | None:
@@ -193,6 +208,11 @@ async def _within(seconds: float, waiting: Awaitable[bytes]) -> bytes | None:
         return task.result() if task.done() else None
     finally:
         task.cancel()
+
+
+def _cause(code: int) -> str:
+    """Return an exit code or a signal as a word."""
+    return signal.Signals(-code).name if code < 0 else str(code)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -199,6 +199,10 @@ async def test_a_hand_over_that_fails_changes_nothing(tmp_path: Path) -> None:
         failed = await sidecar.until("handover.failed")
         assert "ended with 1" in failed["cause"]
         assert (await sidecar.fetch("GET", "/app")).status == 200
+        sidecar.signal(signal.SIGUSR2)
+        os.kill((await sidecar.until("handover.begun", 2))["pid"], signal.SIGKILL)
+        assert "ended with SIGKILL" in (await sidecar.until("handover.failed", 2))["cause"]
+        assert (await sidecar.fetch("GET", "/app")).status == 200
 
 
 @pytest.mark.parametrize("workers", [1, 2])
