@@ -209,13 +209,16 @@ async def supervise(path: str, sources: list[Source], loaded: Loaded, count: int
     )
     env = Env.on(loop, now=time.monotonic, wall=time.time, rng=random.Random(), emit=emitter.emit, meter=registry)
     logging.getLogger().addHandler(LibraryLog(emitter.emit, loop.call_soon_threadsafe))
-    supervisor = Supervisor(path, sources, loaded, count, env, registry, Inheritance.receive())
+    own, started = Registry(), env.now()
+    own.total(metrics.LOG_DROPPED, lambda: lines.dropped)
+    observe(own, lambda: env.now() - started)
+    supervisor = Supervisor(path, sources, loaded, count, env, registry, own, Inheritance.receive())
     view = AdminView(
         env=env,
         registry=registry,
         version=__version__,
         build=describe_build(),
-        started=env.now(),
+        started=started,
         readiness=Readiness(),
         reload=lambda: supervisor.reloading.reload("request"),
         states=dict,
@@ -225,7 +228,7 @@ async def supervise(path: str, sources: list[Source], loaded: Loaded, count: int
         path=path,
         commands=supervisor.commands,
         joined=supervisor.commands.parts,
-        refresh=supervisor.commands.refresh,
+        refresh=supervisor.refresh,
     )
     freeze_startup()
     try:

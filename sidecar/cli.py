@@ -13,6 +13,9 @@ def main() -> None:
     """Run the command that `sys.argv` names, and end the process with its exit code."""
     match sys.argv[1:]:
         case ["run", path] if path and not path.startswith("-"):
+            from sidecar.process.start import prepare_process
+
+            prepare_process()
             from sidecar.process.interpreter import prepare_imports
 
             prepare_imports()

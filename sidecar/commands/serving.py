@@ -27,7 +27,9 @@ def serve(path: str) -> None:
     Changed policy files are read again.  A file with a problem changes nothing.
     """
     from sidecar.process.interpreter import prepare_imports
+    from sidecar.process.start import prepare_process
 
+    prepare_process()
     prepare_imports()
     from sidecar.app import run
 

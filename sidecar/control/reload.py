@@ -13,6 +13,8 @@ Rules:
    with the loop.  Compiling (in short steps) and swapping run on the loop, because they use state.
 6. Only a restart changes the service's name, the admin listener, the workers and the destination of telemetry.  A
    file that changes one of them is refused as a whole.
+7. A process that drains puts no policies in force: it would listen on new addresses again, perhaps before the process
+   that replaces it.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ HISTORY: Final = 50
 """Number of reloads that are kept for `/state`."""
 FILE: Final = "file"
 """Trigger of a reload that the watch starts."""
+DRAINING: Final = "the process drains and keeps its policies; a process that replaces it has read the files itself"
+"""Problem of policies that are to be put in force during a drain."""
 RESTART: Final = ("service", "admin", "process")
 """Sections of the policies that only a restart changes."""
 Result = Literal["applied", "unchanged", "rejected"]
@@ -158,6 +162,10 @@ class Control:
         """Latest reloads, newest last.  Reloads without a change are left out, unless they end a rejected state."""
         self.on_applied: Callable[[], Awaitable[None]] = _nothing
         """Called after policies were put in force."""
+        self.turn = asyncio.Lock()
+        """Held while policies are put in force, and by what must not happen meanwhile, such as a hand-over."""
+        self._is_closed = False
+        """True once the process drains."""
         self._env = env
         self._store = store
         self._origin = origin
@@ -168,7 +176,6 @@ class Control:
         self._agree = agree
         self._complete: Snapshot | None = None
         """Policies whose modules are all imported."""
-        self._turn = asyncio.Lock()
         self._watch = PolicyWatch(origin.path, origin.read, origin.look)
         self._rejected = ""
         """Digest of the last rejected content; empty after policies were applied."""
@@ -179,9 +186,13 @@ class Control:
 
         `trigger`: see `Reload.trigger`.
         """
-        async with self._turn:
+        async with self.turn:
             digest = ""
             try:
+                if self._is_closed:
+                    if trigger == FILE:
+                        return Reload(self._env.wall(), trigger, digest, "unchanged")
+                    raise Rejected([DRAINING])
                 sources = await self._origin.in_thread(self._watch.read)
                 digest = files.digest(sources)
                 in_force = self.snapshot.digest if self.snapshot is not None else ""
@@ -206,12 +217,16 @@ class Control:
             self._rejected = digest
             return self._note(Reload(self._env.wall(), trigger, digest, "rejected", problems))
 
+    def close(self) -> None:
+        """Reject policies from now on, because the process drains.  A reload in progress goes on."""
+        self._is_closed = True
+
     async def watch(self) -> None:
-        """Look at the files again and again, and reload after a change; run until cancelled.
+        """Look at the files again and again, and reload after a change; run until `close`.
 
         After new policies were applied, it also imports modules that their stages need only while serving.
         """
-        while True:
+        while not self._is_closed:
             await self._env.sleep(self._watch.pause)
             await self.import_rest()
             if await self._origin.in_thread(self._watch.is_due):

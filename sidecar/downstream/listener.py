@@ -302,6 +302,7 @@ class Listener:
         if self.certificates is not None:
             Handshake(self, sock, self.certificates.front)
         else:
+            self.server.arriving += 1
             self.env.spawn(self._take(sock))
 
     async def _take(self, sock: socket.socket) -> None:
@@ -309,6 +310,8 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, sock)
         except OSError:  # the client has left meanwhile
             sock.close()
+        finally:
+            self.server.arriving -= 1
 
     def replace(self, connection: ManagedConnection, successor: ManagedConnection) -> None:
         """Replace the object that represents a connection by its successor."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS: Final = 1.0
 """Seconds between two sweeps."""
+ACCEPT_TURNS: Final = 4
+"""Turns of the event loop after which each connection that the kernel has given out is an open one."""
 DRAIN_POLL_SECONDS: Final = 0.02
 """Seconds between two checks whether all connections are closed."""
 Recorder = Callable[[Exchange, Outcome, str, float], None]
@@ -94,6 +96,10 @@ class Server:
         """Listeners that a reload has removed or replaced and that still have connections."""
         self.open_connections = 0
         """Number of open connections of all listeners."""
+        self.arriving = 0
+        """Number of connections that other workers have accepted and that are not open here yet."""
+        self._is_draining = False
+        """True once no listener accepts connections any more."""
         self.hop_key = hop_key or urandom(16)
         """Random key that makes the names of listeners in X-Sidecar-Hops unique to this sidecar."""
         self.date = write_http_date(env.wall())
@@ -149,7 +155,13 @@ class Server:
             listener.stop_accepting()
 
     def apply(self, snapshot: Snapshot, bound: dict[str, Listener]) -> None:
-        """Apply a snapshot: its listeners use it, and removed or replaced listeners drain.  Never raises."""
+        """Apply a snapshot: its listeners use it, and removed or replaced listeners drain.  Never raises.
+
+        During a drain, no listener is new: it would accept connections that the end of the drain cuts off.
+        """
+        if self._is_draining:
+            self.abandon(bound)
+            bound = {}
         wanted = snapshot.spec.listeners
         for name in list(self.listeners):
             if name not in wanted or name in bound:
@@ -193,9 +205,12 @@ class Server:
         or half of the time, since a client may be sending one.  Returns the number of aborted connections.
         """
         began = self.env.now()
+        self._is_draining = True
         for listener in (*self.listeners.values(), *self.draining_listeners):
             listener.drain(is_gentle=is_gentle)
-        while self.open_connections and (now := self.env.now()) < began + timeout:
+        for _ in range(ACCEPT_TURNS):
+            await self.env.sleep(0)
+        while (self.open_connections or self.arriving) and (now := self.env.now()) < began + timeout:
             if is_gentle and now >= began + timeout / 2:
                 is_gentle = False
                 for listener in (*self.listeners.values(), *self.draining_listeners):

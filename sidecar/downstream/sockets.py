@@ -33,6 +33,8 @@ UNSENT: Final = 128 * 1024
 TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 Make = Callable[[int, int], Any]
 """Function that returns a new socket of a family and a type, such as `socket.socket`."""
+NOBODYS: Final = -1
+"""Inode of no file, and of one that another process removes."""
 REMEDIES: Final = {
     errno.EADDRINUSE: "stop the process that listens there, or choose another address",
     errno.EADDRNOTAVAIL: "write an address of this machine, or 0.0.0.0 for all",
@@ -48,7 +50,7 @@ class Sockets:
     def __init__(self, address: ListenAddress, sockets: list[socket.socket]) -> None:
         self._path = address.path
         self._sockets = sockets
-        self._inode = os.stat(address.path).st_ino if address.path else 0
+        self._inode = _inode(address.path)
         self._users = 1
 
     @classmethod
@@ -80,7 +82,7 @@ class Sockets:
 
     def disown(self) -> None:
         """Leave the file of a Unix socket to another process."""
-        self._inode = -1
+        self._inode = NOBODYS
 
     @property
     def listening(self) -> list[socket.socket]:
@@ -106,10 +108,15 @@ class Sockets:
         self._users -= 1
         if self._users == 0:
             with suppress(OSError):
-                if self._path and os.stat(self._path).st_ino == self._inode:
+                if self._path and _inode(self._path) == self._inode != NOBODYS:
                     os.unlink(self._path)
             for sock in self._sockets:
                 sock.close()
+
+
+def has_lost_file(address: ListenAddress) -> bool:
+    """True for a Unix socket whose file somebody has removed, so that no client can reach who listens there."""
+    return bool(address.path) and _inode(address.path) == NOBODYS
 
 
 def socket_key(name: str, address: ListenAddress) -> str:
@@ -118,6 +125,14 @@ def socket_key(name: str, address: ListenAddress) -> str:
     It is the address, with the listener's name if the system chooses the port.
     """
     return str(address) if address.path or address.port else f"{name} {address}"
+
+
+def _inode(path: str) -> int:
+    """Return the inode of a file; `NOBODYS` if there is none."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return NOBODYS
 
 
 def _explain(error: OSError) -> str:

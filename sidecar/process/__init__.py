@@ -1,5 +1,6 @@
 """Operating-system process: lifecycle, stalls of the event loop, settings of the interpreter.
 
+    start          first steps: standard streams, signals during the start
     lifecycle      start here: start, signals, readiness, drain
     stall          detection of a blocked event loop
     interpreter    settings of the garbage collector and of thread switching

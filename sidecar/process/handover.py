@@ -6,7 +6,8 @@ Rules:
    sockets are never closed, so no connection is refused, and none that waits in an accept queue is reset.
 2. The old process serves until the new one is ready, and goes on if that fails: a hand-over is whole or nothing.
 3. A process that is told to end during a hand-over ends the new one too, since both are one service.
-4. State starts anew: counts, breakers, budgets and caches of the old process end with it.
+4. The first process of a container hands nothing over: at its end the kernel would kill the new one, too.
+5. State starts anew: counts, breakers, budgets and caches of the old process end with it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from sidecar.config.listen_address import ListenAddress
 from sidecar.core.env import Env
-from sidecar.downstream.sockets import Sockets, socket_key
+from sidecar.downstream.sockets import Sockets, has_lost_file, socket_key
 
 VARIABLE: Final = "SIDECAR_HANDOVER"
 """Environment variable with the descriptor through which a new process gets the sockets."""
@@ -34,6 +37,12 @@ START_SECONDS: Final = 60.0
 """Longest wait for a new process to be ready."""
 MAX_TEXT: Final = 4096
 """Most bytes of the text that comes with a socket."""
+FIRST: Final = 1
+"""Identifier of the first process of a container."""
+FIRST_PROBLEM: Final = (
+    "this is the first process of its container (PID 1), whose end would end the new one too; replace the container"
+)
+"""Reason of that process to hand nothing over."""
 ADMIN: Final = "(admin)"
 """Name of the admin listener among those of listeners, which have no brackets."""
 
@@ -67,17 +76,27 @@ class Inheritance:
 
     async def open(self, name: str, address: ListenAddress) -> Sockets:
         """Return the sockets of a listener, inherited ones if there are any.  Raises `OSError`."""
-        inherited = self._sockets.pop(_key(name, address), None)
-        return Sockets.adopt(address, inherited, is_owner=True) if inherited else await Sockets.open(address)
+        inherited = self._sockets.pop(_key(name, address), [])
+        if inherited and not has_lost_file(address):
+            return Sockets.adopt(address, inherited, is_owner=True)
+        for sock in inherited:
+            sock.close()
+        return await Sockets.open(address)
 
     async def open_admin(self, address: ListenAddress) -> Sockets:
         """Return the sockets of the admin listener.  Raises `OSError`."""
         return await self.open(ADMIN, address)
 
     def finish(self) -> None:
-        """Close the sockets that no listener has taken, and tell the predecessor that this process is ready."""
+        """Close the sockets that no listener has taken, and tell the predecessor that this process is ready.
+
+        The file of such a Unix socket is removed, too: the predecessor has left it to this process.
+        """
         for sockets in self._sockets.values():
             for sock in sockets:
+                if sock.family == socket.AF_UNIX:
+                    with suppress(OSError):
+                        os.unlink(sock.getsockname())
                 sock.close()
         self._sockets = {}
         if self._predecessor is not None:
@@ -97,6 +116,8 @@ async def start_successor(
     `started(pid)` is called once it runs.  Returns an empty string once it is ready, or why it is not; it has then
     ended.  Cancelled, it tells the new process to end.
     """
+    if os.getpid() == FIRST:
+        return FIRST_PROBLEM
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
@@ -112,25 +133,39 @@ async def start_successor(
         ours.setblocking(False)
         packets = [(_key(*place), sock) for place, each in sockets.items() for sock in each]
         try:
-            for left, (key, sock) in zip(reversed(range(len(packets))), packets, strict=True):
-                await _when_writable(env, partial(_send, ours, key, left, sock))
-            answer = await _within(START_SECONDS, asyncio.get_running_loop().sock_recv(ours, len(READY)))
+            reason = await _supply(process, ours, packets, env)
         except asyncio.CancelledError:
             process.terminate()
             raise
-        except OSError as error:
-            answer = b""
-            reason = f"it took no sockets: {error.strerror or error}"
-        else:
-            reason = f"it was not ready within {START_SECONDS:g}s" if answer is None else ""
-        if answer == READY:
-            return ""
-        if process.poll() is None and not reason:
-            await asyncio.to_thread(_wait, process)
-        if process.poll() is None:
-            process.kill()
-        code = await asyncio.to_thread(process.wait)
-        return reason or f"it ended with {code} before it was ready; its log says why"
+    return reason
+
+
+async def _supply(
+    process: subprocess.Popen[bytes], channel: socket.socket, packets: list[tuple[str, socket.socket]], env: Env
+) -> str:
+    """Send a new process its sockets, each with its key; return an empty string once it is ready, or why it is not."""
+    answer: bytes | None = b""
+    reason = "it closed its channel before it was ready"
+    try:
+        for left, (key, sock) in zip(reversed(range(len(packets))), packets, strict=True):
+            await _when_writable(env, partial(_send, channel, key, left, sock))
+        answer = await _within(START_SECONDS, asyncio.get_running_loop().sock_recv(channel, len(READY)))
+    except ConnectionError:
+        """Find out below why the channel is closed."""
+    except OSError as error:
+        answer, reason = None, error.strerror or str(error)
+    else:
+        if answer is None:
+            reason = f"it was not ready within {START_SECONDS:g}s"
+    if answer == READY:
+        return ""
+    if answer is not None:
+        await asyncio.to_thread(_wait, process)
+    if process.poll() is None:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        return reason
+    return f"it ended with {_cause(process.returncode)} before it was ready; its log says why"
 
 
 def start_again(
@@ -162,7 +197,7 @@ async def _when_writable(env: Env, send: Callable[[], None]) -> None:
             await env.sleep(0.01)
         else:
             return
-    raise OSError("the new process takes no sockets")
+    raise OSError("it takes no sockets")
 
 
 async def _within(seconds: float, waiting: Awaitable[bytes]) -> bytes | None:
@@ -173,6 +208,11 @@ async def _within(seconds: float, waiting: Awaitable[bytes]) -> bytes | None:
         return task.result() if task.done() else None
     finally:
         task.cancel()
+
+
+def _cause(code: int) -> str:
+    """Return an exit code or a signal as a word."""
+    return signal.Signals(-code).name if code < 0 else str(code)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

@@ -155,7 +155,12 @@ class Process:
         if self._handing_over is not None:
             self._handing_over.cancel()
         self._view.readiness.obstacle = f"draining since {name}"
+        self._end_reloads()
         self._stop.set()
+
+    def _end_reloads(self) -> None:
+        """Put no more policies in force, which could open listeners again."""
+        self._control.close()
 
     def _begin_reload(self) -> None:
         """Start a reload of the policy files."""
@@ -168,21 +173,23 @@ class Process:
 
     async def _hand_over(self) -> None:
         """Start a new process; drain once it is ready, or go on if it does not get ready."""
-        snapshot, emit = self._control.snapshot, self._env.emit
-        sockets = self._server.sockets()
-        if self._admin is not None and snapshot is not None and snapshot.spec.admin is not None:
-            sockets[ADMIN, snapshot.spec.admin.address] = self._admin.listening
-        reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
-        self._handing_over = None
-        if reason:
-            emit(events.HANDOVER_FAILED, cause=reason)
-            return
-        emit(events.HANDOVER_DONE)
-        self._server.disown()
-        if self._admin is not None:
-            self._admin.leave()
-        self._is_gentle = True
-        self._begin_stop("SIGUSR2")
+        emit = self._env.emit
+        async with self._control.turn:  # both processes would open the addresses of new listeners
+            snapshot = self._control.snapshot
+            sockets = self._server.sockets()
+            if self._admin is not None and snapshot is not None and snapshot.spec.admin is not None:
+                sockets[ADMIN, snapshot.spec.admin.address] = self._admin.listening
+            reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
+            self._handing_over = None
+            if reason:
+                emit(events.HANDOVER_FAILED, cause=reason)
+                return
+            emit(events.HANDOVER_DONE)
+            self._server.disown()
+            if self._admin is not None:
+                self._admin.leave()
+            self._is_gentle = True
+            self._begin_stop("SIGUSR2")
 
     async def _watch_certificates(self) -> None:
         """Check certificate files for changes every `WATCH_SECONDS`."""

@@ -75,6 +75,15 @@ class Gated:
         await answering()(connection, request)
 
 
+async def test_no_socket_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    command = tmp_path / "without_streams"
+    command.write_text(f'#!/bin/sh\nexec {COMMAND} "$@" <&- >&-\n')
+    command.chmod(0o755)
+    async with Server(echoing) as server, Sidecar(policy(server.url), tmp_path, command=command) as sidecar:
+        assert (await sidecar.fetch("GET", "/app")).status == 200
+        assert {str(Path(f"/proc/{sidecar.pid}/fd/{stream}").readlink()) for stream in (0, 1)} == {"/dev/null"}
+
+
 async def test_sigterm_drains_and_exits_cleanly(tmp_path: Path) -> None:
     gated = Gated()
     async with Server(gated) as server, started(policy(server.url), tmp_path) as sidecar:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from chaos.parts.servers import Server, answering
-from tests.support.process import Sidecar, policies, route
+from chaos.parts.client import Client
+from chaos.parts.http import Message
+from chaos.parts.servers import Connection, Server, answering
+from tests.support.process import PATIENCE, Sidecar, policies, route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +48,9 @@ async def test_two_workers_are_one_sidecar(tmp_path: Path) -> None:
         assert (answer.status, b"restart" in answer.body) == (422, True), answer.body
         sidecar.write(policy(server.url, timeout={"request": "5s"}))
         answer = await sidecar.ask("/reload", "POST")
-        assert (answer.status, json.loads(answer.body)["changed"]) == (200, ["app"])
+        done = json.loads(answer.body)
+        assert (answer.status, done["changed"]) == (200, ["app"])
+        assert "timeout added" in done["meaning"][0]
 
         victim = state["workers"][0]["pid"]
         os.kill(victim, signal.SIGKILL)
@@ -113,6 +117,75 @@ async def test_a_hand_over_refuses_nothing(tmp_path: Path, workers: int) -> None
         assert not sidecar.said("bug")
 
 
+def with_listener(rules: dict[str, Any]) -> dict[str, Any]:
+    """Return these policies with one more listener."""
+    return {**rules, "listeners": {**rules["listeners"], "more": {"address": "127.0.0.1:0"}}}
+
+
+async def holding(connection: Connection, request: Message) -> None:
+    """Never answer."""
+    await connection.reader.read()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_process_that_drains_listens_no_more(tmp_path: Path, workers: int) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(holding))
+        rules = {**policy(server.url), "process": {"workers": workers}}
+        sidecar = await stack.enter_async_context(Sidecar(rules, tmp_path))
+        client = await stack.enter_async_context(sidecar.client())
+        await client.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            while not server.requests:
+                await asyncio.sleep(0.01)
+        sidecar.signal(signal.SIGTERM)
+        await sidecar.until("draining")
+        sidecar.write(with_listener(rules))
+        answer = await sidecar.ask("/reload", "POST")
+        assert (answer.status, b"drains" in answer.body) == (422, True), answer.body
+        async with asyncio.timeout(PATIENCE):
+            while not await is_refused(sidecar.inbound):
+                await asyncio.sleep(0.01)
+        assert sidecar.is_running, "for the request in flight"
+        sidecar.signal(signal.SIGTERM)
+
+
+async def is_refused(address: str) -> bool:
+    """True if nothing listens at an address."""
+    try:
+        async with Client(address):
+            return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_policies_of_a_hand_over_are_those_of_the_new_process_alone(tmp_path: Path, workers: int) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(Server(holding))
+        rules = {**policy(server.url), "process": {"workers": workers}}
+        sidecar = Sidecar(rules, tmp_path)
+        await sidecar.__aenter__()
+        stack.callback(end, sidecar.pid)
+        client = await stack.enter_async_context(sidecar.client())
+        await client.send(b"GET /app HTTP/1.1\r\nHost: test\r\n\r\n")
+        sidecar.signal(signal.SIGUSR2)
+        new = (await sidecar.until("handover.begun"))["pid"]
+        stack.callback(end, new)
+        sidecar.write(with_listener(rules))
+        sidecar.signal(signal.SIGHUP)  # waits for the end of the hand-over, and comes too late then
+        rejected = await sidecar.until("reload.rejected")
+        assert sidecar.said("handover.done")
+        assert "drains" in rejected["problems"][0]
+        os.kill(new, signal.SIGHUP)
+        applied = await sidecar.until("reload.applied", 3)
+        assert applied["trigger"] in ("signal", "file")
+        os.kill(new, signal.SIGTERM)
+        sidecar.signal(signal.SIGTERM)  # the request in flight need not end
+        assert await sidecar.wait() == 0
+        assert not sidecar.said("bug")
+
+
 def end(pid: int) -> None:
     """End a process that a failed test has left."""
     with contextlib.suppress(ProcessLookupError):
@@ -125,6 +198,10 @@ async def test_a_hand_over_that_fails_changes_nothing(tmp_path: Path) -> None:
         sidecar.signal(signal.SIGUSR2)
         failed = await sidecar.until("handover.failed")
         assert "ended with 1" in failed["cause"]
+        assert (await sidecar.fetch("GET", "/app")).status == 200
+        sidecar.signal(signal.SIGUSR2)
+        os.kill((await sidecar.until("handover.begun", 2))["pid"], signal.SIGKILL)
+        assert "ended with SIGKILL" in (await sidecar.until("handover.failed", 2))["cause"]
         assert (await sidecar.fetch("GET", "/app")).status == 200
 
 

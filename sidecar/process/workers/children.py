@@ -6,6 +6,7 @@ Rules:
 2. The end of a worker's channel is its end.  What it had is free once the process has been reaped (`ended`).
 3. A worker without a turn of its loop for `STUCK_SECONDS` gets no connections from others, and another worker does
    what only one should do.  After `KILL_SECONDS` it is killed, as is one that is not ready after `START_SECONDS`.
+   A look that comes late judges none: the whole sidecar may have been stopped, as by `docker pause`.
 4. Connections that wait at the inbox of a worker that has ended or is stuck go to others.
 """
 
@@ -39,6 +40,8 @@ STUCK_SECONDS: Final = 2.0
 """Seconds without a turn of its loop after which a worker is stuck."""
 KILL_SECONDS: Final = 30.0
 """Seconds without a turn after which a worker is killed."""
+LATE_SECONDS: Final = 5.0
+"""Seconds between two looks after which the supervisor may have been stopped itself."""
 START_SECONDS: Final = 60.0
 """Seconds after which a worker that is not ready is killed."""
 EXIT_SECONDS: Final = 5.0
@@ -120,6 +123,8 @@ class Children:
         self._ended = ended
         self._first = NOBODY
         """Number of the worker that does what only one should do."""
+        self._looked = env.now()
+        """Instant of the last look."""
         self._is_stopping = False
 
     def __iter__(self) -> Iterator[Child]:
@@ -266,11 +271,14 @@ class Children:
             elif text[0] != "client" or not others:
                 kept.append(packet)
             else:
-                board.add(number, TAKEN)
                 to = min(others, key=lambda each: board.load(each.number))
                 board.add(number, HANDED + to.number)
-                inbox.send(to.inbox, text, sock)
-                sock.close()
+                if inbox.send(to.inbox, text, sock):
+                    board.add(number, TAKEN)
+                    sock.close()
+                else:
+                    board.add(number, HANDED + to.number, -1)
+                    kept.append(packet)
         for text, sock in kept:
             inbox.send(child.inbox, text, sock)
             sock.close()
@@ -278,8 +286,14 @@ class Children:
     # ----- watch
 
     def look(self) -> None:
-        """Find workers whose loop does not turn, and kill those that have not turned for long."""
+        """Find workers whose loop does not turn, and kill those that have not turned for long.
+
+        Called about once a second.
+        """
         now = self._env.now()
+        pause, self._looked = now - self._looked, now
+        if pause > LATE_SECONDS:
+            return
         for child in self._children:
             beat = self.board.get(child.number, BEAT)
             silence = now - beat / 1e9 if beat and child.is_ready else 0.0

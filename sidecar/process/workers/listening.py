@@ -66,6 +66,6 @@ class ListeningSockets:
             sockets.disown()
 
     def close(self, keys: Iterable[str] | None = None) -> None:
-        """Close the sockets with these keys; by default all."""
-        for key in list(self.keys if keys is None else keys):
+        """Close the sockets with these keys, if they are open; by default all."""
+        for key in self.keys if keys is None else self.keys.intersection(keys):
             self._sockets.pop(key).close()

@@ -8,6 +8,7 @@ Rules:
    if all workers can apply them.
 3. A worker that prepares nothing in time is killed, and so is one that does not apply what it has prepared.  Its
    successor has the policies in force.
+4. Workers that drain get no policies any more.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sidecar.config import files
 from sidecar.config.files import Source
 from sidecar.config.load import Loaded, load
 from sidecar.config.spec import PolicySpec
-from sidecar.control.reload import EVENTS, FILE, HISTORY, Rejected, Reload, check_restart
+from sidecar.control.reload import DRAINING, EVENTS, FILE, HISTORY, Rejected, Reload, check_restart
 from sidecar.control.watch import PolicyWatch, fingerprint
 from sidecar.core import events, metrics
 from sidecar.core.env import Env
@@ -34,6 +35,10 @@ from sidecar.telemetry.plain import Masks
 
 PREPARE_SECONDS: Final = 60.0
 """Longest wait until all workers have prepared new policies, and until they have applied them."""
+READY_SECONDS: Final = 15.0
+"""Longest wait for a worker that can prepare new policies."""
+READY_POLL_SECONDS: Final = 0.05
+"""Pause between two looks for one."""
 READ: Final = "latin-1"
 """Encoding in which the bytes of files travel as JSON texts."""
 
@@ -94,7 +99,10 @@ class Reloading:
         self._listening = listening
         self._votes: dict[int, _Vote] = {}
         """Votes of a reload in progress, by worker."""
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
+        """Held while policies are put in force, and by what must not happen meanwhile, such as a hand-over."""
+        self._is_closed = False
+        """True once the workers drain."""
         registry.gauge(metrics.POLICIES_REJECTED, lambda: float(self.is_rejected))
 
     @property
@@ -128,6 +136,10 @@ class Reloading:
         if (vote := self._votes.get(worker)) is not None:
             vote.end({"problems": [f"worker {worker + 1} has ended"]})
 
+    def close(self) -> None:
+        """Reject policies from now on, because the workers drain.  A reload in progress goes on."""
+        self._is_closed = True
+
     @property
     def pause(self) -> float:
         """Seconds until the files are to be looked at again."""
@@ -140,9 +152,13 @@ class Reloading:
 
     async def reload(self, trigger: str) -> Reload:
         """Read the policy files, and put them in force on all workers or on none; see `Reload.trigger`."""
-        async with self._turn:
+        async with self.turn:
             digest = ""
             try:
+                if self._is_closed:
+                    if trigger == FILE:
+                        return Reload(self._env.wall(), trigger, digest, "unchanged")
+                    raise Rejected([DRAINING])
                 sources = await asyncio.to_thread(self._watch.read)
                 digest = files.digest(sources)
                 if trigger == FILE and digest in (self.digest, self._rejected):
@@ -174,19 +190,29 @@ class Reloading:
         self.show(spec.facts)
         check_restart(self.spec, spec)
         opened = await self._listening.open(spec.listeners)
-        voters = self._children.ready
+        voters = await self._voters()
         try:
             await self._prepare(voters, trigger, sources, opened)
         except BaseException:
             self._votes.clear()
-            self._forget(opened)
+            self.forget(opened)
             raise
         self._sources, self.digest, self.spec, self._rejected = sources, digest, spec, ""
         result = await self._apply(voters)
-        self._forget(self._listening.keys - {socket_key(name, each.address) for name, each in spec.listeners.items()})
+        self.forget(self._listening.keys - {socket_key(name, each.address) for name, each in spec.listeners.items()})
         warnings = tuple(map(str, loaded.warnings))
-        added, changed, removed = (tuple(result.get(name, ())) for name in ("added", "changed", "removed"))
-        return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, added, changed, removed)
+        changes = (tuple(result.get(name, ())) for name in ("added", "changed", "removed", "meaning"))
+        return Reload(self._env.wall(), trigger, digest, "applied", (), warnings, *changes)
+
+    async def _voters(self) -> list[Child]:
+        """Return the workers that serve, which decide about new policies; wait for one if there is none.
+
+        Without any for `READY_SECONDS`, the policies in force keep them all from starting, and others may be the cure.
+        """
+        until = self._env.now() + READY_SECONDS
+        while not (voters := self._children.ready) and self._env.now() < until:
+            await self._env.sleep(READY_POLL_SECONDS)
+        return voters
 
     async def _prepare(self, voters: list[Child], trigger: str, sources: list[Source], opened: set[str]) -> None:
         """Let workers prepare policies.  Raises `Rejected` unless all of them can apply them."""
@@ -227,7 +253,7 @@ class Reloading:
                 child.kill()
         return results[0] if results else {}
 
-    def _forget(self, keys: set[str]) -> None:
+    def forget(self, keys: set[str]) -> None:
         """Close listening sockets, here and in all workers."""
         self._listening.close(keys)
         for key in keys:

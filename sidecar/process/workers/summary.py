@@ -3,15 +3,18 @@
 Rules:
 
 1. A worker sends what has changed in its counters and histograms.  The sums never fall, also if a worker dies.
+   Counts that only dead workers have had are dropped after `KEPT_SECONDS`: what they count may no longer exist, such as
+   a route that a reload has removed.
 2. Gauges are values of living workers.  They are summed, except those that tell the same thing in each worker
-   (`ALIKE`): of these the highest counts.
+   (`ALIKE`): of these the highest counts, or the least (`LEAST`).
 3. In the state, counts are summed by name (`SUMMED`).  Of other numbers the highest counts, of states the worst, and
    of other values the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from math import isnan
 from typing import Any, Final
 
 from sidecar.core import metrics
@@ -19,24 +22,31 @@ from sidecar.core.metrics import BOUNDS, Counter, Histogram
 from sidecar.telemetry.metrics.registry import Labels, Registry
 
 ALIKE: Final = {
-    metrics.BREAKER_STATE, metrics.BREAKER_OBSERVED, metrics.BUDGET_OBSERVED, metrics.ENDPOINT_UP,
-    metrics.IDENTITY_KEYS, metrics.IDENTITY_KEYS_AGE, metrics.PROCESS_UPTIME,
+    metrics.BREAKER_STATE, metrics.BREAKER_OBSERVED, metrics.BUDGET_OBSERVED, metrics.DISCOVERY_STALE,
+    metrics.ENDPOINT_UP, metrics.IDENTITY_KEYS, metrics.IDENTITY_KEYS_AGE, metrics.PROCESS_UPTIME,
     metrics.ROLLOUT_SHARE,
 }  # fmt: skip
 """Gauges that are not summed."""
-LEAST: Final = {metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT}
+LEAST: Final = {metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT, metrics.STORE_UP}
 """Gauges whose least value counts."""
 NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
 """Metrics that the supervisor has of its own."""
+KEPT_SECONDS: Final = 3600.0
+"""Seconds for which the counts are kept that only dead workers have had."""
 SUMMED: Final = frozenset((
-    "active", "bypass", "bytes", "calls", "coalesced", "connections", "count", "cpu_seconds",
-    "critical", "default", "delayed", "entries", "evictions", "failed", "files", "filling",
-    "filling_bytes", "first_attempts", "hit", "hits", "idle", "in_flight", "keys", "leased",
-    "miss", "observed", "open", "opened", "opening", "overflowed", "purged", "refused",
-    "retries", "revalidated", "rss_bytes", "sheddable", "slow", "slow_client_bytes", "stale", "stalls",
-    "streams", "taken", "tasks", "tokens", "waiting",
+    "accepts", "active", "answers", "asked_for_less", "attempts", "bypass", "bytes", "calls", "coalesced", "compared",
+    "connections", "count", "cpu_seconds", "critical", "default", "delayed", "differences", "draining", "entries",
+    "errors", "evictions", "exchanges", "failed", "files", "filling", "filling_bytes", "first_attempts", "hit", "hits",
+    "idle", "in_flight", "keys", "leased", "lists", "lookups", "max_bytes", "max_streams", "miss", "observed", "open",
+    "opened", "opening", "overflowed", "purged", "refused", "requests", "rescued", "retries", "revalidated",
+    "rss_bytes", "sent_per_second", "sheddable", "slow", "slow_client_bytes", "stale", "stalls", "storeless", "streams",
+    "taken", "tasks", "tokens", "waiting", "watches",
 ))  # fmt: skip
-"""Names of counts in the state."""
+"""Names of counts in the state, and of their bounds if each worker has its own."""
+GROUPS: Final = {"differences", "lookups"}
+"""Names of groups of counts, whose members may have any name."""
+ALIKE_COUNTS: Final = {("state.identity", "keys")}
+"""Parts of the state with names of counts that are the same in each worker."""
 NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"), ("owner", "policy"))
 """Members by which objects in lists are the same in each worker."""
 SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")
@@ -89,25 +99,30 @@ def _difference(now: tuple[float, tuple[int, ...]], before: tuple[float, tuple[i
 
 
 def _read(instrument: Any) -> float:
-    """Return the value of a gauge; 0 if it cannot be read or is no number, which JSON could not express."""
+    """Return the value of a gauge, which may be infinite; 0 if it cannot be read or is no number."""
     try:
         value = float(instrument())
     except Exception:  # one failing value must not make the others fail
         return 0.0
-    return value if value - value == 0 else 0.0
+    return 0.0 if isnan(value) else value
 
 
 class Totals:
     """Sums of the workers' metrics, as instruments of the supervisor's registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, now: Callable[[], float]) -> None:
         self._registry = registry
+        self._now = now
         self._gauges: dict[tuple[str, Labels], dict[int, float]] = {}
         """Values of gauges by worker."""
         self._totals: dict[tuple[str, Labels], list[float]] = {}
         """Sums of counters that count no whole numbers, such as CPU time: each a list of one number."""
+        self._instruments: dict[tuple[str, Labels], Counter | Histogram] = {}
+        """Counters and histograms by series."""
         self._owners: dict[tuple[str, Labels], set[int]] = {}
-        """Workers that have a series."""
+        """Living workers that have a series."""
+        self._left: dict[tuple[str, Labels], float] = {}
+        """Instants since which no living worker has a series."""
 
     def apply(self, worker: int, changes: Iterable[Change]) -> None:
         """Add the changes of a worker."""
@@ -118,20 +133,33 @@ class Totals:
                 self._retire(worker, key)
                 continue
             self._owners.setdefault(key, set()).add(worker)
+            self._left.pop(key, None)
             with self._registry.owned(key):
                 if kind == "gauge":
                     self._set_gauge(worker, key, value)
                 elif kind == "histogram":
-                    self._add(self._registry.histogram(name, **dict(labels)), value)
+                    self._add(self._instrument(key, self._registry.histogram), value)
                 elif isinstance(value, float):
                     self._add_total(key, value)
                 else:
-                    self._registry.counter(name, **dict(labels)).value += value
+                    self._instrument(key, self._registry.counter).value += value
 
     def leave(self, worker: int) -> None:
         """Drop the gauges of a dead worker; its counts stay."""
-        for values in self._gauges.values():
-            values.pop(worker, None)
+        for key in [key for key, owners in self._owners.items() if worker in owners]:
+            if key in self._gauges:
+                self._retire(worker, key)
+                continue
+            owners = self._owners[key]
+            owners.discard(worker)
+            if not owners:
+                self._left[key] = self._now()
+
+    def look(self) -> None:
+        """Drop counts that only dead workers have had.  Called about once a second."""
+        until = self._now() - KEPT_SECONDS
+        while self._left and self._left[key := next(iter(self._left))] <= until:
+            self._drop(key)
 
     def _retire(self, worker: int, key: tuple[str, Labels]) -> None:
         """Drop a series once no worker has it."""
@@ -139,10 +167,24 @@ class Totals:
         owners.discard(worker)
         self._gauges.get(key, {}).pop(worker, None)
         if not owners:
-            self._owners.pop(key, None)
-            self._gauges.pop(key, None)
-            self._totals.pop(key, None)
-            self._registry.retire(key)
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, Labels]) -> None:
+        """Drop a series."""
+        self._owners.pop(key, None)
+        self._left.pop(key, None)
+        self._gauges.pop(key, None)
+        self._totals.pop(key, None)
+        self._instruments.pop(key, None)
+        self._registry.retire(key)
+
+    def _instrument(self, key: tuple[str, Labels], make: Callable[..., Any]) -> Any:
+        """Return the instrument of a series, made once: the registry counts each series that is beyond its bound."""
+        found = self._instruments.get(key)
+        if found is None:
+            name, labels = key
+            found = self._instruments[key] = make(name, **dict(labels))
+        return found
 
     def _set_gauge(self, worker: int, key: tuple[str, Labels], value: float) -> None:
         values = self._gauges.get(key)
@@ -187,18 +229,19 @@ def join_parts(found: Iterable[Iterable[tuple[str, Any]]]) -> Iterator[tuple[str
             events = sorted((event for value in values for event in value), key=lambda event: str(event.get("time")))
             yield name, events
         else:
-            yield name, join(values)
+            yield name, join(values, part=name)
 
 
-def join(values: list[Any], name: str = "") -> Any:
-    """Return one JSON value for those of all workers; `name` is the member that has it."""
+def join(values: list[Any], name: str = "", part: str = "") -> Any:
+    """Return one JSON value for those of all workers; `name` is the member that has it, in a part of the state."""
     first = values[0]
     if all(isinstance(value, dict) for value in values):
         keys = dict.fromkeys(key for value in values for key in value)
-        return {key: join([value[key] for value in values if key in value], key) for key in keys}
+        names = {key: name if name in GROUPS else key for key in keys}
+        return {key: join([value[key] for value in values if key in value], names[key], part) for key in keys}
     if all(isinstance(value, list) for value in values):
         return _join_lists(values)
-    if name in SUMMED and all(type(value) in (int, float) for value in values):
+    if name in SUMMED and (part, name) not in ALIKE_COUNTS and all(type(value) in (int, float) for value in values):
         return sum(values)
     if name == "state" and all(value in SEVERITY for value in values):
         return max(values, key=SEVERITY.index)

@@ -29,12 +29,12 @@ from sidecar.config.process_spec import LimitsSpec
 from sidecar.core import events
 from sidecar.core.env import Env, TaskHandle
 from sidecar.process.handover import ADMIN, Inheritance, start_successor
-from sidecar.process.workers.children import Child, Children
+from sidecar.process.workers.children import NOBODY, Child, Children
 from sidecar.process.workers.commands import JoinedCommands
 from sidecar.process.workers.listening import ListeningSockets
 from sidecar.process.workers.reloading import Reloading
 from sidecar.process.workers.sharing import Sharing
-from sidecar.process.workers.summary import Totals
+from sidecar.process.workers.summary import Changes, Totals
 from sidecar.telemetry.metrics.registry import Registry
 
 TICK_SECONDS: Final = 1.0
@@ -54,9 +54,13 @@ class Supervisor:
         count: int,
         env: Env,
         registry: Registry,
+        own: Registry,
         inheritance: Inheritance,
     ) -> None:
-        """Take the policy files as read and as loaded, and the number of workers."""
+        """Take the policy files as read and as loaded, and the number of workers.
+
+        `registry` gets the sums over all processes, of which `own` has the supervisor's part.
+        """
         self._env = env
         self._inheritance = inheritance
         self._listening = ListeningSockets(inheritance)
@@ -66,7 +70,8 @@ class Supervisor:
         """Policies in force, and their replacement."""
         self.commands = JoinedCommands(env, self._children, self._sharing, self.reloading)
         """Commands of the admin listener."""
-        self._totals = Totals(registry)
+        self._totals = Totals(registry, env.now)
+        self._own = Changes(own)
         self._view: AdminView
         self._admin: AdminListener | None = None
         self._hop_key = os.urandom(16).hex()
@@ -85,6 +90,11 @@ class Supervisor:
     def limits(self) -> LimitsSpec:
         """Return the limits in force."""
         return self.reloading.spec.limits
+
+    async def refresh(self) -> None:
+        """Bring the sums of the metrics up to date."""
+        self._totals.apply(NOBODY, self._own.take())
+        await self.commands.refresh()
 
     # ----- start and end
 
@@ -149,6 +159,7 @@ class Supervisor:
         if self._handing_over is not None:
             self._handing_over.cancel()
         self._view.readiness.obstacle = f"draining since {name}"
+        self.reloading.close()
         self._stop.set()
 
     async def _drain(self) -> None:
@@ -156,11 +167,11 @@ class Supervisor:
         timeout = self.limits().drain_timeout
         board = self._children.board
         self._env.emit(events.DRAINING, connections=board.connections, timeout_seconds=timeout)
-        self._listening.close()
         for child in self._children:
             if not child.is_ready:  # it serves nothing yet, and may not hear the message
                 child.kill()
             child.send("drain", self._view.readiness.obstacle.removeprefix("draining since "), self._is_gentle)
+        self.reloading.forget(self._listening.keys)  # with a copy left open, clients would connect and find nobody
         until = self._env.now() + timeout + EXIT_SECONDS
         while self._children.is_running and not self._stop_now.is_set():
             left = until - self._env.now()
@@ -180,21 +191,23 @@ class Supervisor:
 
     async def _hand_over(self) -> None:
         """Start a new supervisor; drain once it is ready, or go on if it does not get ready."""
-        emit, spec = self._env.emit, self.reloading.spec
-        sockets = self._listening.by_place(spec.listeners)
-        if self._admin is not None and spec.admin is not None:
-            sockets[ADMIN, spec.admin.address] = self._admin.listening
-        reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
-        self._handing_over = None
-        if reason:
-            emit(events.HANDOVER_FAILED, cause=reason)
-            return
-        emit(events.HANDOVER_DONE)
-        self._listening.disown()
-        if self._admin is not None:
-            self._admin.leave()
-        self._is_gentle = True
-        self._begin_stop("SIGUSR2")
+        emit = self._env.emit
+        async with self.reloading.turn:  # both processes would open the addresses of new listeners
+            spec = self.reloading.spec
+            sockets = self._listening.by_place(spec.listeners)
+            if self._admin is not None and spec.admin is not None:
+                sockets[ADMIN, spec.admin.address] = self._admin.listening
+            reason = await start_successor(sockets, self._env, lambda pid: emit(events.HANDOVER_BEGUN, pid=pid))
+            self._handing_over = None
+            if reason:
+                emit(events.HANDOVER_FAILED, cause=reason)
+                return
+            emit(events.HANDOVER_DONE)
+            self._listening.disown()
+            if self._admin is not None:
+                self._admin.leave()
+            self._is_gentle = True
+            self._begin_stop("SIGUSR2")
 
     # ----- workers
 
@@ -243,8 +256,9 @@ class Supervisor:
             await self._env.sleep(TICK_SECONDS)
             self._children.look()
             self._sharing.look()
+            self._totals.look()
             self._update_readiness()
-            await self.commands.refresh()
+            await self.refresh()
 
     async def _watch(self) -> None:
         """Reload changed policy files.  Apart from `_tick`, which ends workers that hang meanwhile."""

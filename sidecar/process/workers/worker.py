@@ -83,6 +83,9 @@ class WorkerProcess(Process):
         self._link.stop_accepting()
         super()._begin_stop(name)
 
+    def _end_reloads(self) -> None:
+        """Go on with reloads: they are the supervisor's, and a worker that another one replaces holds up nobody."""
+
     async def _drain(self) -> None:
         """Take the connections that other workers were handing over, and drain."""
         until = self._env.now() + REST_SECONDS

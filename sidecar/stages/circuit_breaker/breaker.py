@@ -156,7 +156,8 @@ class Breaker:
         """Make the transition to `state`, count it and report it with its reason and the facts `more`."""
         before = self.state.name
         self.machine.enter(state)
-        self._transitions[state].add()
+        if self._workers is None or self._tell is not None:  # else another worker has counted it
+            self._transitions[state].add()
         self.report(before, why, **more)
 
     # ----- other workers

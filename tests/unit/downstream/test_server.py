@@ -19,6 +19,7 @@ from tests.support.loop import settle, virtual
 from tests.support.service import HANG, ScriptedService, after
 from tests.unit.downstream.front import GET, Front, always, streamed
 
+PATIENCE = 60.0
 OK = always(lambda x: Outcome(200, [(b"x-target", x.target)], b"hello"))
 
 
@@ -213,6 +214,63 @@ async def test_listeners_that_are_not_applied_are_closed() -> None:
         await bind(front.server, a=address, b=f"127.0.0.1:{taken.getsockname()[1]}")
     assert not is_accepting(address), "nothing is left bound"
     front.server.abort()
+
+
+def test_a_connection_is_accepted_or_left_to_the_next_process_when_a_drain_begins() -> None:
+    uvloop = pytest.importorskip("uvloop")  # a server of asyncio drops what it has accepted just before its end
+
+    async def drain(turns: int, *, is_handed_over: bool) -> None:
+        """Drain a listener, some turns of the loop after a client has connected."""
+        front = Front(OK)
+        server = front.server
+        del server.listeners["test"]
+        bound = await bind(server, a="127.0.0.1:0")
+        server.apply(snapshot(**bound), bound)
+        bound["a"].match = lambda x: front.route
+        await settle()
+        waiting = bound["a"].listening[0].dup()
+        host, port = bound["a"].addresses[0].split(":")
+        with waiting, socket.create_connection((host, int(port))) as client:
+            client.sendall(GET)
+            if is_handed_over:
+                sock, _ = waiting.accept()
+                sock.setblocking(False)
+                bound["a"].take(sock)
+            await settle(turns)
+            draining = asyncio.create_task(served(front))
+            await asyncio.wait([draining], timeout=0.05)  # longer than it takes, if it waits for nobody
+            try:
+                waiting.accept()[0].close()
+            except BlockingIOError:
+                is_accepted = True
+            else:
+                is_accepted = False
+        assert await draining == is_accepted
+
+    async def served(front: Front) -> int:
+        """Drain a server; return the number of requests that were answered until the end of the drain."""
+        await front.server.drain(PATIENCE, is_gentle=True)
+        return len(front.records)
+
+    async def drain_all() -> None:
+        for turns in range(8):
+            for is_handed_over in (False, True):
+                await drain(turns, is_handed_over=is_handed_over)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(drain_all())
+
+
+async def test_listeners_that_are_applied_during_a_drain_are_closed() -> None:
+    front = Front(OK)
+    server = front.server
+    del server.listeners["test"]
+    bound = await bind(server, a="127.0.0.1:0")
+    assert await server.drain(0) == 0
+    server.apply(snapshot(**bound), bound)
+    await settle()
+    assert not is_accepting(bound["a"].addresses[0])
+    assert not server.listeners
 
 
 @virtual

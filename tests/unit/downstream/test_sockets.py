@@ -80,6 +80,17 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
+async def test_sockets_are_adopted_although_their_file_is_gone(tmp_path: Path) -> None:
+    address = ListenAddress("", 0, str(tmp_path / "s"))
+    sockets = await Sockets.open(address)
+    os.unlink(address.path)
+    adopted = Sockets.adopt(address, sockets.duplicates(), is_owner=True)
+    Path(address.path).touch()  # by somebody else
+    for each in (sockets, adopted):
+        each.close()
+    assert Path(address.path).exists()
+
+
 async def test_the_file_of_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "s"
     sockets = await Sockets.open(ListenAddress("", 0, str(path)))

@@ -13,7 +13,8 @@ import pytest
 
 from sidecar.core import events
 from sidecar.process.workers import children as module
-from sidecar.process.workers.board import BEAT
+from sidecar.process.workers import inbox
+from sidecar.process.workers.board import BEAT, HANDED
 from sidecar.process.workers.children import (
     KILL_SECONDS,
     LONGEST_PAUSE,
@@ -74,11 +75,21 @@ class Case:
     async def _connect(self, channel: object, sock: socket.socket) -> None:
         sock.close()
 
+    async def watch(self, seconds: float) -> None:
+        """Look at the workers for a while, as the supervisor does."""
+        for _ in range(int(seconds)):
+            await self.env.sleep(1.0)
+            self.children.look()
+
     def end(self, child: Child, code: int) -> None:
         """End a worker's process, and with it its channel."""
         process: Any = child.process
         process.code = code
         self.children._lose(child)
+
+    def beat(self, worker: int) -> None:
+        """Note a turn of a worker's loop."""
+        self.children.board.set(worker, BEAT, int(self.env.now() * 1e9))
 
     def ended(self) -> list[dict[str, Any]]:
         return [facts for name, facts in self.env.events if name == events.WORKER_ENDED]
@@ -142,8 +153,7 @@ async def test_a_worker_that_never_becomes_ready_is_killed(monkeypatch: pytest.M
     first, second = case.children
     case.children.start()
     case.children.greet(first)
-    await case.env.sleep(START_SECONDS + 1)
-    case.children.look()
+    await case.watch(START_SECONDS + 1)
     assert [each.process.poll() for each in (first, second) if each.process] == [None, -signal.SIGKILL]
     assert [each.number for each in case.children.ready] == [0]
     await case.children.close()
@@ -157,14 +167,61 @@ async def test_a_worker_whose_loop_hangs_is_no_longer_first_and_is_killed(monkey
     case.children.greet(first)
     case.children.greet(second)
     assert case.children.first == 0
-    await case.env.sleep(1.0)
-    case.children.board.set(0, BEAT, int(case.env.now() * 1e9))
+    await case.watch(1)
+    case.beat(0)
     await case.env.sleep(3.0)
-    case.children.board.set(1, BEAT, int(case.env.now() * 1e9))
+    case.beat(1)
     case.children.look()
     assert (first.state, second.state, case.children.first) == ("stuck", "ready", 1)
-    await case.env.sleep(KILL_SECONDS)
-    case.children.look()
+    await case.watch(KILL_SECONDS)
     assert first.process is not None
     assert first.process.poll() == -signal.SIGKILL
+    await case.children.close()
+
+
+@virtual
+async def test_workers_that_were_stopped_with_their_supervisor_are_not_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.children.start()
+    for child in case.children:
+        case.children.greet(child)
+        case.beat(child.number)
+    await case.watch(1)
+    await case.env.sleep(2 * KILL_SECONDS)
+    case.children.look()  # before the workers have made a turn
+    case.beat(0)
+    await case.watch(1)
+    assert [child.state for child in case.children] == ["ready", "stuck"]
+    assert [each.process.poll() for each in case.children if each.process] == [None, -signal.SIGKILL]
+    await case.children.close()
+
+
+@virtual
+async def test_a_connection_stays_with_a_worker_that_hangs_while_the_other_inbox_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch)
+    first, second = case.children
+    board = case.children.board
+    case.children.start()
+    for child in case.children:
+        case.children.greet(child)
+        case.beat(child.number)
+    with socket.socket() as sock:
+        while inbox.send(second.inbox, ["client", "other"], sock):
+            pass
+        board.add(1, HANDED)
+        assert inbox.send(first.inbox, ["client", "in"], sock)
+        await case.env.sleep(3.0)
+        case.beat(1)
+        case.children.look()
+        assert (first.state, board.on_their_way(0), board.on_their_way(1)) == ("stuck", 1, 0)
+        while (packet := inbox.receive(second.read_inbox)) is not None:
+            packet[1].close()
+        await case.watch(1)
+    assert (board.on_their_way(0), board.on_their_way(1)) == (0, 1)
+    packet = inbox.receive(second.read_inbox)
+    assert packet is not None
+    assert packet[0] == ["client", "in"]
+    packet[1].close()
     await case.children.close()

@@ -9,7 +9,8 @@ from typing import Any
 
 from sidecar.config import files
 from sidecar.config.load import load
-from sidecar.process.workers.reloading import PREPARE_SECONDS, Reloading
+from sidecar.control.reload import DRAINING, FILE
+from sidecar.process.workers.reloading import PREPARE_SECONDS, READY_SECONDS, Reloading
 from sidecar.telemetry.metrics.registry import Registry
 from tests.support.loop import virtual, virtual_env
 
@@ -75,11 +76,13 @@ class NoSockets:
 
 
 class Workers(list[FakeWorker]):
-    """All workers, which are ready."""
+    """All workers, which are ready unless a test says otherwise."""
+
+    are_ready = True
 
     @property
     def ready(self) -> list[FakeWorker]:
-        return list(self)
+        return list(self) if self.are_ready else []
 
 
 class Case:
@@ -167,3 +170,24 @@ async def test_a_second_reload_waits_for_the_first(tmp_path: Path) -> None:
     found = await asyncio.gather(case.reloading.reload("signal"), case.reloading.reload("signal"))
     assert [done.result for done in found] == ["applied", "applied"]
     assert case.workers[0].heard == ["prepare", "commit"] * 2
+
+
+@virtual
+async def test_policies_wait_for_a_worker_that_can_prepare_them(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.workers.are_ready = False
+    case.workers[1].prepares = ["no such certificate"]
+    case.env.call_later(READY_SECONDS / 2, setattr, case.workers, "are_ready", True)
+    assert await case.reload() == ("rejected", ("no such certificate",))
+    case.workers.are_ready = False
+    assert await case.reload() == ("applied", ()), "no worker can start with the policies in force"
+    assert case.routes == ["b"]
+
+
+@virtual
+async def test_workers_that_drain_get_no_policies(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    case.reloading.close()
+    assert await case.reload() == ("rejected", (DRAINING,))
+    assert (await case.reloading.reload(FILE)).result == "unchanged"
+    assert [worker.heard for worker in case.workers] == [[], []]

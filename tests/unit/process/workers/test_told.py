@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidecar.core import metrics
 from sidecar.core.outcome import Outcome
 from sidecar.stages.circuit_breaker import stage as circuit_breaker
 from sidecar.stages.circuit_breaker.spec import Spec
@@ -19,6 +20,7 @@ from tests.support.workers import Crew
 
 SOON = 0.05
 """Seconds within which all workers know."""
+STATES = ("open", "half_open", "closed")
 GOOD, BAD = response(200), response(500)
 X = exchange()
 UPSTREAM = UpstreamSpec.model_validate({"endpoints": ["http://10.0.0.1:80", "http://10.0.0.2:80"]})
@@ -77,6 +79,9 @@ def test_a_circuit_that_one_worker_opens_and_another_closes_is_so_in_all() -> No
     circuits.stages[1].settle(X, ticket, GOOD)
     circuits.env.advance(SOON)
     assert circuits.states == ["closed"] * 3
+    counter, name = circuits.env.meter.counter, circuits.stages[0]._breaker.name
+    counts = [counter(metrics.BREAKER_TRANSITIONS, breaker=name, to=to).value for to in STATES]
+    assert counts == [1, 1, 1], "each transition counts once, in the worker that decides it"
 
 
 def test_a_failed_probe_opens_all_circuits_for_twice_as_long() -> None:
