@@ -76,6 +76,19 @@ async def test_a_full_redis_counts_quotas(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["quota", "rate_limit"])
+async def test_a_redis_that_speaks_no_resp3(tmp_path: Path, kind: str) -> None:
+    """With RESP3 a connection takes two more round trips, and the server may change its timeouts and its address."""
+    redis = Redis(tmp_path, "--rename-command", "HELLO", "''")
+    try:
+        process = Limited(redis.url, kind)
+        assert await process.admitted(12) == 10
+        assert process.store.last_error == ""
+        await process.close()
+    finally:
+        redis.kill()
+
+
+@pytest.mark.parametrize("kind", ["quota", "rate_limit"])
 async def test_processes_of_a_stalled_redis_admit_their_shares_and_no_more(redis: Redis, kind: str) -> None:
     """Nothing waits beyond the timeout, and what was admitted meanwhile is told afterwards."""
     processes = [Limited(redis.url, kind) for _ in range(2)]
