@@ -25,7 +25,7 @@ from threading import Lock
 from time import sleep
 from typing import Any, Final
 
-from sidecar.leases.quota import SKEW, QuotaGrant, settle_ask
+from sidecar.leases.quota import SKEW, QuotaGrant, recall, settle_ask
 from sidecar.leases.rate import OVERFLOW
 from sidecar.store.shared_quotas import MEMBER_FOR, Order
 
@@ -63,6 +63,8 @@ class QuotaFile:
         in_thread: Callable[[Callable[[], Any]], Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
         """Open the file at the first call.  `in_thread` runs a function in a worker thread."""
+        self.epoch = ""
+        """Epoch of the counts: path and identity of the file that was opened last."""
         self._path = path
         self._wall = wall
         self._in_thread = in_thread
@@ -157,6 +159,7 @@ class QuotaFile:
         if version > VERSION:
             raise OSError(f"{self._path}: was written by a newer version; use that one, or name another file")
         self._opened = _identify(self._path)
+        self.epoch = f"{self._path}:{self._opened}"
         if self._checked is None or self._checked != self._opened:
             problem = database.execute("pragma quick_check(1)").fetchone()[0]
             if problem != "ok":
@@ -176,15 +179,16 @@ class QuotaFile:
         (found,) = database.execute("select count(*) from processes").fetchone()
         return int(found)
 
-    @staticmethod
-    def _grant(database: sqlite3.Connection, order: Order) -> QuotaGrant:
+    def _grant(self, database: sqlite3.Connection, order: Order) -> QuotaGrant:
         """Answer one order."""
         ask = order.ask
         place: tuple[Any, ...] = (order.quota, ask.start)
         select = "select used from counts where quota = ? and start = ? and key = ?"
         key = ask.key.encode("utf-8", "surrogatepass")
         row = database.execute(select, (*place, key)).fetchone()
-        if row is None:
+        if row is not None:
+            row = (recall(row[0], ask, self.epoch),)
+        else:
             database.execute("insert or ignore into windows values (?, ?, ?, 0)", (*place, order.ends))
             (keys,) = database.execute("select keys from windows where quota = ? and start = ?", place).fetchone()
             if keys >= order.max_keys and ask.key != OVERFLOW:

@@ -64,6 +64,15 @@ async def test_a_redis_that_was_emptied_learns_the_counts_again(redis: Redis) ->
     await process.close()
 
 
+async def test_a_redis_that_was_emptied_believes_the_process_that_knows_most(redis: Redis) -> None:
+    first, second = Limited(redis.url, "quota"), Limited(redis.url, "quota")
+    assert await first.admitted(1) + await second.admitted(6) == 7
+    assert redis.command("FLUSHALL") == "+OK"
+    assert await first.admitted(1) + await second.admitted(9) + await first.admitted(9) <= 4
+    await first.close()
+    await second.close()
+
+
 async def test_a_full_redis_counts_quotas(tmp_path: Path) -> None:
     redis = Redis(tmp_path, "--maxmemory", "1mb")
     try:

@@ -219,8 +219,10 @@ async def test_a_file_that_was_removed_or_replaced_is_not_written_any_more(path:
         new.rename(path)
     else:
         path.unlink()
-    assert await first.ask(firm=1.0, known=4.0) == QuotaGrant(1.0, 5.0, False)
-    assert (await second.ask(firm=9.0, me="other", known=6.0)).units == 5.0
+    epochs = first.epoch, second.epoch
+    assert await first.ask(firm=1.0, known=4.0, epoch=epochs[0]) == QuotaGrant(1.0, 5.0, False)
+    assert await second.ask(firm=1.0, me="other", known=6.0, epoch=epochs[1]) == QuotaGrant(1.0, 3.0, False), "it knew"
+    assert await first.ask(firm=9.0, known=9.0, epoch=first.epoch) == QuotaGrant(3.0, 0.0, False)
     for file in (first, second):
         await file.close()
     again = File(path)
