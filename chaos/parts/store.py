@@ -166,11 +166,12 @@ class Store:
 
     def _lease(self, words: list[str], keys: int) -> bytes:
         """Return the answer of the script that grants units of quotas."""
-        found = [b"1"]
-        for index, window in enumerate(words[1:keys]):
+        found = [b"1", b"here"]
+        for index, window in enumerate(words[2:keys]):
             quota, _, start = window.rpartition(":")
-            key, most, _, most_keys, *numbers = words[keys + 2 + 9 * index : keys + 11 + 9 * index]
-            ask = QuotaAsk(key, float(start), *map(float, numbers))
+            key, most, _, most_keys, *numbers, _ = words[keys + 3 + 10 * index : keys + 13 + 10 * index]
+            firm, want, back, owed, known = map(float, numbers)
+            ask = QuotaAsk(key, float(start), firm, want, back, owed, known)
             grant = self.quotas.grant(Order(quota, float(most), int(most_keys), 0.0, ask))
             found += [str(grant.units).encode(), str(grant.left).encode(), b"%d" % grant.is_overflow]
         return self._strings(found)

@@ -8,7 +8,8 @@ Rules:
    `HOLD` seconds.  It gets a small part of the quota ahead of need, and near the end of the quota nothing.
 3. In doubt a quota counts more, never less: units that a lost message granted or gave back count as used, and units
    that were spent without the lessor (`owed`) are told again until an answer comes.  Costs that are known too late are
-   owed too, and may go beyond the quota.
+   owed too, and may go beyond the quota.  A lessor that has lost its counts, as its new epoch tells, learns them from
+   all lessees again: the largest that one of them knows.
 4. No key is evicted before its window ends.  Keys beyond the bound share the count of `OVERFLOW`.
 5. A clock that steps back by `SKEW` at most leaves no window.  One that steps back further takes the counts of a table
    along.
@@ -63,6 +64,8 @@ class QuotaAsk(NamedTuple):
     """Units that were spent without the lessor."""
     known: float
     """Units that were used when the lessor was last heard, for a lessor that has lost its count."""
+    epoch: str = ""
+    """Epoch of the lessor's counts when it was last heard; empty if it never was."""
 
 
 class QuotaGrant(NamedTuple):
@@ -74,6 +77,11 @@ class QuotaGrant(NamedTuple):
     """Units of the quota that nobody has."""
     is_overflow: bool
     """True if the key is counted together with others, because the table is full."""
+
+
+def recall(used: float, ask: QuotaAsk, epoch: str) -> float:
+    """Return the units that are used before an ask, by the count of a lessor with this epoch."""
+    return max(used, ask.known) if ask.epoch and ask.epoch != epoch else used
 
 
 def settle_ask(used: float, ask: QuotaAsk, most: float) -> tuple[float, float]:
@@ -179,8 +187,8 @@ class QuotaLease:
     """Units of one key in one process."""
 
     __slots__ = (
-        "asked_at", "held", "is_asked", "is_known", "is_shared", "key", "left", "low", "owed", "refused_until", "share",
-        "share_of", "taken", "used_at", "waiting",
+        "asked_at", "epoch", "held", "is_asked", "is_known", "is_shared", "key", "left", "low", "owed", "refused_until",
+        "share", "share_of", "taken", "used_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, key: str, now: float, most: float) -> None:
@@ -193,6 +201,8 @@ class QuotaLease:
         """Units that nobody had, as far as this process knows."""
         self.is_known = False
         """True once the lessor has told what is left."""
+        self.epoch = ""
+        """Epoch of the lessor's counts when it told that."""
         self.is_shared = False
         """True if the lessor counts the key together with others."""
         self.is_asked = False
@@ -359,8 +369,8 @@ class QuotaLessee:
         leases = [lease for lease in self.leases.values() if lease.held > 0 or lease.owed > 0]
         return [self._write(lease, now, is_last=True) for lease in leases]
 
-    def receive(self, ask: QuotaAsk, grant: QuotaGrant, now: float) -> None:
-        """Take the answer to an ask.  Requests that wait for it then take again."""
+    def receive(self, ask: QuotaAsk, grant: QuotaGrant, now: float, epoch: str = "") -> None:
+        """Take the answer to an ask, of a lessor with this epoch.  Requests that wait for it then take again."""
         lease = self.leases.get(ask.key)
         if lease is None or ask.start != self.start:
             return
@@ -368,7 +378,7 @@ class QuotaLessee:
         lease.waiting = 0.0  # those who still wait say so again
         lease.held += grant.units
         lease.left = grant.left
-        lease.is_known = True
+        lease.is_known, lease.epoch = True, epoch
         lease.is_shared = lease.is_shared or grant.is_overflow
         ahead = grant.units - ask.firm
         lease.low = ahead / 2 if ahead >= 2 else 0.0
@@ -445,4 +455,4 @@ class QuotaLessee:
         owed, lease.owed = lease.owed, 0.0
         known = max(0.0, self.most - lease.left - owed) if lease.is_known and not lease.is_shared else 0.0
         lease.taken, lease.asked_at = 0.0, now
-        return QuotaAsk(lease.key, self.start, firm, want, back, owed, known)
+        return QuotaAsk(lease.key, self.start, firm, want, back, owed, known, lease.epoch)

@@ -1,7 +1,8 @@
 """Readers of keys and costs of requests.
 
 A key is a text; empty if the request has none.  Clients choose most keys, so a long one is replaced by its digest, and
-keys of `otherwise` have a prefix that no other key can have: no field and no path contains a NUL.
+keys of `otherwise` have a prefix that no other key can have: no field and no path contains a NUL, and in claims it is
+escaped.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def _reader(key: str, prefix: int) -> ReadKey:
 
 
 def _encodable(text: str) -> str:
-    """Return the text with lone surrogates escaped, which JSON may contain and no store can encode."""
+    """Return the text with what JSON may contain escaped: lone surrogates, which no store can encode, and NULs."""
+    text = text.replace("\0", "\\0")
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -5,6 +5,8 @@ These settings differ from its defaults:
 - Pools are small, and commands wait for a connection.  By default a hundred are opened, then commands fail.
 - Nothing is retried.  redis-py's retries hold a caller for seconds while Redis refuses connections, and a command that
   gives tokens back must not run twice.
+- RESP2 is spoken.  A connection by RESP3 takes two more round trips, which count to `timeout`, and a server may tell it
+  to relax its timeouts or to move to another address.
 - The process's `NameResolver`, if it has one, opens the connections: redis-py would look names up in a thread.  The
   classes of connections override `_connect`, which redis-py leaves to each kind of connection, and its arguments.
 """
@@ -40,11 +42,12 @@ def is_not_primary(error: RefusedByRedis) -> bool:
 
 
 def pool_settings(spec: RedisSpec) -> dict[str, Any]:
-    """Return the settings of a pool: times, retries, and the user's name if the URL has one."""
+    """Return the settings of a pool: times, retries, protocol, and the user's name if the URL has one."""
     settings: dict[str, Any] = {
         "timeout": spec.timeout,
         "socket_timeout": spec.timeout,
         "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
     }
     if user := urlsplit(spec.url).username:
         settings["username"] = unquote(user)

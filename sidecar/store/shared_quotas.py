@@ -41,6 +41,9 @@ class Order(NamedTuple):
 class Ledger(Counts, Protocol):
     """Counts of quotas: in Redis, in a file, or of a test."""
 
+    epoch: str
+    """Epoch of the counts, as the last answer had it: another one if they were lost; empty if they cannot be."""
+
     async def exchange(self, me: str, orders: Sequence[Order]) -> tuple[int, list[QuotaGrant]]:
         """Return the number of processes that use the counts, and the answer to each order."""
 
@@ -49,6 +52,7 @@ class InProcessLedger:
     """Counts of quotas in this process, for policy tests."""
 
     def __init__(self) -> None:
+        self.epoch = ""
         self._tables: dict[str, QuotaTable] = {}
 
     async def exchange(self, me: str, orders: Sequence[Order]) -> tuple[int, list[QuotaGrant]]:
@@ -123,7 +127,7 @@ class SharedQuotas(Exchanges[SharedQuota, Ledger]):
         members, grants = found
         self.members = max(1, members)
         for (quota, ask), grant in zip(sent, grants, strict=True):
-            quota.lessee.receive(ask, grant, now)
+            quota.lessee.receive(ask, grant, now, self._counts.epoch)
         if not self.is_up:
             for quota in self.limits.values():
                 quota.lessee.owe()

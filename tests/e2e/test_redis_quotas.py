@@ -64,12 +64,34 @@ async def test_a_redis_that_was_emptied_learns_the_counts_again(redis: Redis) ->
     await process.close()
 
 
+async def test_a_redis_that_was_emptied_believes_the_process_that_knows_most(redis: Redis) -> None:
+    first, second = Limited(redis.url, "quota"), Limited(redis.url, "quota")
+    assert await first.admitted(1) + await second.admitted(6) == 7
+    assert redis.command("FLUSHALL") == "+OK"
+    assert await first.admitted(1) + await second.admitted(9) + await first.admitted(9) <= 4
+    await first.close()
+    await second.close()
+
+
 async def test_a_full_redis_counts_quotas(tmp_path: Path) -> None:
     redis = Redis(tmp_path, "--maxmemory", "1mb")
     try:
         process = Limited(redis.url, "quota")
         assert await process.admitted(12) == 10
         assert process.store.is_up
+        await process.close()
+    finally:
+        redis.kill()
+
+
+@pytest.mark.parametrize("kind", ["quota", "rate_limit"])
+async def test_a_redis_that_speaks_no_resp3(tmp_path: Path, kind: str) -> None:
+    """With RESP3 a connection takes two more round trips, and the server may change its timeouts and its address."""
+    redis = Redis(tmp_path, "--rename-command", "HELLO", "''")
+    try:
+        process = Limited(redis.url, kind)
+        assert await process.admitted(12) == 10
+        assert process.store.last_error == ""
         await process.close()
     finally:
         redis.kill()

@@ -453,7 +453,8 @@ class TestFailover:
             else:
                 PURGES[KINDS.index(by)](world)
             await eventually(lambda: bool(world.env.emitted(events.CACHE_TIER_DOWN)))
-            assert "ReadOnly" in world.env.emitted(events.CACHE_TIER_DOWN)[0]["error"], "later probes may meet others"
+            error = world.env.emitted(events.CACHE_TIER_DOWN)[0]["error"]
+            assert "readonly" in error.lower(), "later probes may meet others"
             await eventually(lambda: bool(world.env.emitted(events.CACHE_TIER_UP)))
             await eventually(lambda: not tier_of(world)._unpublished)
             await world.get("/new")

@@ -23,6 +23,7 @@ class StubbornLedger:
     """Client library that goes on after a cancellation, until `end` is set."""
 
     def __init__(self) -> None:
+        self.epoch = ""
         self.end = asyncio.Event()
         self.is_stubborn = True
         self.calls = self.running = 0

@@ -153,6 +153,83 @@ async def test_a_call_beside_one_that_was_given_up_is_refused(path: Path) -> Non
         await file.ask()
 
 
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_a_transaction_begins_as_soon_as_that_of_another_process_has_ended(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """A reader of a new file keeps the journal from being changed, for which SQLite does not wait."""
+    file, other = File(path), sqlite3.connect(path, isolation_level=None)
+    if is_new:
+        other.executescript("create table another (x); begin; select * from another")
+    else:
+        await file.ask()
+        other.execute("begin immediate")
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 20:
+            other.execute("rollback")
+
+    monkeypatch.setattr("sidecar.store.quota_file.sleep", nap)
+    assert (await file.ask(firm=10.0)).units == 9 + is_new
+    assert len(naps) == 20
+    assert sum(naps) < 0.05
+    other.close()
+    await file.close()
+
+
+async def test_a_file_is_checked_as_a_whole_once_and_after_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check reads all of a large file.  Each time that the store is away for a moment the file is opened anew."""
+    connect, statements = sqlite3.connect, list[str]()
+
+    def traced(*arguments: Any, **options: Any) -> Any:
+        database = connect(*arguments, **options)
+        database.set_trace_callback(statements.append)
+        return database
+
+    def checks() -> int:
+        return sum("quick_check" in statement for statement in statements)
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    file = File(path)
+    for _ in range(3):
+        await file.ask()
+        await file.disconnect()
+    assert checks() == 1
+    file._drop()
+    whole = path.read_bytes()
+    path.write_bytes(b"damaged" * 1000)
+    with pytest.raises(OSError, match="restore the file"):
+        await file.ask()
+    path.write_bytes(whole)
+    assert (await file.ask(firm=10.0)).units == 7
+    assert checks() == 2
+    await file.close()
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_file_that_was_removed_or_replaced_is_not_written_any_more(path: Path, is_replaced: bool) -> None:
+    first, second = File(path), File(path)
+    await first.ask(firm=4.0)
+    await second.ask(firm=2.0, me="other")
+    if is_replaced:
+        new = path.with_name("new")
+        new.touch()
+        new.rename(path)
+    else:
+        path.unlink()
+    epochs = first.epoch, second.epoch
+    assert await first.ask(firm=1.0, known=4.0, epoch=epochs[0]) == QuotaGrant(1.0, 5.0, False)
+    assert await second.ask(firm=1.0, me="other", known=6.0, epoch=epochs[1]) == QuotaGrant(1.0, 3.0, False), "it knew"
+    assert await first.ask(firm=9.0, known=9.0, epoch=first.epoch) == QuotaGrant(3.0, 0.0, False)
+    for file in (first, second):
+        await file.close()
+    again = File(path)
+    assert (await again.ask()).left == 0.0
+    await again.close()
+
+
 async def test_another_process_that_writes_is_waited_for_but_not_for_long(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +238,7 @@ async def test_another_process_that_writes_is_waited_for_but_not_for_long(
     await file.ask()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("begin immediate")
-    with pytest.raises(OSError, match="locked"):
+    with pytest.raises(OSError, match="is locked by another program for"):
         await file.ask()
     other.execute("rollback")
     other.close()

@@ -13,6 +13,7 @@ from sidecar.core.exchange import Caller, Exchange
 from sidecar.core.outcome import RATE_LIMITED, Outcome
 from sidecar.core.stage import Service
 from sidecar.engine.pipeline import Pipeline
+from sidecar.leases.rate import OVERFLOW
 from sidecar.limits.keys import LONGEST, key_reader, network, shortened
 from sidecar.stages.rate_limit import stage as rate_limit
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
@@ -120,6 +121,14 @@ async def test_no_key_can_be_that_of_another_client() -> None:
     call = service(make_env(), {"key": "header.x-tenant", "otherwise": "client.address"})
     assert await statuses(call, *[of(x_tenant="192.0.2.1")] * 3) == [200, 200, 429]
     assert await statuses(call, exchange(client_address="192.0.2.1")) == [200]
+
+
+async def test_no_claim_can_be_the_key_of_another_client() -> None:
+    """A claim may contain a NUL, with which the keys of `otherwise` begin, and that of all keys beyond the table."""
+    call = service(make_env(), {"key": "caller.claims.tenant", "otherwise": "client.address", "max_keys": 3})
+    hostile = [exchange(caller=Caller("a", "x", {"tenant": each})) for each in ("\0=192.0.2.1", OVERFLOW)]
+    assert await statuses(call, *hostile * 3) == [200] * 4 + [429] * 2
+    assert await statuses(call, exchange(client_address="192.0.2.1"), exchange(client_address="192.0.2.2")) == [200] * 2
 
 
 async def test_a_request_that_one_limit_refuses_counts_for_none() -> None:
