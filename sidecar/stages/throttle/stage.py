@@ -6,14 +6,15 @@ Rules:
    (r - ratio * a) / (r + 1), from 0 to `max_refused` (Site Reliability Engineering, chapter 21).
 2. An attempt that this stage refuses counts as an attempt, so it refuses more while callers keep asking.
 3. Each criticality has counts of its own: sheddable requests that the upstream refuses do not throttle critical ones.
-4. An upstream accepts an attempt unless it fails, answers 503, or asks for less load (429).  A client that leaves, and
-   a refusal of a stage further in, count as nothing.
+   The other way round they do: an attempt is refused at least as often as one of a higher criticality.
+4. An upstream accepts an attempt unless it fails, answers 503 or UNAVAILABLE, or asks for less load (429,
+   RESOURCE_EXHAUSTED).  A client that leaves, and a refusal of a stage further in, count as nothing.
 5. Attempts are counted when they end.  A burst in flight is no sign of refusal.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext, Env
@@ -22,9 +23,7 @@ from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage
 from sidecar.core.window import SlidingCount
 from sidecar.stages.throttle.spec import Spec
-from sidecar.upstream.balancing.pressure import is_pressure
-
-UNAVAILABLE: Final = 503
+from sidecar.upstream.balancing.pressure import is_refusal
 
 
 class Throttle:
@@ -43,6 +42,13 @@ class Throttle:
 
     def chance(self, criticality: int, now: float) -> float:
         """Return the probability with which an attempt is refused."""
+        found = 0.0
+        for rank in range(criticality + 1):
+            found = max(found, self.own_chance(rank, now))
+        return found
+
+    def own_chance(self, criticality: int, now: float) -> float:
+        """Return the probability by the counts of one criticality alone."""
         attempts = self.attempts[criticality].total(now)
         if attempts < self.spec.min_calls:
             return 0.0
@@ -90,7 +96,8 @@ class ThrottleStage:
             return None
         throttle.attempts[rank].add(now)
         throttle.refused.value += 1
-        value = round(throttle.attempts[rank].total(now) / max(1, throttle.accepts[rank].total(now)), 3)
+        worst = max(range(rank + 1), key=lambda each: throttle.own_chance(each, now))
+        value = round(throttle.attempts[worst].total(now) / max(1, throttle.accepts[worst].total(now)), 3)
         detail = f"the upstream accepts too little: {chance:.0%} of the attempts of this criticality are refused"
         return failed(OVERLOADED, Refusal("throttle", self._where, detail, throttle.spec.ratio, value))
 
@@ -100,7 +107,7 @@ class ThrottleStage:
             return
         throttle, rank, now = self._throttle, x.criticality, self._now()
         throttle.attempts[rank].add(now)
-        if failure is None and outcome.verdict != UNAVAILABLE and not is_pressure(outcome):
+        if failure is None and not is_refusal(outcome):
             throttle.accepts[rank].add(now)
 
 
