@@ -48,7 +48,7 @@ class Pacer:
         self.delayed = meter.counter(metrics.PACED, result="delayed", **labels)
         self.refused = meter.counter(metrics.PACED, result="refused", **labels)
         self.pressure = meter.counter(metrics.PACING_PRESSURE, **labels)
-        meter.gauge(metrics.PACING_RATE, lambda: self.pace.limit(env.now()), **labels)
+        meter.gauge(metrics.PACING_RATE, self._rate, **labels)
 
     def retune(self, spec: Spec) -> None:
         """Apply new settings; the rate stays."""
@@ -72,13 +72,18 @@ class Pacer:
         if self.pace.lapse(now):
             self._env.emit(events.PACING_ENDED, **self._labels)
 
+    def _rate(self) -> float:
+        """Return the attempts per second that are sent at most; 0 without a limit."""
+        limit = self.pace.limit(self._env.now())
+        return 0.0 if limit == NEVER else limit
+
     def describe(self) -> dict[str, Any]:
         """Return rate and counters, JSON-ready."""
         now = self._env.now()
-        limit = self.pace.limit(now)
+        rate = self._rate()
         return {
             "mode": self.spec.mode,
-            "rate": None if limit == NEVER else round(limit, 3),
+            "rate": round(rate, 3) if rate else None,
             "sent_per_second": round(self.pace.measured(now), 3),
             "waiting": self.waiting,
             "delayed": self.delayed.value,

@@ -91,6 +91,7 @@ async def test_answers_that_ask_for_less_slow_down_and_failures_do_not(answer: A
     world = World()
     await world.warm(answer)
     assert world.rate == (pytest.approx(70, rel=0.1) if is_slower else None)
+    assert world.env.meter.value(metrics.PACING_RATE) == pytest.approx(world.rate or 0, abs=0.001)
     assert [name for name, _ in world.env.events] == ([events.PACING_BEGAN] if is_slower else [])
 
 
@@ -255,7 +256,7 @@ async def test_the_limit_of_an_upstream_without_requests_ends() -> None:
     await world.warm(lambda: response(429))
     world.env.advance(61)
     assert world.rate is None
-    assert world.env.meter.value(metrics.PACING_RATE) == float("inf")
+    assert world.env.meter.value(metrics.PACING_RATE) == 0
     await world.call(exchange())
     assert [name for name, _ in world.env.events] == [events.PACING_BEGAN, events.PACING_ENDED]
     await world.warm(lambda: response(429))
