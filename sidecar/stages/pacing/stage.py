@@ -21,7 +21,7 @@ from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import SHEDDABLE, Exchange
 from sidecar.core.message import retry_after
-from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed, grpc_code
+from sidecar.core.outcome import ABANDONED, UPSTREAM_OVERLOADED, Outcome, Refusal, failed, grpc_code
 from sidecar.core.stage import Stage, Wait
 from sidecar.grpc.status import asked_wait
 from sidecar.leases.rate import NEVER
@@ -136,7 +136,7 @@ class PacingStage:
             f"the upstream `{self._upstream}` has asked for less load: {rate:.3g} attempts per second are sent to it"
         )
         refusal = Refusal("pacing", self._where, detail, round(rate, 3), round(pace.measured(now), 3), delay)
-        return failed(OVERLOADED, refusal)
+        return failed(UPSTREAM_OVERLOADED, refusal)
 
     async def _delay(self, x: Exchange, seconds: float, ticket: float) -> float:
         """Wait for the turn of an attempt that is already counted; return its ticket."""

@@ -19,7 +19,7 @@ from typing import Any
 from sidecar.core import metrics
 from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import CRITICALITIES, Exchange
-from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed
+from sidecar.core.outcome import ABANDONED, UPSTREAM_OVERLOADED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage
 from sidecar.core.window import SlidingCount
 from sidecar.stages.throttle.spec import Spec
@@ -99,7 +99,7 @@ class ThrottleStage:
         worst = max(range(rank + 1), key=lambda each: throttle.own_chance(each, now))
         value = round(throttle.attempts[worst].total(now) / max(1, throttle.accepts[worst].total(now)), 3)
         detail = f"the upstream accepts too little: {chance:.0%} of the attempts of this criticality are refused"
-        return failed(OVERLOADED, Refusal("throttle", self._where, detail, throttle.spec.ratio, value))
+        return failed(UPSTREAM_OVERLOADED, Refusal("throttle", self._where, detail, throttle.spec.ratio, value))
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         failure = outcome.failure

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.core import events, metrics
 from sidecar.core.exchange import CRITICAL, SHEDDABLE
-from sidecar.core.outcome import CONNECT_FAILURE, OVERLOADED, Outcome, failed, grpc_verdict
+from sidecar.core.outcome import CONNECT_FAILURE, UPSTREAM_OVERLOADED, Outcome, failed, grpc_verdict
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.pacing import stage as pacing
 from sidecar.stages.pacing.spec import Spec
@@ -140,7 +140,7 @@ async def test_an_attempt_that_would_wait_too_long_is_refused() -> None:
     await world.warm(lambda: response(429), rate=1.0)
     assert (await world.call(exchange())).status == 200
     refused = await world.call(exchange())
-    assert refused.failure is OVERLOADED
+    assert refused.failure is UPSTREAM_OVERLOADED
     assert refused.refusal.policy == "pacing"
     assert refused.refusal.retry_after == pytest.approx(1, abs=0.5)
     assert "the upstream `app` has asked for less load" in refused.refusal.detail
@@ -167,7 +167,7 @@ async def test_an_attempt_does_not_wait_beyond_its_deadline() -> None:
     await world.call(exchange())
     await world.call(exchange())
     x = exchange(deadline=world.env.now() + 0.5)
-    assert (await world.call(x)).failure is OVERLOADED
+    assert (await world.call(x)).failure is UPSTREAM_OVERLOADED
 
 
 @virtual

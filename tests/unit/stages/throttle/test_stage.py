@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.core import metrics
 from sidecar.core.exchange import CRITICAL, DEFAULT, SHEDDABLE
-from sidecar.core.outcome import BREAKER_OPEN, CONNECT_FAILURE, OVERLOADED, Outcome, failed, grpc_verdict
+from sidecar.core.outcome import BREAKER_OPEN, CONNECT_FAILURE, UPSTREAM_OVERLOADED, Outcome, failed, grpc_verdict
 from sidecar.engine.pipeline import Pipeline
 from sidecar.stages.throttle import stage as throttle
 from sidecar.stages.throttle.spec import Spec
@@ -85,7 +85,7 @@ async def test_a_refusal_says_why() -> None:
     await world.send(400)
     while world.last.failure is None:
         await world.send(1)
-    assert world.last.failure is OVERLOADED
+    assert world.last.failure is UPSTREAM_OVERLOADED
     assert world.last.refusal.policy == "throttle"
     assert "of the attempts of this criticality are refused" in world.last.refusal.detail
     assert world.env.meter.value(metrics.THROTTLED, route="order") > 300
