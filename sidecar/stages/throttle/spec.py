@@ -13,7 +13,7 @@ from sidecar.core.units import Duration, Share
 class Spec(Block):
     """Refuses a share of the attempts while the upstream accepts too few of them."""
 
-    ratio: Annotated[int | float, Field(ge=1.1, le=10)] = 2
+    ratio: Annotated[float, Field(ge=1.1, le=10)] = 2
     """Attempts for each accepted one, above which some are refused here: with 2, once the upstream accepts less than
     half.  A lower number saves it more, and refuses more of what it would have accepted."""
     window: Annotated[Duration, Field(ge=1, le=600)] = 30.0
