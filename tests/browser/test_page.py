@@ -312,7 +312,7 @@ async def test_what_an_upstream_asks_for_is_seen(scene: Scene, window: Window) -
         ("throttle", "route", "order"): Thing(mode="enforce", refused=7, by_criticality=few),
         ("throttle", "route", "offer"): Thing(mode="observe", refused=0, by_criticality=ranks(default=0.5) | none),
         ("pacing", "upstream", "orders"): Thing(mode="enforce", rate=70.0),
-        ("pacing", "route", "offer"): Thing(mode="observe", rate=5.0),
+        ("pacing", "route", "offer"): Thing(mode="observe", rate=0.025),
         ("pacing", "route", "order"): Thing(mode="enforce", rate=None),
     }
     page = await window.open(scene.url)
@@ -323,9 +323,8 @@ async def test_what_an_upstream_asks_for_is_seen(scene: Scene, window: Window) -
         "ones are refused",
         "Throttle route:offer: the upstream accepts too few attempts, 50 % of the default ones would be refused "
         "(mode: observe)",
-        "Pacing upstream:orders: the upstream has asked for less, 70 attempts per second are sent at most",
-        "Pacing route:offer: the upstream has asked for less, 5 attempts per second would be sent at most "
-        "(mode: observe)",
+        "Pacing upstream:orders: the upstream has asked for less, 70 per second are sent at most",
+        "Pacing route:offer: the upstream has asked for less, 1.5 per minute would be sent at most (mode: observe)",
     ):
         assert words in everything, everything
     assert window.noise == []

@@ -1,7 +1,7 @@
 // Summary of all problems as sentences, worst first, at the top of the page.
 
 import { $, keyed, make, setAttribute, setText } from "./dom.js";
-import { clock, duration, number, percent, plural } from "./words.js";
+import { clock, duration, number, often, percent, plural } from "./words.js";
 
 const MANY_ERRORS = 0.05;
 const ENOUGH_CALLS = 20;
@@ -67,7 +67,7 @@ export function problems({ parts, history, now }) {
   }
   for (const [name, pacing] of entries(parts["state.pacing"])) {
     const verb = pacing.mode === "observe" ? "would be sent at most (mode: observe)" : "are sent at most";
-    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${number(pacing.rate)} attempts per second ${verb}`);
+    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${often(pacing.rate)} ${verb}`);
   }
   for (const [name, store] of entries(parts["state.store"])) {
     if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);

@@ -34,6 +34,11 @@ FAULTY: Final = 500
 """Verdict from which on an answer is a failure of the upstream."""
 
 
+def _rounded(rate: float) -> float:
+    """Return a rate with four digits, since it may be one attempt in an hour."""
+    return float(f"{rate:.4g}")
+
+
 class Pacer:
     """State of a block that survives a reload: its rate and its counters."""
 
@@ -60,7 +65,7 @@ class Pacer:
         self._lapse(now)
         self.pressure.value += 1
         if self.pace.press(sent_at, now, hold):
-            self._env.emit(events.PACING_BEGAN, rate=round(self.pace.rate, 3), **self._labels)
+            self._env.emit(events.PACING_BEGAN, rate=_rounded(self.pace.rate), **self._labels)
 
     def accept(self, now: float) -> None:
         """Take an answer of an upstream that accepts the attempt."""
@@ -83,8 +88,8 @@ class Pacer:
         rate = self._rate()
         return {
             "mode": self.spec.mode,
-            "rate": round(rate, 3) if rate else None,
-            "sent_per_second": round(self.pace.measured(now), 3),
+            "rate": _rounded(rate) if rate else None,
+            "sent_per_second": _rounded(self.pace.measured(now)),
             "waiting": self.waiting,
             "delayed": self.delayed.value,
             "refused": self.refused.value,
@@ -135,7 +140,7 @@ class PacingStage:
         detail = (
             f"the upstream `{self._upstream}` has asked for less load: {rate:.3g} attempts per second are sent to it"
         )
-        refusal = Refusal("pacing", self._where, detail, round(rate, 3), round(pace.measured(now), 3), delay)
+        refusal = Refusal("pacing", self._where, detail, _rounded(rate), _rounded(pace.measured(now)), delay)
         return failed(UPSTREAM_OVERLOADED, refusal)
 
     async def _delay(self, x: Exchange, seconds: float, ticket: float) -> float:
