@@ -5,8 +5,8 @@ Rules:
 1. Answers that ask for less are signs of pressure (`sidecar.upstream.balancing.pressure`), such as 429.  They lower
    the rate (`pace`) for all attempts that share the block.
 2. An attempt waits for its turn for `max_wait` at most, within its deadline, and with `waiting` others at most; a
-   sheddable one for half of both.  Else it is refused at once; nothing is queued beyond that.  A client that leaves
-   while it waits has used its turn.
+   sheddable one for half of both, and a hedge not at all.  Else it is refused at once; nothing is queued beyond that.
+   A client that leaves while it waits has used its turn.
 3. A failure of the upstream, be it an answer or none, and a refusal of a stage further in neither lower nor raise the
    rate.
 4. With `mode: observe` attempts are counted at the rate that they would have had, and all are sent.
@@ -123,9 +123,12 @@ class PacingStage:
         spec = pacer.spec
         most: float = spec.max_wait
         places: float = spec.waiting
-        if x.criticality == SHEDDABLE:  # the turns that are left go to the others
+        if x.is_hedge:  # the first attempt has its turn already
+            most = 0.0
+        elif x.criticality == SHEDDABLE:  # the turns that are left go to the others
             most, places = most / 2, places / 2
-        may_wait = delay <= most and pacer.waiting < places and now + delay < x.deadline
+        waiting = pacer.waiting if self._observed is None else round(delay * pace.limit(now)) - 1
+        may_wait = delay <= most and waiting < places and now + delay < x.deadline
         if self._observed is not None:
             if may_wait:
                 pace.send(now, delay)

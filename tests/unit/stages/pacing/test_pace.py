@@ -94,8 +94,8 @@ def test_it_recovers_from_an_upstream_that_accepted_nothing(capacity: float, see
     assert loop.share(START + 10, accepted=False) >= 0.8, "it keeps asking"
     assert loop.share(START + 10, accepted=False) <= 3.0
     loop.capacity = 10 * capacity
-    loop.run(60)
-    assert loop.share(loop.now - 10, accepted=True) >= 0.9 * capacity
+    loop.run(20)
+    assert loop.share(loop.now - 5, accepted=True) >= 0.9 * capacity
 
 
 @settings(max_examples=200, deadline=None)

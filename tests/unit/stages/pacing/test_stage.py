@@ -233,6 +233,19 @@ async def test_sheddable_attempts_leave_the_turns_to_others() -> None:
     await asyncio.gather(*tasks)
 
 
+@virtual
+async def test_a_hedge_waits_for_no_turn() -> None:
+    world = World(virtual_env(), max_wait="10s", min_rate="10/s")
+    world.answer = lambda: response(429)
+    await world.call(exchange())
+    x = exchange()
+    x.is_hedge = True
+    assert (await world.call(x)).status == 429, "its turn is now"
+    twin = x.fork(1, "hedge")
+    assert (await world.call(twin)).failure is UPSTREAM_OVERLOADED
+    assert (await world.call(exchange())).status == 429
+
+
 async def test_failures_of_the_upstream_do_not_raise_the_rate() -> None:
     for answer, is_raised in (
         (lambda: response(200), True),
@@ -291,6 +304,16 @@ async def test_observe_sends_all_and_counts() -> None:
     assert world.sent == sent + 10
     assert world.env.meter.value(metrics.WOULD_REFUSE, policy="pacing", route="order") >= 9
     assert world.env.meter.value(metrics.PACED) == 0
+
+
+async def test_observe_counts_those_beyond_the_places() -> None:
+    for waiting, expected in ((5, 4), (100, 0)):
+        world = World(mode="observe", max_wait="10s", min_rate="10/s", waiting=waiting)
+        world.answer = lambda: response(429)
+        await world.call(exchange())
+        for _ in range(10):
+            assert (await world.call(exchange())).status == 429
+        assert world.env.meter.value(metrics.WOULD_REFUSE, policy="pacing", route="order") == expected
 
 
 async def test_observe_counts_no_delays() -> None:
