@@ -121,8 +121,8 @@ class PacingStage:
             pace.send(now, 0.0)
             return now
         spec = pacer.spec
-        most: float = spec.max_wait
-        places: float = spec.waiting
+        most = float(spec.max_wait)
+        places = float(spec.waiting)
         if x.is_hedge:  # the first attempt has its turn already
             most = 0.0
         elif x.criticality == SHEDDABLE:  # the turns that are left go to the others

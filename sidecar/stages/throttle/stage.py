@@ -32,13 +32,20 @@ class Throttle:
     def __init__(self, spec: Spec, env: Env, labels: dict[str, str]) -> None:
         self._env = env
         self.refused = env.meter.counter(metrics.THROTTLED, **labels)
-        self.retune(spec)
+        self.spec = spec
+        self._clear()
+
+    def _clear(self) -> None:
+        """Count from 0."""
+        self.attempts = [SlidingCount(self.spec.window) for _ in CRITICALITIES]
+        self.accepts = [SlidingCount(self.spec.window) for _ in CRITICALITIES]
 
     def retune(self, spec: Spec) -> None:
-        """Apply new settings.  The counts begin anew."""
+        """Apply new settings.  The counts stay, unless the window is another one."""
+        is_same = spec.window == self.spec.window
         self.spec = spec
-        self.attempts = [SlidingCount(spec.window) for _ in CRITICALITIES]
-        self.accepts = [SlidingCount(spec.window) for _ in CRITICALITIES]
+        if not is_same:
+            self._clear()
 
     def chance(self, criticality: int, now: float) -> float:
         """Return the probability with which an attempt is refused."""

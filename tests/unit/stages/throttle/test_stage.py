@@ -199,3 +199,7 @@ async def test_counts_survive_a_reload() -> None:
     assert await after.send(200) < 100
     facts = world.stage._throttle.describe()["by_criticality"]["default"]  # type: ignore[attr-defined]
     assert facts["accepts"] < facts["attempts"]
+    state = world.stage._throttle  # type: ignore[attr-defined]
+    for block, stay in (({"mode": "observe", "ratio": 3}, True), ({"window": "1m"}, False)):
+        state.retune(Spec.model_validate(block))
+        assert (state.chance(DEFAULT, world.env.now()) > 0.5) is stay
