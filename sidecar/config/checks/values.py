@@ -214,9 +214,9 @@ def _values(model: Model, node: Node, path: str = "") -> Iterator[tuple[str, tup
 
 @cache
 def kind_of(model: type[Model], name: str) -> str:
-    """Return the kind of a field by its schema: `duration`, `size`, `share`, or empty for any other."""
+    """Return the kind of a field by its schema: `duration`, `size`, `share`, `rate`, or empty for any other."""
     text = repr(_schemas(model.model_fields[name]))
-    kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share"}
+    kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share", "/(s|m|h)": "rate"}
     return next((kind for part, kind in kinds.items() if part in text), "")
 
 
