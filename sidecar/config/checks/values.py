@@ -55,6 +55,7 @@ _MOST: Final = {
     "max_refused": (
         0.999, "leaves about one attempt in a window to find out that the upstream is well; write such as 90%"
     ),
+    "max_wait": (2.0, "is so long that attempts go on at a rate that is no longer wanted; write such as 200ms"),
     "connect_timeout": (60.0, "lets requests wait that long for an endpoint that is down; write such as 1s"),
 }  # fmt: skip
 """Largest usual values with the warning for a larger one, by the path of the key in its section."""

@@ -127,6 +127,7 @@ def test_so_does_one_outside_of_routes(text: str, message: str) -> None:
         ("fault: {reset: {share: 0%}}", "fault.reset.share: resets nothing"),
         ("concurrency: {max: 5, queue_timeout: 1s}", "queue_timeout: has no effect without a queue"),
         ("pacing: {max_wait: 0s, waiting: 5}", "pacing.waiting: has no effect without max_wait"),
+        ("pacing: {max_wait: 5s}", "pacing.max_wait: is so long that attempts go on at a rate that is"),
         ("throttle: {max_refused: 100%}", "max_refused: leaves about one attempt in a window to find out"),
         ("cache: {max_body: 1GiB}", "cache.max_body: is more than the whole cache `default` holds"),
         ("retry: {max_body: 99999GiB}", "retry.max_body: is more than 1 TiB"),
