@@ -98,7 +98,7 @@ class Pacer:
 
 
 class PacingStage:
-    """Pacing of one route.  A ticket is the instant at which the attempt got its turn, which may be later."""
+    """Pacing of one route.  A ticket is the instant at which the attempt was given its turn, now or later."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         env = ctx.env
