@@ -309,15 +309,15 @@ async def test_what_one_route_is_told_slows_all_of_its_upstream_and_no_other(sha
 
 async def test_a_throttle_refuses_a_share_and_critical_requests_last(shared: Sidecar) -> None:
     app = Switch(answering(503))
-    throttle = {"throttle": {"min_calls": 10, "window": "10m", "max_refused": "99%"}}
+    throttle = {"throttle": {"min_calls": 50, "window": "10m", "max_refused": "99%"}}
     async with world(shared, {"app": app}, routes={"app": throttle}) as w:
         for _ in range(100):
             await w.sidecar.fetch("GET", "/app")
         seen = len(w.servers["app"].requests)
-        assert seen < 60
+        assert seen < 70
         app.behave = answering(200)
         answers = [await w.sidecar.fetch("GET", "/app", x_criticality="sheddable") for _ in range(40)]
-        assert sum(answer.status == 503 for answer in answers) > 20, "what is less critical is no better off"
+        assert sum(answer.status == 503 for answer in answers) > 30, "what is less critical is no better off"
         answers = [await w.sidecar.fetch("GET", "/app", x_criticality="critical") for _ in range(20)]
         assert any(answer.status == 503 for answer in answers), "a client that is not trusted cannot raise it"
         assert json.loads(next(a for a in answers if a.status == 503).body)["policy"] == "throttle"

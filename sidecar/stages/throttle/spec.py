@@ -19,7 +19,8 @@ class Spec(Block):
     window: Annotated[Duration, Field(ge=1, le=600)] = 30.0
     """Time in which attempts and accepts are counted."""
     min_calls: Annotated[int, Field(ge=1, le=100_000)] = 20
-    """Attempts of one criticality in the window, below which none is refused."""
+    """Attempts of one criticality in the window, below which it is judged by the next higher one; none is refused
+    without one that has as many."""
     max_refused: Annotated[Share, Field(gt=0)] = 0.9
     """Largest share that is refused; the rest finds out when the upstream accepts again."""
 

@@ -6,7 +6,8 @@ Rules:
    (r - ratio * a) / (r + 1), from 0 to `max_refused` (Site Reliability Engineering, chapter 21).
 2. An attempt that this stage refuses counts as an attempt, so it refuses more while callers keep asking.
 3. Each criticality has counts of its own: sheddable requests that the upstream refuses do not throttle critical ones.
-   The other way round they do: an attempt is refused at least as often as one of a higher criticality.
+   One with fewer attempts than `min_calls` is judged by the next higher one that has as many: rare sheddable requests
+   do not pass where critical ones are refused, and a client gains nothing by calling its requests less critical.
 4. An upstream accepts an attempt unless it fails, answers 503 or UNAVAILABLE, or asks for less load (429,
    RESOURCE_EXHAUSTED).  A client that leaves, and a refusal of a stage further in, count as nothing.
 5. Attempts are counted when they end.  A burst in flight is no sign of refusal.
@@ -49,18 +50,19 @@ class Throttle:
 
     def chance(self, criticality: int, now: float) -> float:
         """Return the probability with which an attempt is refused."""
-        found = 0.0
-        for rank in range(criticality + 1):
-            found = max(found, self.own_chance(rank, now))
-        return found
-
-    def own_chance(self, criticality: int, now: float) -> float:
-        """Return the probability by the counts of one criticality alone."""
-        attempts = self.attempts[criticality].total(now)
-        if attempts < self.spec.min_calls:
+        rank = self.judged_by(criticality, now)
+        if rank < 0:
             return 0.0
-        surplus = attempts - self.spec.ratio * self.accepts[criticality].total(now)
+        attempts = self.attempts[rank].total(now)
+        surplus = attempts - self.spec.ratio * self.accepts[rank].total(now)
         return min(self.spec.max_refused, max(0.0, surplus / (attempts + 1)))
+
+    def judged_by(self, criticality: int, now: float) -> int:
+        """Return the criticality whose counts decide; -1 if none has enough attempts."""
+        for rank in range(criticality, -1, -1):
+            if self.attempts[rank].total(now) >= self.spec.min_calls:
+                return rank
+        return -1
 
     def describe(self) -> dict[str, Any]:
         """Return counts and probabilities by criticality, JSON-ready."""
@@ -103,8 +105,8 @@ class ThrottleStage:
             return None
         throttle.attempts[rank].add(now)
         throttle.refused.value += 1
-        worst = max(range(rank + 1), key=lambda each: throttle.own_chance(each, now))
-        value = round(throttle.attempts[worst].total(now) / max(1, throttle.accepts[worst].total(now)), 3)
+        judge = max(0, throttle.judged_by(rank, now))
+        value = round(throttle.attempts[judge].total(now) / max(1, throttle.accepts[judge].total(now)), 3)
         detail = f"the upstream accepts too little: {chance:.0%} of the attempts of this criticality are refused"
         return failed(UPSTREAM_OVERLOADED, Refusal("throttle", self._where, detail, throttle.spec.ratio, value))
 
