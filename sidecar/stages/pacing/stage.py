@@ -140,11 +140,18 @@ class PacingStage:
             return Wait(self._delay(x, delay, now))
         pacer.refused.value += 1
         rate = pace.limit(now)
-        detail = (
-            f"the upstream `{self._upstream}` has asked for less load: {rate:.3g} attempts per second are sent to it"
-        )
-        refusal = Refusal("pacing", self._where, detail, _rounded(rate), _rounded(pace.measured(now)), delay)
-        return failed(UPSTREAM_OVERLOADED, refusal)
+        detail = f"the upstream `{self._upstream}` has asked for less load, and gets {rate:.3g} attempts per second"
+        limit: float | None = None
+        value: float | None = None
+        if delay > most:
+            detail = f"{detail}; the turn of this one is in {delay:.3g} s, and it may wait for {most:.3g} s"
+            limit, value = most, _rounded(delay)
+        elif waiting >= places:
+            detail = f"{detail}; {waiting} wait already"
+            limit, value = places, float(waiting)
+        else:
+            detail = f"{detail}; the turn of this one is in {delay:.3g} s, after its deadline"
+        return failed(UPSTREAM_OVERLOADED, Refusal("pacing", self._where, detail, limit, value, delay))
 
     async def _delay(self, x: Exchange, seconds: float, ticket: float) -> float:
         """Wait for the turn of an attempt that is already counted; return its ticket."""

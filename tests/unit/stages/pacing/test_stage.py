@@ -143,7 +143,10 @@ async def test_an_attempt_that_would_wait_too_long_is_refused() -> None:
     assert refused.failure is UPSTREAM_OVERLOADED
     assert refused.refusal.policy == "pacing"
     assert refused.refusal.retry_after == pytest.approx(1, abs=0.5)
-    assert "the upstream `app` has asked for less load" in refused.refusal.detail
+    assert "the upstream `app` has asked for less load, and gets 1.4 attempts per second; the turn" in (
+        refused.refusal.detail
+    )
+    assert (refused.refusal.limit, refused.refusal.value) == (0, pytest.approx(refused.refusal.retry_after, rel=0.01))
     assert world.env.meter.value(metrics.PACED, result="refused", route="order") == 1
 
 
@@ -156,6 +159,8 @@ async def test_attempts_wait_for_their_turn_and_no_more_than_may_wait() -> None:
     began = world.env.now()
     found = await asyncio.gather(*(world.call(exchange()) for _ in range(10)))
     assert sorted(each.status for each in found) == [200] * 6 + [503] * 4
+    assert found[-1].refusal.detail.endswith("; 5 wait already")
+    assert (found[-1].refusal.limit, found[-1].refusal.value) == (5, 5)
     assert world.env.now() - began == pytest.approx(0.5, abs=0.01)
     assert world.stage._pacer.waiting == 0
 
@@ -167,7 +172,9 @@ async def test_an_attempt_does_not_wait_beyond_its_deadline() -> None:
     await world.call(exchange())
     await world.call(exchange())
     x = exchange(deadline=world.env.now() + 0.5)
-    assert (await world.call(x)).failure is UPSTREAM_OVERLOADED
+    refused = await world.call(x)
+    assert refused.failure is UPSTREAM_OVERLOADED
+    assert refused.refusal.detail.endswith(", after its deadline")
 
 
 @virtual
