@@ -53,9 +53,25 @@ INDIRECT: Final = {
     metrics.ATTEMPT_DURATION: (
         "upstream", "server.address", "http.request.method", "http.response.status_code", "error.type",
     ),
+    metrics.CALL_DURATION: ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"),
     metrics.CONCURRENCY_ACTIVE: ("route", "upstream"),
     metrics.CONCURRENCY_LIMIT: ("route", "upstream"),
     metrics.QUEUE_LENGTH: ("route", "upstream"),
+    metrics.RATE_LIMITED: ("route", "upstream"),
+    metrics.RATE_LIMIT_KEYS: ("route", "upstream"),
+    metrics.RATE_LIMIT_OVERFLOW: ("route", "upstream"),
+    metrics.RATE_LIMIT_STORELESS: ("route", "upstream"),
+    metrics.QUOTA_EXCEEDED: ("route", "upstream"),
+    metrics.QUOTA_KEYS: ("route", "upstream"),
+    metrics.QUOTA_OVERFLOW: ("route", "upstream"),
+    metrics.QUOTA_STORELESS: ("route", "upstream"),
+    metrics.CACHE_REFRESHES: ("route", "result", "lifetime"),
+    metrics.CACHE_REFRESHED_AGE: ("route", "result", "lifetime"),
+    metrics.MIRRORED: ("route", "upstream", "result"),
+    metrics.THROTTLED: ("route", "upstream"),
+    metrics.PACED: ("route", "upstream"),
+    metrics.PACING_PRESSURE: ("route", "upstream"),
+    metrics.PACING_RATE: ("route", "upstream"),
     metrics.RETRIES: ("route", "reason"),
     metrics.RETRIES_DENIED: ("route", "reason"),
     metrics.REPEATED_REQUESTS: ("route", "by", "result"),
@@ -83,6 +99,8 @@ def instruments() -> dict[str, tuple[str, set[str]]]:
             if called in INSTRUMENTS and first in metrics.METRICS:
                 _, labels = found.setdefault(first, (INSTRUMENTS[called], set(INDIRECT.get(first, ()))))
                 labels |= {keyword.arg for keyword in node.keywords if keyword.arg}
+                if first not in INDIRECT and any(keyword.arg is None for keyword in node.keywords):
+                    raise ValueError(f"{path}:{node.lineno}: gets labels as a mapping; name them in INDIRECT")
     return found
 
 

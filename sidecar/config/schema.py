@@ -25,6 +25,7 @@ from sidecar.config.process_spec import AdminSpec, LimitsSpec, ListenerSpec, Pro
 from sidecar.config.spec import CriticalitySpec, Name, RouteHead, ServiceSpec, UpstreamSpec
 from sidecar.config.validate import takes_off
 from sidecar.core.spec import Model
+from sidecar.core.units import write_quantity
 from sidecar.identity.spec import IdentitySpec
 from sidecar.rollout.spec import CandidateSpec
 from sidecar.stages import STAGES
@@ -34,13 +35,6 @@ from sidecar.upstream.spec import RetryBudgetSpec
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 VARIABLE: Final = r"\$\{"
-QUANTITIES: Final[dict[str, tuple[tuple[str, float], ...]]] = {
-    "ms|s|m|h": (("h", 3600), ("m", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6)),
-    "KiB": (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)),
-    "%": (("%", 0.01),),
-    "/": (("/s", 1),),
-}
-"""Units of each kind of quantity, largest first, by a part of its pattern."""
 
 
 def text() -> str:
@@ -121,22 +115,9 @@ def _tidy(member: dict[str, Any], *, takes_off: bool) -> None:
     for kind in (member, *kinds):
         pattern: str = kind.get("pattern", "")
         if pattern and isinstance(default, int | float):
-            member["default"] = _written(default, pattern)
+            member["default"] = OFF if isinf(default) else write_quantity(default, pattern)
         if pattern and VARIABLE not in pattern:
             kind["pattern"] = f"{pattern}|{VARIABLE}"
-
-
-def _written(value: float, pattern: str) -> str:
-    """Return a quantity in the notation of policy files, such as `3s`; `pattern` tells its kind."""
-    if isinf(value):
-        return OFF
-    if pattern.endswith("/s$"):  # a rate of bytes
-        return _written(value, pattern.removesuffix("/s$")) + "/s"
-    units = next(units for mark, units in QUANTITIES.items() if mark in pattern)
-    unit, size = next((unit for unit in units if value >= unit[1] and value % unit[1] == 0), units[-1])
-    if value % size:  # no whole number of any unit: the largest that gives one or more
-        unit, size = next((unit for unit in units if value >= unit[1]), units[-1])
-    return f"{value / size:g}{unit}"
 
 
 def _require_nothing(name: str, definitions: dict[str, Any], seen: set[str]) -> None:

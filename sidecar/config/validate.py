@@ -18,7 +18,7 @@ from sidecar.config.pydantic_errors import LocatedError, key_of, located, models
 from sidecar.config.report import Report, suggest
 from sidecar.config.scalars import resolve
 from sidecar.core.spec import Block
-from sidecar.core.units import NEGATIONS
+from sidecar.core.units import NEGATIONS, write_quantity
 from sidecar.stages import BY_NAME
 
 M = TypeVar("M", bound=BaseModel)
@@ -275,13 +275,25 @@ def _bare_message(error: LocatedError) -> str:
         return error.message[:1].lower() + error.message[1:]
     if error.node.value is None:
         return EMPTY
-    message = template.format(**error.context)
+    message = template.format(**error.context | _bounds(error))
     if error.kind in MAPPINGS:
         shape = _mapping_remedy(error)
         if shape.startswith(", such as ["):  # the block is usually written as its only list
             message = "must be a list, or a mapping of keys and values"
         return message + shape
     return message + _unquoting_remedy(error)
+
+
+def _bounds(error: LocatedError) -> dict[str, Any]:
+    """Return the bounds that an error names, in the notation of policy files."""
+    models, key = error.owner
+    bounds = {name: value for name, value in error.context.items() if name in ("ge", "gt", "le", "lt")}
+    for model in models if bounds else ():
+        for name, field in model.model_fields.items():
+            for extra in field.metadata if key_of(name, field) == key else ():
+                if isinstance(extra, WithJsonSchema) and (pattern := (extra.json_schema or {}).get("pattern")):
+                    return {name: write_quantity(value, pattern) for name, value in bounds.items()}
+    return {name: int(value) if value % 1 == 0 else value for name, value in bounds.items()}
 
 
 def _unquoting_remedy(error: LocatedError) -> str:

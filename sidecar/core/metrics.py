@@ -217,7 +217,9 @@ PACED: Final = metric(
 )
 PACING_PRESSURE: Final = metric("sidecar.pacing.pressure", "{answer}", "Answers that asked for less load.")
 PACING_RATE: Final = metric(
-    "sidecar.pacing.rate", "{attempt}/s", "Attempts per second that pacing sends; infinite without a limit."
+    "sidecar.pacing.rate",
+    "{attempt}/s",
+    "Attempts per second that pacing sends at most, or would under `mode: observe`; 0 without a limit.",
 )
 STORE_CALLS: Final = metric("sidecar.store.calls", "{call}", "Calls of a store that several processes share.")
 STORE_ERRORS: Final = metric("sidecar.store.errors", "{error}", "Calls of a store that failed.")

@@ -99,6 +99,9 @@ PROTOCOL: Final = Failure(
 )
 BREAKER_OPEN: Final = Failure("breaker_open", 503, "gateway", False, "The circuit breaker is open")
 OVERLOADED: Final = Failure("overloaded", 503, "gateway", False, "Too many requests are in flight")
+UPSTREAM_OVERLOADED: Final = Failure(
+    "overloaded", 503, "gateway", False, "The upstream accepts fewer requests at present"
+)
 RATE_LIMITED: Final = Failure(
     "rate_limited", 429, "gateway", False, "Too many requests in this time", RESOURCE_EXHAUSTED_STATUS
 )
@@ -161,7 +164,7 @@ FAILURES: Final = {
     )
 }  # fmt: skip
 """Failures by code.  `DEADLINE`, `ENDPOINT_LEFT`, `LOOKUP_TIMEOUT`, `SHORT_DEADLINE`, `SLOW_READER`,
-`STALE_CONNECTION` and `UNFIT_REQUEST` are not listed, because each shares the code of another."""
+`STALE_CONNECTION`, `UNFIT_REQUEST` and `UPSTREAM_OVERLOADED` are not listed: each shares the code of another."""
 
 
 class Refusal(NamedTuple):

@@ -25,6 +25,14 @@ NEGATIONS: Final = ("off", "no", "none", "false", "never", False)
 PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 """Number of seconds in each unit of a rate."""
 
+NOTATIONS: Final[dict[str, tuple[tuple[str, float], ...]]] = {
+    "ms|s|m|h": (("h", 3600), ("m", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6)),
+    "KiB": (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)),
+    "%": (("%", 0.01),),
+    "/": (("/s", 1),),
+}
+"""Units of each kind of quantity, largest first, by a part of the pattern of its JSON Schema."""
+
 
 def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> Callable[[Any], float]:
     """Return a parser of quantities, which raises `ValueError` with the remedy."""
@@ -38,6 +46,20 @@ def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> 
         return float(match[1]) * float(units[match[2]])
 
     return parse
+
+
+def write_quantity(value: float, pattern: str) -> str:
+    """Return a quantity in the notation of policy files, such as `3s`.
+
+    `pattern` is that of its JSON Schema, which tells its kind.
+    """
+    if pattern.endswith("/s$"):  # a rate of bytes
+        return write_quantity(value, pattern.removesuffix("/s$")) + "/s"
+    units = next(units for mark, units in NOTATIONS.items() if mark in pattern)
+    unit, size = next((unit for unit in units if value >= unit[1] and value % unit[1] == 0), units[-1])
+    if value % size:  # no whole number of any unit: the largest that gives one or more
+        unit, size = next((unit for unit in units if value >= unit[1]), units[-1])
+    return f"{value / size:g}{unit}"
 
 
 parse_duration = _parser("duration", SECONDS, "250ms, 2s, 5m or 1h")

@@ -273,7 +273,7 @@ def flatten(model: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _kind(model: type[Model], name: str) -> str:
-    """Return the kind of a field: `duration`, `size`, `share`, or empty for any other."""
+    """Return the kind of a field: `duration`, `size`, `share`, `rate`, or empty for any other."""
     return kind_of(model, name)
 
 
@@ -290,6 +290,8 @@ def _text(found: Any, kind: str) -> str:
             return seconds(found)
         if kind == "share":
             return percent(found)
+        if kind == "rate":
+            return f"{number(found)}/s"
         if kind == "size":
             return f"{found // 2**20}MiB" if found % 2**20 == 0 and found else f"{found} bytes"
         return number(found) if isinstance(found, float) and not isinf(found) else str(found)

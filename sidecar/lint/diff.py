@@ -22,9 +22,10 @@ from sidecar.lint.run import Finding, find
 
 MOST: Final = 100
 """Most sentences of one reload."""
-PROTECTIONS: Final = frozenset(
-    ("timeout", "circuit_breaker", "concurrency", "rate_limit", "fallback", "authenticate", "authorize", "throttle")
-)
+PROTECTIONS: Final = frozenset((
+    "timeout", "circuit_breaker", "concurrency", "rate_limit", "quota", "fallback", "authenticate", "authorize",
+    "throttle", "pacing",
+))  # fmt: skip
 """Blocks whose removal is a risk."""
 
 DETAILS: Final = {

@@ -266,8 +266,8 @@ class EjectionSpec(Block):
     """Least number of endpoints that stay up: no ejection leaves fewer.  This is a number and not a share, because a
     share ejects nothing among few endpoints (Envoy's `max_ejection_percent`)."""
     on: ConditionList = ("connect_failure", "reset", "timeout", "5xx")
-    """Conditions that count as a fault.  429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After never count: the
-    endpoint is overloaded, not broken."""
+    """Conditions that count as a fault.  429, 503 with Retry-After, and of gRPC RESOURCE_EXHAUSTED, and UNAVAILABLE
+    with a time in `grpc-retry-pushback-ms` never count: the endpoint is overloaded, not broken."""
 
     @model_validator(mode="after")
     def _is_ordered(self) -> EjectionSpec:

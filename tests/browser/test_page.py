@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, expect
@@ -298,6 +299,34 @@ async def test_fallbacks_dead_endpoints_and_waiting_breakers_are_seen(scene: Sce
     await expect(page.locator("#endpoints tbody tr", has_text="9000")).to_contain_text("2 of 100, 15 of 200 streams")
     await expect(page.locator("#routes tbody tr", has_text="order").first.locator("td").nth(5)).to_contain_text("%")
     await expect(page.locator(".breaker", has_text="route:order")).to_contain_text("had opened because: 5 in a row")
+    assert window.noise == []
+
+
+async def test_what_an_upstream_asks_for_is_seen(scene: Scene, window: Window) -> None:
+    def ranks(**refused: float) -> dict[str, Any]:
+        return {name: {"attempts": 100, "accepts": 20, "refusal_probability": share} for name, share in refused.items()}
+
+    few = ranks(critical=0.0, default=0.2, sheddable=0.9)
+    none = {"sheddable": {"attempts": 0, "accepts": 0, "refusal_probability": 0.5}}
+    scene.states |= {
+        ("throttle", "route", "order"): Thing(mode="enforce", refused=7, by_criticality=few),
+        ("throttle", "route", "offer"): Thing(mode="observe", refused=0, by_criticality=ranks(default=0.5) | none),
+        ("pacing", "upstream", "orders"): Thing(mode="enforce", rate=70.0),
+        ("pacing", "route", "offer"): Thing(mode="observe", rate=0.025),
+        ("pacing", "route", "order"): Thing(mode="enforce", rate=None),
+    }
+    page = await window.open(scene.url)
+    await expect(page.locator("#problems li")).to_have_count(4)
+    everything = await text(page, "#problems")
+    for words in (
+        "Throttle route:order: the upstream accepts too few attempts, 20 % of the default ones, 90 % of the sheddable "
+        "ones are refused",
+        "Throttle route:offer: the upstream accepts too few attempts, 50 % of the default ones would be refused "
+        "(mode: observe)",
+        "Pacing upstream:orders: the upstream has asked for less, 70 per second are sent at most",
+        "Pacing route:offer: the upstream has asked for less, 1.5 per minute would be sent at most (mode: observe)",
+    ):
+        assert words in everything, everything
     assert window.noise == []
 
 

@@ -36,6 +36,7 @@ async def w(shared: Sidecar) -> AsyncIterator[World]:
         upstreams = {
             "app": {"endpoints": [server.url], "protocol": "http2"},
             "nobody": {"endpoints": ["http://127.0.0.1:9"], "protocol": "http2"},
+            "paced": {"endpoints": [server.url], "protocol": "http2", "pacing": {"max_wait": "10s"}},
         }
         calls = {"match": {"path_prefix": "/shop.Echo"}, "upstream": "app"}
         policy = policies(
@@ -82,6 +83,12 @@ async def w(shared: Sidecar) -> AsyncIterator[World]:
                     "match": {"path": "/shop.Counted/Unary"},
                     "upstream": "app",
                     "quota": [{"name": "month", "max": 1, "per": "month", "key": "header.x-tenant"}],
+                },
+                {
+                    "name": "paced",
+                    "match": {"path": "/shop.Echo/Status", "headers": {"x-tenant": "paced"}},
+                    "upstream": "paced",
+                    "timeout": {"request": "20s"},
                 },
                 {"name": "nobody", "match": {"path_prefix": "/shop.Nobody"}, "upstream": "nobody"},
             ],
@@ -293,3 +300,22 @@ async def test_a_call_over_a_limit_is_resource_exhausted(w: World, service: str,
     assert int(fields["grpc-retry-pushback-ms"]) > 1000
     other = await failure(w, "Unary", service=service, metadata=(("x-tenant", "b"),))
     assert other.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_statuses_that_ask_for_less_slow_an_upstream_down(w: World) -> None:
+    """RESOURCE_EXHAUSTED, also in late trailers, and UNAVAILABLE with a time until the next try; no other status."""
+    pushback = {"grpc-retry-pushback-ms": "50"}
+    for wanted, expected in (
+        ({"code": 14}, 0),
+        ({"code": 13, "trailers": pushback}, 0),
+        ({"code": 8}, 1),
+        ({"code": 8, "early": "yes"}, 2),
+        ({"code": 14, "trailers": pushback}, 3),
+        ({"code": 14, "early": "yes", "trailers": pushback}, 4),
+        ({"code": 14, "trailers": {"grpc-retry-pushback-ms": "-1"}}, 4),
+    ):
+        error = await failure(w, "Status", wanted, metadata=(("x-tenant", "paced"),))
+        assert error.code().value[0] == wanted["code"], error
+        paced = (await w.sidecar.state())["state"]["pacing"]["upstream:paced"]
+        assert paced["asked_for_less"] == expected, wanted
+        assert (paced["rate"] is None) == (expected == 0)

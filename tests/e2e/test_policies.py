@@ -20,7 +20,7 @@ from chaos.parts.http import Message
 from chaos.parts.servers import Behaviour, Connection, Server, after, answering, echoing, sequence, silent
 from tests.e2e.crowd import until
 from tests.e2e.world import World, world
-from tests.support.process import Sidecar
+from tests.support.process import Sidecar, policies
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -258,6 +258,71 @@ async def test_injected_faults_are_like_real_ones(shared: Sidecar) -> None:
         statuses = Counter([(await w.sidecar.fetch("GET", "/some")).status for _ in range(60)])
         assert set(statuses) == {200, 503}
         assert [len(w.servers[name].requests) for name in ("late", "bad", "gone")] == [0, 0, 0]
+
+
+# ----- limits that answers set
+
+
+async def test_what_one_route_is_told_slows_all_of_its_upstream_and_no_other(shared: Sidecar) -> None:
+    """The rate is one in an hour: one attempt has its turn at once, and the next an hour later."""
+    told = answering(429, b"slower", [("ratelimit", '"minute";r=9;t=60'), ("ratelimit", '"day";t=3600;r=0')])
+    async with Server(told) as app, Server(answering(429)) as other:
+        pacing = {"ahead": True, "min_rate": "1/h", "max_wait": "10m", "max_hold": "1h"}
+        strict = {"circuit_breaker": {"consecutive_failures": 1}, "ejection": {"consecutive_failures": 1}}
+        upstreams = {
+            "app": {"endpoints": [app.url], "pacing": pacing, **strict},
+            "other": {"endpoints": [other.url]},
+        }
+        routes: list[dict[str, Any]] = [
+            {"name": "a", "match": {"path": "/a"}, "upstream": "app"},
+            {"name": "b", "match": {"path": "/b"}, "upstream": "app", "retry": {"on": [429, 503]}},
+            {"name": "c", "match": {"path": "/c"}, "upstream": "other", "pacing": {"mode": "observe"}},
+        ]
+        policy = policies(upstreams=upstreams, routes=routes)
+        async with shared.under(policy) as sidecar:
+            assert [(await sidecar.fetch("GET", "/a")).status for _ in range(2)] == [429, 429]
+            for target in ("/a", "/b"):
+                answer = await sidecar.fetch("GET", target)
+                assert (answer.status, answer.get("x-sidecar-reason")) == (503, "overloaded")
+                assert 3500 < int(answer.get("retry-after") or "") <= 3600
+                problem = json.loads(answer.body)
+                assert (problem["policy"], problem["title"]) == (
+                    "pacing",
+                    "The upstream accepts fewer requests at present",
+                )
+            assert {(await sidecar.fetch("GET", "/c")).status for _ in range(5)} == {429}, "another upstream"
+            assert len(app.requests) == 2
+            state = (await sidecar.state())["state"]
+            assert state["pacing"]["upstream:app"] | {"sent_per_second": 0} == {
+                "mode": "enforce", "rate": 0.0002778, "sent_per_second": 0, "waiting": 0, "delayed": 0, "refused": 2,
+                "asked_for_less": 2,
+            }  # fmt: skip
+            assert state["breaker"]["upstream:app"]["state"] == "closed", "pressure is no failure"
+            assert {each["state"] for each in state["endpoints"]["app"]["endpoints"]} == {"up"}
+            upstreams["app"]["pacing"] = {**pacing, "mode": "observe"}
+            sidecar.write(policies(upstreams=upstreams, routes=routes))
+            assert (await sidecar.ask("/reload", "POST")).status == 200
+            assert (await sidecar.fetch("GET", "/a")).status == 429
+            await is_observed(sidecar, "pacing")
+            assert (await sidecar.state())["state"]["pacing"]["upstream:app"]["asked_for_less"] == 3
+
+
+async def test_a_throttle_refuses_a_share_and_critical_requests_last(shared: Sidecar) -> None:
+    app = Switch(answering(503))
+    throttle = {"throttle": {"min_calls": 50, "window": "10m", "max_refused": "99%"}}
+    async with world(shared, {"app": app}, routes={"app": throttle}) as w:
+        for _ in range(100):
+            await w.sidecar.fetch("GET", "/app")
+        seen = len(w.servers["app"].requests)
+        assert seen < 70
+        app.behave = answering(200)
+        answers = [await w.sidecar.fetch("GET", "/app", x_criticality="sheddable") for _ in range(40)]
+        assert sum(answer.status == 503 for answer in answers) > 30, "what is less critical is no better off"
+        answers = [await w.sidecar.fetch("GET", "/app", x_criticality="critical") for _ in range(20)]
+        assert any(answer.status == 503 for answer in answers), "a client that is not trusted cannot raise it"
+        assert json.loads(next(a for a in answers if a.status == 503).body)["policy"] == "throttle"
+        counts = (await w.sidecar.state())["state"]["throttle"]["route:app"]["by_criticality"]
+        assert counts["critical"]["attempts"] == 0
 
 
 # ----- mode: observe

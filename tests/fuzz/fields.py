@@ -24,6 +24,8 @@ with instrumented():
     from sidecar.cache.rfc.freshness import FreshnessRules, RequestFacts, assess
     from sidecar.core.http1 import FIELDS
     from sidecar.core.message import http_date, retry_after, tokens
+    from sidecar.core.outcome import Outcome
+    from sidecar.stages.pacing.fields import read_allowances
 
 WALL = 1_750_000_000.0
 NOW = 1000.0
@@ -55,6 +57,9 @@ def check_value(value: bytes) -> None:
     if (targeted := parse_targeted((value,))) is not None:
         check_directives(targeted)
     structured.parse_dictionary(value)
+    for remaining, seconds in read_allowances(Outcome(200, [(b"ratelimit", value)])):
+        assert 0 <= remaining < 1e15
+        assert 0 <= seconds < 1e15
     for start, end in ranges.parse_ranges(value, 1000) or ():
         assert 0 <= start < end <= 1000
     assert len(ranges.parse_ranges(value, 1000) or ()) <= ranges.MAX_RANGES

@@ -18,9 +18,11 @@ from sidecar.core import http1, uri
 from sidecar.core.exchange import Exchange
 from sidecar.core.http1 import LONG_HEAD, MAX_FIELDS, MAX_MEMBERS, MAX_SEGMENTS
 from sidecar.core.message import tokens
+from sidecar.core.outcome import Outcome
 from sidecar.core.template import Template
 from sidecar.downstream.listener import Limits
 from sidecar.downstream.request_head import Peer, read_ordinary, read_request, remove_dot_segments, split_request
+from sidecar.stages.pacing.fields import read_allowances
 from sidecar.telemetry.tracing.w3c import parse_tracestate
 from sidecar.transform import coding, cookies
 from sidecar.transform.query import QueryEdit
@@ -144,6 +146,8 @@ READERS: dict[str, Callable[[], Any]] = {
     "fields named in Cache-Control": lambda: directives.parse([b'no-cache="' + b"a," * MEMBERS + b'a"']),
     "CDN-Cache-Control": lambda: structured.parse_dictionary(b"a," * MAX_MEMBERS + b"a"),
     "parameters of a member": lambda: structured.parse_dictionary(b"a" + b";a" * MAX_MEMBERS),
+    "RateLimit": lambda: read_allowances(Outcome(200, [(b"ratelimit", b'"a";r=0;t=1' + b";a" * MAX_MEMBERS)])),
+    "members of a list": lambda: structured.parse_list(b"a," * MAX_MEMBERS + b"a"),
     "entity tags": lambda: etag.tags_of(b'"",' * MEMBERS),
     "Vary": lambda: vary.field_names([b"a," * MAX_MEMBERS]),
     "Accept-Encoding": lambda: coding.acceptable(b"a," * MEMBERS),

@@ -1,7 +1,7 @@
 // Summary of all problems as sentences, worst first, at the top of the page.
 
 import { $, keyed, make, setAttribute, setText } from "./dom.js";
-import { clock, duration, number, percent, plural } from "./words.js";
+import { clock, duration, number, often, percent, plural } from "./words.js";
 
 const MANY_ERRORS = 0.05;
 const ENOUGH_CALLS = 20;
@@ -60,11 +60,14 @@ export function problems({ parts, history, now }) {
     if (quota.keys >= quota.max_keys) say("warn", "refusals", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, throttle] of entries(parts["state.throttle"])) {
-    const most = Math.max(...Object.values(throttle.by_criticality).map((each) => each.refusal_probability));
-    if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts are refused`);
+    const refused = entries(throttle.by_criticality).filter(([, each]) => each.attempts && each.refusal_probability > 0);
+    const shares = refused.map(([rank, each]) => `${percent(each.refusal_probability)} of the ${rank} ones`).join(", ");
+    const verb = throttle.mode === "observe" ? "would be refused (mode: observe)" : "are refused";
+    if (shares) say("warn", "refusals", `Throttle ${name}: the upstream accepts too few attempts, ${shares} ${verb}`);
   }
   for (const [name, pacing] of entries(parts["state.pacing"])) {
-    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${number(pacing.rate)} attempts per second are sent`);
+    const verb = pacing.mode === "observe" ? "would be sent at most (mode: observe)" : "are sent at most";
+    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${often(pacing.rate)} ${verb}`);
   }
   for (const [name, store] of entries(parts["state.store"])) {
     if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);

@@ -5,6 +5,12 @@ export const number = (value, digits = 0) =>
 
 export const rate = (value) => (value == null ? "–" : value >= 100 ? number(value) : number(value, 1));
 
+/** Words for a rate in 1/s that may be far below one. */
+export function often(value) {
+  const [unit, seconds] = [["second", 1], ["minute", 60], ["hour", 3600]].find(([, each]) => value * each >= 1) ?? ["day", 86400];
+  return `${rate(value * seconds)} per ${unit}`;
+}
+
 export const percent = (share) =>
   share == null || Number.isNaN(share) ? "–" : share > 0 && share < 0.0005 ? "<0.1 %" : `${number(share * 100, 1)} %`;
 

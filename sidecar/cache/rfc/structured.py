@@ -1,7 +1,7 @@
-"""Dictionaries of Structured Fields (RFC 9651), read strictly: one error makes the whole field invalid.
+"""Dictionaries and lists of Structured Fields (RFC 9651), read strictly: one error makes the whole field invalid.
 
-Only the parts that targeted cache control (RFC 9213) needs are returned: members with type and text.  Parameters are
-checked and dropped.
+Members are returned with type and text, those of an inner list are checked and dropped.  So are the parameters of a
+dictionary, which targeted cache control (RFC 9213) has no use for.
 """
 
 from __future__ import annotations
@@ -37,6 +37,27 @@ def parse_dictionary(text: bytes) -> dict[bytes, Member] | None:
         return None
 
 
+def parse_list(text: bytes) -> list[tuple[Member, dict[bytes, Member]]] | None:
+    """Return the members of a list, each with its parameters (RFC 9651 4.2.1); None if the field is malformed."""
+    try:
+        return _list(text)
+    except ValueError:
+        return None
+
+
+def _list(text: bytes) -> list[tuple[Member, dict[bytes, Member]]]:
+    members: list[tuple[Member, dict[bytes, Member]]] = []
+    text = text.strip(b" ")
+    at = 0
+    while at < len(text):
+        parameters: dict[bytes, Member] = {}
+        member, at = _member(text, at)
+        at = _parameters(text, at, parameters)
+        members.append((member, parameters))
+        at = _next(text, at)
+    return members
+
+
 def _dictionary(text: bytes) -> dict[bytes, Member]:
     members: dict[bytes, Member] = {}
     text = text.strip(b" ")
@@ -47,15 +68,21 @@ def _dictionary(text: bytes) -> dict[bytes, Member]:
             members[name], at = _member(text, at + 1)
         else:
             members[name] = TRUE
-        at = _ows(text, _parameters(text, at))
-        if at == len(text):
-            return members
-        if text[at : at + 1] != b",":
-            raise ValueError
-        at = _ows(text, at + 1)
-        if at == len(text):  # a trailing comma
-            raise ValueError
+        at = _next(text, _parameters(text, at))
     return members
+
+
+def _next(text: bytes, at: int) -> int:
+    """Return the start of the next member, or the end of the text."""
+    at = _ows(text, at)
+    if at == len(text):
+        return at
+    if text[at : at + 1] != b",":
+        raise ValueError
+    at = _ows(text, at + 1)
+    if at == len(text):  # a trailing comma
+        raise ValueError
+    return at
 
 
 def _key(text: bytes, at: int) -> tuple[bytes, int]:
@@ -86,11 +113,15 @@ def _member(text: bytes, at: int) -> tuple[Member, int]:
     return ("list", b""), at + 1
 
 
-def _parameters(text: bytes, at: int) -> int:
+def _parameters(text: bytes, at: int, found: dict[bytes, Member] | None = None) -> int:
+    """Return the end of the parameters, the last of each name added to `found`."""
     while text[at : at + 1] == b";":
-        _, at = _key(text, _space(text, at + 1))
+        name, at = _key(text, _space(text, at + 1))
+        value = TRUE
         if text[at : at + 1] == b"=":
-            _, at = _item(text, at + 1)
+            value, at = _item(text, at + 1)
+        if found is not None:
+            found[name] = value
     return at
 
 

@@ -52,6 +52,10 @@ _MOST: Final = {
     ),
     "slow_clients.buffer": (2.0**28, "is the memory that each slow client may take; write such as 256KiB"),
     "header_timeout": (600.0, "lets clients hold connections with an incomplete request; write such as 10s"),
+    "max_refused": (
+        0.999, "leaves about one attempt in a window to find out that the upstream is well; write such as 90%"
+    ),
+    "max_wait": (2.0, "is so long that attempts go on at a rate that is no longer wanted; write such as 200ms"),
     "connect_timeout": (60.0, "lets requests wait that long for an endpoint that is down; write such as 1s"),
 }  # fmt: skip
 """Largest usual values with the warning for a larger one, by the path of the key in its section."""
@@ -110,7 +114,7 @@ class Values:
     # ----- values beside each other
 
     def _check_contradictions(self, key: str, block: Any, node: Node) -> None:
-        """Warn of values in a `retry` or `concurrency` block that contradict each other."""
+        """Warn of values in a block that contradict each other."""
         warn = self._report.warn
         if key == "retry":
             backoff = block.backoff
@@ -123,6 +127,11 @@ class Values:
                 warn(node.nearest("backoff", "base"), message)
             if block.max_attempts == 1 and node.find(("max_attempts",)) is not None:
                 warn(node.nearest("max_attempts"), "never retries, since the first try counts; write 2 or more")
+        elif key == "pacing" and block.max_wait == 0 and node.find(("waiting",)) is not None:
+            warn(
+                node.nearest("waiting"),
+                "has no effect without max_wait; write such as max_wait: 100ms",
+            )
         elif key == "concurrency" and block.queue == 0 and node.find(("queue_timeout",)) is not None:
             warn(node.nearest("queue_timeout"), "has no effect without a queue; write such as queue: 100")
 
@@ -206,9 +215,9 @@ def _values(model: Model, node: Node, path: str = "") -> Iterator[tuple[str, tup
 
 @cache
 def kind_of(model: type[Model], name: str) -> str:
-    """Return the kind of a field by its schema: `duration`, `size`, `share`, or empty for any other."""
+    """Return the kind of a field by its schema: `duration`, `size`, `share`, `rate`, or empty for any other."""
     text = repr(_schemas(model.model_fields[name]))
-    kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share"}
+    kinds = {"(us|ms|s|m|h)": "duration", "KiB": "size", "?%": "share", "/(s|m|h)": "rate"}
     return next((kind for part, kind in kinds.items() if part in text), "")
 
 

@@ -289,7 +289,7 @@ def one_for_all(route: RouteFacts) -> Iterator[Hit]:
         "R050",
         "A throttle whose window is shorter than its calls",
         "warning",
-        "Calls count when they are sent and accepts when they end: while calls are slow the ratio is wrong by chance.",
+        "Calls count when they end, but refused ones at once: a few refusals outweigh all accepts that are under way.",
         "zeromicro/go-zero#5011; SRE book ch. 21: two minutes",
         "routes: [{name: order, upstream: app, timeout: {request: 20s}, throttle: {window: 5s}}]",
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, throttle: {window: 30s}}]",

@@ -477,12 +477,12 @@ def unreachable_quota(route: RouteFacts) -> Iterator[Hit]:
                 break
 
 
-@upstream_rule(
+@route_rule(
     RuleText(
         "R077",
         "A wait for pacing that takes the whole request",
         "warning",
-        "An attempt that has waited that long is sent for a caller who has left.",
+        "An attempt that has waited that long is sent when no time is left for its answer.",
         "SRE book ch. 22; RFC 9110 10.2.3 (Retry-After)",
         'upstreams: {app: {endpoints: ["http://a:80"], pacing: {max_wait: 3s}}}\n'
         "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
@@ -490,10 +490,17 @@ def unreachable_quota(route: RouteFacts) -> Iterator[Hit]:
         "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
     )
 )
-def long_pacing(upstream: UpstreamFacts) -> Iterator[Hit]:
-    pacing = upstream.spec.pacing
-    shortest = min(upstream.routes, key=lambda route: route.request, default=None)
-    if pacing is not None and shortest is not None and pacing.max_wait >= shortest.request:
+def long_pacing(route: RouteFacts) -> Iterator[Hit]:
+    own, upstream = route.blocks.get("pacing"), route.first_of
+    if own is not None and own.max_wait >= route.request:
+        yield Hit(
+            route.at("pacing", "max_wait"),
+            f"is not shorter than {route.whole} (timeout.request), so that who waits gets no answer; shorten it",
+        )
+    if upstream is None or upstream.spec.pacing is None:
+        return
+    shortest = min(upstream.routes, key=lambda each: each.request)
+    if upstream.spec.pacing.max_wait >= shortest.request:
         yield Hit(
             upstream.at("pacing", "max_wait"),
             f"is not shorter than {shortest.whole} (timeout.request of {shortest.name}), so that who waits gets no "

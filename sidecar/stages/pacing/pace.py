@@ -4,12 +4,12 @@ Rules:
 
 1. There is no limit until an answer asks for less.  The rate is then `decrease` times the one at which attempts were
    sent, and never below `min_rate`.
-2. Of all attempts in flight at that moment, one answer counts: only an attempt that was sent at the lower rate says
-   that it is still too high (the fast recovery of TCP, RFC 6582).
+2. Of all attempts in flight at that moment, and of those that waited for their turn, one answer counts: only an
+   attempt that got its turn at the lower rate says that it is still too high (the fast recovery of TCP, RFC 6582).
 3. The rate rises as in CUBIC (RFC 9438 4.2, and the adaptive retry mode of the AWS SDKs): fast, then slowly around the
-   rate that was too high, then fast again; by accepted attempts only, and to twice what is sent at most.
+   rate that was too high, then fast again; by accepted attempts only, and no further than twice what is sent.
 4. While the upstream has asked to wait (`hold`), the rate does not rise.
-5. After `FORGET` seconds in which no answer has asked, the limit ends.
+5. After `FORGET` seconds in which no answer has asked, there is no limit, whether attempts were sent or not.
 
 No I/O and no clock: the caller passes the instant.
 """
@@ -63,21 +63,24 @@ class Pace:
         """Attempts in this period."""
         self._smoothed = 0.0
         """Attempts per second before this period."""
-        self.retune(decrease, min_rate, max_hold, max_wait)
+        self.retune(decrease, min_rate, max_hold, max_wait, -NEVER)
 
-    def retune(self, decrease: float, min_rate: float, max_hold: float, max_wait: float) -> None:
-        """Apply other settings; the rate stays."""
+    def retune(self, decrease: float, min_rate: float, max_hold: float, max_wait: float, now: float) -> None:
+        """Apply other settings; the rate stays, and what holds now holds for `max_hold` at most."""
         self.decrease = decrease
         self.min_rate = min_rate
         self.max_hold = max_hold
-        self._furthest = max_wait + 1.0 / min_rate
+        self._furthest = max_wait + max(BURST, 1.0 / min_rate)
         self.rate = max(self.rate, min_rate)
+        self._held_until = min(self._held_until, now + max_hold)
+        self._ahead_until = min(self._ahead_until, now + max_hold)
 
     def limit(self, now: float) -> float:
         """Return the attempts per second that may be sent; infinite without a limit."""
+        rate = NEVER if self._is_over(now) else self.rate
         if now >= self._ahead_until:
-            return self.rate
-        return min(self.rate, self._ahead)
+            return rate
+        return min(rate, self._ahead)
 
     def delay(self, now: float) -> float:
         """Return the seconds until the next attempt may be sent; 0 or less if it may be sent now."""
@@ -108,9 +111,10 @@ class Pace:
         return max(self._smoothed, self._count / TICK)
 
     def press(self, sent_at: float, now: float, hold: float) -> bool:
-        """Take an answer that asks for less, to an attempt sent at an instant; return True if a limit begins.
+        """Take an answer that asks for less, and return True if a limit begins.
 
-        `hold` is the time in seconds for which the upstream has asked to wait; 0 without one.
+        `sent_at` is the instant at which the attempt got its turn, which may be before it was sent.  `hold` is the time
+        in seconds for which the upstream has asked to wait; 0 without one.
         """
         self._pressed_at = now
         self._held_until = max(self._held_until, now + min(hold, self.max_hold))
@@ -123,18 +127,25 @@ class Pace:
         self._decreased_at = now
         return begins
 
-    def accept(self, now: float) -> bool:
-        """Take an answer that does not ask for less; return True if the limit ends."""
+    def accept(self, now: float) -> None:
+        """Take an answer of an upstream that accepts the attempt."""
         if self.rate == NEVER or now < self._held_until:
-            return False
-        if now - max(self._pressed_at, self._held_until) >= FORGET:
-            self.rate = NEVER
-            return True
+            return
         since = now - max(self._decreased_at, self._held_until)
         turn: float = (self._peak * (1.0 - self.decrease) / SCALE) ** (1.0 / 3.0)
         risen = SCALE * (since - turn) ** 3 + self._peak
         self.rate = max(self.rate, min(risen, 2.0 * self.measured(now)))
-        return False
+
+    def lapse(self, now: float) -> bool:
+        """End the limit if no answer has asked for less for long; return True if it ends."""
+        if self.rate == NEVER or not self._is_over(now):
+            return False
+        self.rate = NEVER
+        return True
+
+    def _is_over(self, now: float) -> bool:
+        """True if no answer has asked for less for long."""
+        return now - max(self._pressed_at, self._held_until) >= FORGET
 
     def allow_ahead(self, remaining: float, seconds: float, now: float) -> None:
         """Send no faster than the attempts that remain until a reset in so many seconds."""

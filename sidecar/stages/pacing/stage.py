@@ -2,35 +2,41 @@
 
 Rules:
 
-1. Answers that ask for less are signs of pressure (`sidecar.upstream.balancing.pressure`): 429, 503 with Retry-After,
-   and RESOURCE_EXHAUSTED of gRPC.  They lower the rate (`pace`) for all attempts that share the block.
-2. An attempt waits for its turn for `max_wait` at most, within its deadline, and with `waiting` others at most.  Else
-   it is refused at once; nothing is queued beyond that.  A client that leaves while it waits has used its turn.
-3. A failure of the upstream, and a refusal of a stage further in, neither lower nor raise the rate.
+1. Answers that ask for less are signs of pressure (`sidecar.upstream.balancing.pressure`), such as 429.  They lower
+   the rate (`pace`) for all attempts that share the block.
+2. An attempt waits for its turn for `max_wait` at most, within its deadline, and with `waiting` others at most; a
+   sheddable one for half of both, and a hedge not at all.  Else it is refused at once; nothing is queued beyond that.
+   A client that leaves while it waits has used its turn.
+3. A failure of the upstream, be it an answer or none, and a refusal of a stage further in neither lower nor raise the
+   rate.
 4. With `mode: observe` attempts are counted at the rate that they would have had, and all are sent.
 """
 
 from __future__ import annotations
 
-import re
+from math import inf
 from typing import Any, Final
 
 from sidecar.core import events, metrics
 from sidecar.core.env import BuildContext, Env
-from sidecar.core.exchange import Exchange
+from sidecar.core.exchange import SHEDDABLE, Exchange
 from sidecar.core.message import retry_after
-from sidecar.core.outcome import ABANDONED, OVERLOADED, Outcome, Refusal, failed, grpc_code
+from sidecar.core.outcome import ABANDONED, UPSTREAM_OVERLOADED, Outcome, Refusal, failed, grpc_code
 from sidecar.core.stage import Stage, Wait
 from sidecar.grpc.status import asked_wait
 from sidecar.leases.rate import NEVER
+from sidecar.stages.pacing.fields import read_allowances
 from sidecar.stages.pacing.pace import Pace
 from sidecar.stages.pacing.spec import Spec
 from sidecar.upstream.balancing.pressure import is_pressure
 
-_ITEM: Final = re.compile(rb";[ ]*r=([0-9]{1,15})\b[^,]*?;[ ]*t=([0-9]{1,9})\b")
-"""Matches what remains, and the seconds until the reset, of one limit in the field RateLimit."""
-LONGEST: Final = 1000
-"""Longest field RateLimit that is read."""
+FAULTY: Final = 500
+"""Verdict from which on an answer is a failure of the upstream."""
+
+
+def _rounded(rate: float) -> float:
+    """Return a rate with four digits, since it may be one attempt in an hour."""
+    return float(f"{rate:.4g}")
 
 
 class Pacer:
@@ -47,32 +53,43 @@ class Pacer:
         self.delayed = meter.counter(metrics.PACED, result="delayed", **labels)
         self.refused = meter.counter(metrics.PACED, result="refused", **labels)
         self.pressure = meter.counter(metrics.PACING_PRESSURE, **labels)
-        meter.gauge(metrics.PACING_RATE, lambda: self.pace.limit(env.now()), **labels)
+        meter.gauge(metrics.PACING_RATE, self._rate, **labels)
 
     def retune(self, spec: Spec) -> None:
         """Apply new settings; the rate stays."""
         self.spec = spec
-        self.pace.retune(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait)
+        self.pace.retune(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait, self._env.now())
 
     def press(self, sent_at: float, now: float, hold: float) -> None:
         """Take an answer that asks for less."""
+        self._lapse(now)
         self.pressure.value += 1
         if self.pace.press(sent_at, now, hold):
-            self._env.emit(events.PACING_BEGAN, rate=round(self.pace.rate, 3), **self._labels)
+            self._env.emit(events.PACING_BEGAN, rate=_rounded(self.pace.rate), **self._labels)
 
     def accept(self, now: float) -> None:
-        """Take an answer that does not ask for less."""
-        if self.pace.rate != NEVER and self.pace.accept(now):
+        """Take an answer of an upstream that accepts the attempt."""
+        if self.pace.rate != NEVER:
+            self._lapse(now)
+            self.pace.accept(now)
+
+    def _lapse(self, now: float) -> None:
+        if self.pace.lapse(now):
             self._env.emit(events.PACING_ENDED, **self._labels)
+
+    def _rate(self) -> float:
+        """Return the attempts per second that are sent at most; 0 without a limit."""
+        limit = self.pace.limit(self._env.now())
+        return 0.0 if limit == NEVER else limit
 
     def describe(self) -> dict[str, Any]:
         """Return rate and counters, JSON-ready."""
         now = self._env.now()
-        limit = self.pace.limit(now)
+        rate = self._rate()
         return {
             "mode": self.spec.mode,
-            "rate": None if limit == NEVER else round(limit, 3),
-            "sent_per_second": round(self.pace.measured(now), 3),
+            "rate": _rounded(rate) if rate else None,
+            "sent_per_second": _rounded(self.pace.measured(now)),
             "waiting": self.waiting,
             "delayed": self.delayed.value,
             "refused": self.refused.value,
@@ -81,7 +98,7 @@ class Pacer:
 
 
 class PacingStage:
-    """Pacing of one route.  A ticket is the instant at which the attempt was sent."""
+    """Pacing of one route.  A ticket is the instant at which the attempt was given its turn, now or later."""
 
     def __init__(self, spec: Spec, ctx: BuildContext) -> None:
         env = ctx.env
@@ -104,26 +121,39 @@ class PacingStage:
             pace.send(now, 0.0)
             return now
         spec = pacer.spec
-        may_wait = delay <= spec.max_wait and pacer.waiting < spec.waiting and now + delay < x.deadline
+        most = float(spec.max_wait)
+        places = float(spec.waiting)
+        if x.is_hedge:  # the first attempt has its turn already
+            most = 0.0
+        elif x.criticality == SHEDDABLE:  # the turns that are left go to the others
+            most, places = most / 2, places / 2
+        waiting = pacer.waiting if self._observed is None else round(delay * pace.limit(now)) - 1
+        may_wait = delay <= most and waiting < places and now + delay < x.deadline
         if self._observed is not None:
             if may_wait:
-                pacer.delayed.value += 1
                 pace.send(now, delay)
             else:
                 self._observed.value += 1
             return now
         if may_wait:
             pace.send(now, delay)
-            return Wait(self._delay(x, delay))
+            return Wait(self._delay(x, delay, now))
         pacer.refused.value += 1
         rate = pace.limit(now)
-        detail = (
-            f"the upstream `{self._upstream}` has asked for less load: {rate:.3g} attempts per second are sent to it"
-        )
-        refusal = Refusal("pacing", self._where, detail, round(rate, 3), round(pace.measured(now), 3), delay)
-        return failed(OVERLOADED, refusal)
+        detail = f"the upstream `{self._upstream}` has asked for less load, and gets {rate:.3g} attempts per second"
+        limit: float | None = None
+        value: float | None = None
+        if delay > most:
+            detail = f"{detail}; the turn of this one is in {delay:.3g} s, and it may wait for {most:.3g} s"
+            limit, value = most, _rounded(delay)
+        elif waiting >= places:
+            detail = f"{detail}; {waiting} wait already"
+            limit, value = places, float(waiting)
+        else:
+            detail = f"{detail}; the turn of this one is in {delay:.3g} s, after its deadline"
+        return failed(UPSTREAM_OVERLOADED, Refusal("pacing", self._where, detail, limit, value, delay))
 
-    async def _delay(self, x: Exchange, seconds: float) -> float:
+    async def _delay(self, x: Exchange, seconds: float, ticket: float) -> float:
         """Wait for the turn of an attempt that is already counted; return its ticket."""
         pacer = self._pacer
         pacer.waiting += 1
@@ -134,7 +164,7 @@ class PacingStage:
             pacer.waiting -= 1
         if x.trace is not None:
             x.trace.note(events.PACED, waited=round(seconds, 6))
-        return self._now()
+        return ticket
 
     def settle(self, x: Exchange, ticket: object, outcome: Outcome) -> None:
         if outcome is ABANDONED or outcome.failure is not None:
@@ -144,28 +174,24 @@ class PacingStage:
         assert isinstance(sent_at, float)
         if is_pressure(outcome):
             pacer.press(sent_at, now, self._hold(outcome))
-        else:
+        elif outcome.verdict < FAULTY:
             pacer.accept(now)
-        if pacer.spec.ahead and (left := self._left(outcome)) is not None:
-            pacer.pace.allow_ahead(*left, now)
+        if pacer.spec.ahead:
+            left = [each for each in read_allowances(outcome) if each[1]]
+            if left:
+                remaining, seconds = min(left, key=lambda each: each[0] / each[1])
+                pacer.pace.allow_ahead(remaining, seconds, now)
 
     def _hold(self, outcome: Outcome) -> float:
         """Return the seconds for which the upstream has asked to wait; 0 without any."""
-        if grpc_code(outcome.verdict) > 0 and (pushback := asked_wait(outcome)) is not None:
-            return pushback
-        if outcome.header(b"retry-after") is not None:
-            return max(0.0, retry_after(outcome.headers, self._wall()) or 0.0)
-        left = self._left(outcome)
-        return 0.0 if left is None or left[0] > 0 else left[1]
-
-    @staticmethod
-    def _left(outcome: Outcome) -> tuple[float, float] | None:
-        """Return what remains and the seconds until the reset, of the limit that allows least; None without one."""
-        value = outcome.header(b"ratelimit")
-        if value is None or len(value) > LONGEST:
-            return None
-        found = [(float(remaining), float(seconds)) for remaining, seconds in _ITEM.findall(value) if int(seconds)]
-        return min(found, key=lambda each: each[0] / each[1]) if found else None
+        if grpc_code(outcome.verdict) > 0:
+            pushback = asked_wait(outcome)
+            if pushback is not None and pushback != inf:  # infinite: the call must not be retried
+                return pushback
+        asked = retry_after(outcome.headers, self._wall())
+        if asked is not None:
+            return asked
+        return max([seconds for remaining, seconds in read_allowances(outcome) if not remaining], default=0.0)
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

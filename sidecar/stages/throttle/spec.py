@@ -13,13 +13,14 @@ from sidecar.core.units import Duration, Share
 class Spec(Block):
     """Refuses a share of the attempts while the upstream accepts too few of them."""
 
-    ratio: Annotated[int | float, Field(ge=1.1, le=10)] = 2
+    ratio: Annotated[float, Field(ge=1.1, le=10)] = 2
     """Attempts for each accepted one, above which some are refused here: with 2, once the upstream accepts less than
     half.  A lower number saves it more, and refuses more of what it would have accepted."""
     window: Annotated[Duration, Field(ge=1, le=600)] = 30.0
     """Time in which attempts and accepts are counted."""
     min_calls: Annotated[int, Field(ge=1, le=100_000)] = 20
-    """Attempts of one criticality in the window, below which none is refused."""
+    """Attempts of one criticality in the window, below which it is judged by the next higher one; none is refused
+    without one that has as many."""
     max_refused: Annotated[Share, Field(gt=0)] = 0.9
     """Largest share that is refused; the rest finds out when the upstream accepts again."""
 

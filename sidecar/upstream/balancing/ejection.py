@@ -9,8 +9,7 @@ Rules (`docs/design/load-balancing.md` has the reasons):
    ejects it for twice as long.  The active check does not restore it.
 4. `SUCCESSES_PER_EJECTION` consecutive successes undo one doubling.
 5. Results of requests sent before the last ejection are ignored.
-6. 429, gRPC's RESOURCE_EXHAUSTED, and 503 with Retry-After are neither fault nor success.  So are failures that `on`
-   does not name.
+6. Signs of pressure (`pressure`) are neither fault nor success.  So are failures that `on` does not name.
 7. Jitter only shortens ejections.
 """
 

@@ -110,6 +110,22 @@ def test_times_of_blocks_that_routes_of_an_upstream_share(name: str) -> None:
     assert rules.count(rule) == expected, "once for all routes"
 
 
+PACED = {
+    "of the upstream": ("3s", "", True),
+    "of the route": ("100ms", ", pacing: {max_wait: 2s}", True),
+    "short ones": ("100ms", ", pacing: {max_wait: 200ms}", False),
+}
+
+
+@each(PACED)
+def test_waits_of_pacing_that_take_the_whole_request(name: str) -> None:
+    shared, own, expected = PACED[name]
+    one = "{{name: {0}, match: {{path: /{0}}}, upstream: app, timeout: {{request: 2s}}{1}}}"
+    upstream = f'upstreams: {{app: {{endpoints: ["http://a:80"], pacing: {{max_wait: {shared}}}}}}}'
+    rules = [each.rule for each in found(f"{upstream}\nroutes: [{one.format('a', '')}, {one.format('b', own)}]")]
+    assert rules.count("R077") == expected
+
+
 ALL = "routes: {a: {rate: 50/s, latency: {p50: 100ms}}, b: {rate: 100/s, latency: {p50: 50ms}}}"
 LOADS = {
     "less than both together": ("{max: 8}", "{}", True),

@@ -11,6 +11,7 @@ from sidecar.core.conditions import Conditions
 from sidecar.core.outcome import CONNECT_FAILURE, PROTOCOL, RESET, TIMEOUT, Outcome, failed, grpc_verdict
 from sidecar.core.stage import outcome_to_settle
 from sidecar.engine.pipeline import Pipeline
+from sidecar.grpc.status import status_from_http
 from sidecar.stages.circuit_breaker.spec import Spec as BreakerSpec
 from sidecar.stages.concurrency.spec import Spec as ConcurrencySpec
 from sidecar.stages.concurrency.stage import Bulkhead
@@ -125,12 +126,23 @@ def test_an_endpoint_is_ejected_by_the_status() -> None:
     assert bench.env.emitted(events.ENDPOINT_EJECTED)[0]["reason"] == "unavailable"
 
 
+def from_http(status: int, **fields: str) -> Outcome:
+    """Return an HTTP answer to a call, such as one of a proxy."""
+    outcome = response(status, headers={name.replace("_", "-"): value for name, value in fields.items()})
+    outcome.verdict = grpc_verdict(status_from_http(status))
+    return outcome
+
+
 def test_pressure_is_neither_fault_nor_success() -> None:
     bench = Ejection()
     bench.answer(0, trailers_only(14), 2)
     bench.answer(0, trailers_only(8), 1)
     assert bench[0].failures == 2
-    bench.answer(0, trailers_only(14), 1)
+    bench.answer(0, whole(14, grpc_retry_pushback_ms="100"), 5)
+    bench.answer(0, from_http(429), 5)
+    bench.answer(0, from_http(503, retry_after="1"), 5)
+    assert bench[0].failures == 2
+    bench.answer(0, whole(14, grpc_retry_pushback_ms="-1"), 1)
     assert not bench[0].is_up
 
 

@@ -1,4 +1,4 @@
-"""Tests of dictionaries of Structured Fields: RFC 9651 3.2 and 4.2.2."""
+"""Tests of dictionaries and lists of Structured Fields: RFC 9651 3.1, 3.2, 4.2.1 and 4.2.2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.cache.rfc.structured import parse_dictionary
+from sidecar.cache.rfc.structured import TRUE, parse_dictionary, parse_list
 
 CHARACTERS = ' \t,;=()"\\?:*@%-._/aAzZ019'
 
@@ -50,3 +50,31 @@ def test_it_agrees_with_an_independent_parser(text: bytes) -> None:
         expected = None
     ours = parse_dictionary(text)
     assert (None if ours is None else {name.decode() for name in ours}) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "members"),
+    [
+        (b"", []),
+        (b'"a;r=1";t=4; r=0', [(("string", b'"a;r=1"'), {b"t": ("integer", b"4"), b"r": ("integer", b"0")})]),
+        (b"a;x;x=2 ,\t(1 2);y", [(("token", b"a"), {b"x": ("integer", b"2")}), (("list", b""), {b"y": TRUE})]),
+    ],
+)
+def test_members_of_a_list(text: bytes, members: list[object]) -> None:
+    assert parse_list(text) == members
+
+
+@pytest.mark.parametrize("text", [b"a,", b",a", b"a=1", b"a;", b"a;R=1", b"a ;r=1", b"a;r= 1", b"a b", b'"a'])
+def test_one_error_and_it_is_no_list(text: bytes) -> None:
+    assert parse_list(text) is None
+
+
+@given(st.text(CHARACTERS, max_size=24).map(str.encode))
+def test_lists_agree_with_an_independent_parser(text: bytes) -> None:
+    http_sf = pytest.importorskip("http_sf")
+    try:
+        expected = [set(parameters) for _, parameters in http_sf.parse(text, tltype="list")]
+    except ValueError:
+        expected = None
+    ours = parse_list(text)
+    assert (None if ours is None else [{name.decode() for name in each} for _, each in ours]) == expected
