@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.support.loop import virtual
+from tests.support.cases import each
+from tests.support.loop import run, settle, virtual
 from tests.support.proxy import Proxy, Service
 
 POLICIES = """version: 1
@@ -87,3 +88,34 @@ async def test_a_quota_of_an_upstream_counts_all_its_routes() -> None:
     tested, behind = proxy("rate_limit: off", ", quota: [{name: all, max: 1, per: hour}]")
     assert [(await tested.get()).status for _ in range(2)] == [200, 429]
     assert behind.requests == 1
+
+
+@each(["rate_limit: [{name: %s, rate: 1/m, burst: %d%s}]", "quota: [{name: %s, max: %d, per: month%s}]"])
+def test_what_a_route_refuses_uses_up_nothing_of_its_upstream(block: str) -> None:
+    """One client that floods its own limit does not take the limit of all from the others."""
+
+    async def check() -> None:
+        own, shared = block % ("each", 1, ", key: client.address"), block % ("all", 5, "")
+        tested, behind = proxy(own, f", {shared}")
+        flood = [(await tested.get({"x-forwarded-for": "203.0.113.1"})).status for _ in range(20)]
+        others = [(await tested.get({"x-forwarded-for": f"203.0.113.{number}"})).status for number in (2, 3)]
+        assert (set(flood), others) == ({200, 429}, [200, 200])
+        assert behind.requests == flood.count(200) + 2
+
+    run(check())
+
+
+@virtual
+async def test_what_waits_in_the_queue_of_a_route_takes_no_permit_of_its_upstream() -> None:
+    routes = """version: 1
+listeners: {inbound: {address: "127.0.0.1:0"}}
+upstreams: {u: {endpoints: ["http://a:80"], concurrency: {max: 3}}}
+routes:
+  - {name: slow, match: {path: /slow}, upstream: u, concurrency: {max: 1, queue: 10, queue_timeout: 5s}}
+  - {name: fast, match: {path: /fast}, upstream: u}
+"""
+    tested = Proxy(routes, Service(after=1.0))
+    waiting = [tested.send(path="/slow") for _ in range(5)]
+    await settle()
+    assert (await tested.get(path="/fast")).status == 200
+    assert [(await client.answer()).status for client in waiting] == [200] * 5

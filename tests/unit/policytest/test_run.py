@@ -438,7 +438,8 @@ def test_a_field_of_several_lines_has_the_value_of_each_and_of_all(tmp_path: Pat
     (tmp_path / "app.yaml").write_text(PLAIN.replace("upstream: app}", f"upstream: app, {limits}}}", 1))
     path = tmp_path / "app.test.yaml"
     wanted = ['"a";r=1;t=1', '"b";r=9;t=60', '"a";r=1;t=1, "b";r=9;t=60', '"c"']
-    test = "  - {{name: it, request: {{path: /}}, upstream: [200], expect: {{answer: {{headers: {{ratelimit: '{}'}}}}}}}}\n"
+    expected = "expect: {{answer: {{headers: {{ratelimit: '{}'}}}}}}"
+    test = f"  - {{{{name: it, request: {{{{path: /}}}}, upstream: [200], {expected}}}}}\n"
     path.write_text("tests:\n" + "".join(map(test.format, wanted)))
     results = list(run_file(str(path), {}))
     assert [result.passed for result in results] == [True, True, True, False]
