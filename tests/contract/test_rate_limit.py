@@ -20,6 +20,7 @@ routes:
     circuit_breaker: {{consecutive_failures: 1, failures: [429, 5xx]}}
     fallback: {{on: [429, 5xx, overloaded], steps: [response: {{status: 200}}]}}
     {limits}
+caches: {{default: {{memory: {{max_size: 1MiB}}}}}}
 """
 LIMITS = """rate_limit:
       - {name: slow, rate: 1/m, burst: 1}
@@ -38,7 +39,7 @@ async def test_a_refusal_says_where_it_comes_from_and_blames_nobody() -> None:
     refused = await tested.get()
     assert (refused.status, refused.get("x-sidecar-reason")) == (429, "rate_limited")
     assert refused.get("retry-after") == "60"
-    assert refused.get("ratelimit") == '"slow";r=0;t=120'
+    assert refused.get("ratelimit") == '"slow";r=0;t=60'
     problem = json.loads(refused.body)
     assert problem["policy"] == "rate_limit"
     assert problem["where"].endswith(":12"), "the line of the limit, not that of the block"
@@ -119,3 +120,16 @@ routes:
     await settle()
     assert (await tested.get(path="/fast")).status == 200
     assert [(await client.answer()).status for client in waiting] == [200] * 5
+
+
+@virtual
+async def test_no_stored_answer_states_the_limit_of_what_the_cache_does_not_answer() -> None:
+    """A hit would state to one client what another had left, and when."""
+    cache = """cache: {ttl: 60s}
+    rate_limit: [{name: fills, rate: 1/m, burst: 1, key: client.address, count: misses}]"""
+    tested, behind = proxy(cache)
+    found = [await tested.get({"x-forwarded-for": f"203.0.113.{number}"}, path="/a") for number in (1, 2, 2)]
+    assert [(each.status, each.get("ratelimit")) for each in found] == [(200, "")] * 3
+    assert behind.requests == 1
+    refused = [await tested.get({"x-forwarded-for": "203.0.113.1"}, path=f"/{path}") for path in "bcd"][-1]
+    assert (refused.status, refused.get("retry-after"), refused.get("ratelimit")) == (429, "60", "")

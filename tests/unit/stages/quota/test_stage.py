@@ -137,6 +137,38 @@ async def test_keys_beyond_the_table_share_one_count_and_reset_nobody() -> None:
     assert "beyond the 1 that are counted one by one" in refused.refusal.detail
 
 
+@pytest.mark.parametrize("is_tried", [True, False])
+async def test_observed_quotas_count_together_as_enforced_ones(is_tried: bool) -> None:
+    env = make_env()
+    mode = {"mode": "observe"} if is_tried else {}
+    call = service(env, {"name": "all", "max": 5}, {"name": "each", "key": "header.x-tenant"}, **mode)
+    await statuses(call, 20, **{"x-tenant": "a"})
+    for tenant in "bcdef":
+        await statuses(call, 1, **{"x-tenant": tenant})
+    result = "observed" if is_tried else "refused"
+    counted = {name: env.meter.value(metrics.QUOTA_EXCEEDED, limit=name, result=result) for name in ("each", "all")}
+    assert counted == {"each": 18, "all": 2}
+    await statuses(call, 1, **{"x-tenant": "a"})
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="quota") == (21 if is_tried else 0), "two quotas, once"
+
+
+async def test_an_enforced_quota_counts_what_an_observed_one_only_would_have_refused() -> None:
+    call = service(make_env(), {"name": "tried", "max": 1, "mode": "observe"}, {"name": "kept", "max": 3})
+    assert await statuses(call, 4) == [200] * 3 + [429]
+
+
+@pytest.mark.parametrize("names", [("hour", "month"), ("month", "hour")])
+async def test_the_refusal_names_the_quota_whose_window_ends_last(names: tuple[str, str]) -> None:
+    env = make_env()
+    call = service(env, *({"name": name, "per": name, "max": 2} for name in names))
+    assert await statuses(call, 2) == [200, 200]
+    refused = await call(exchange())
+    assert "`month` is 2 per month" in refused.refusal.detail
+    assert refused.refusal.retry_after == pytest.approx(to_end(env, "month"))
+    env.advance(to_end(env, "month"))
+    assert await statuses(call, 3) == [200, 200, 429], "what was refused counted for none"
+
+
 @pytest.mark.parametrize(("change", "expected"), [({"max": 3}, [200, 429]), ({"key": "client.address"}, [200, 200])])
 async def test_counts_survive_a_reload_but_not_another_key(change: dict[str, Any], expected: list[int]) -> None:
     env, states = make_env(), StateStore()

@@ -156,8 +156,12 @@ async def test_responses_state_the_limit() -> None:
     await statuses(call, *[exchange()] * 8)
     refused = await call(exchange())
     assert refused.status == 429
-    assert field(refused, b"ratelimit") == b'"burst";r=0;t=10'
+    assert field(refused, b"ratelimit") == b'"burst";r=0;t=1', "no later than Retry-After"
     assert field(refused, b"ratelimit-policy") == b'"burst";q=10;w=10'
+    env.advance(0.5)
+    assert field(await call(exchange()), b"ratelimit") == b'"burst";r=0;t=1'
+    env.advance(0.5)
+    assert field(await call(exchange()), b"ratelimit") == b'"burst";r=0;t=10', "all of it is there in ten seconds"
     env.advance(100)
     assert field(await call(exchange()), b"ratelimit") == b'"burst";r=9;t=1'
 
@@ -211,6 +215,27 @@ async def test_an_observed_limit_counts_as_an_enforced_one() -> None:
     assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit", route="order") == 3
     assert env.meter.value(metrics.RATE_LIMITED, result="observed") == 3
     assert all(field(each, b"ratelimit") is None for each in found)
+
+
+@pytest.mark.parametrize("is_tried", [True, False])
+async def test_observed_limits_count_together_as_enforced_ones(is_tried: bool) -> None:
+    """A request that one of them would have refused counts for none of them, and once for the block."""
+    env = make_env()
+    mode = {"mode": "observe"} if is_tried else {}
+    call = service(env, {"name": "each", "key": "client.address"}, {"name": "all", "burst": 4}, **mode)
+    await statuses(call, *[exchange(client_address="192.0.2.1")] * 20)
+    await statuses(call, *[exchange(client_address=f"192.0.2.{number}") for number in range(2, 7)])
+    result = "observed" if is_tried else "refused"
+    counted = {name: env.meter.value(metrics.RATE_LIMITED, limit=name, result=result) for name in ("each", "all")}
+    assert counted == {"each": 18, "all": 2}
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit") == (20 if is_tried else 0)
+    await statuses(call, exchange(client_address="192.0.2.1"))
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit") == (21 if is_tried else 0), "two limits, once"
+
+
+async def test_an_enforced_limit_counts_what_an_observed_one_only_would_have_refused() -> None:
+    call = service(make_env(), {"name": "tried", "burst": 0, "mode": "observe"}, {"name": "kept", "burst": 2})
+    assert await statuses(call, *[exchange()] * 4) == [200] * 3 + [429]
 
 
 def start(call: Service, **facts: Any) -> asyncio.Task[Outcome]:
