@@ -78,8 +78,11 @@ class QuotaState:
 
     @property
     def keys(self) -> int:
-        """Number of keys that are counted, or have a lease, in this process."""
-        return len(self.table.spent) if self.shared is None else len(self.shared.lessee.leases)
+        """Number of keys that are counted one by one, or have a lease, in this process in the current window."""
+        if self._env.wall() >= self.end:
+            return 0
+        keys = self.table.spent if self.shared is None else self.shared.lessee.leases
+        return len(keys) - (OVERFLOW in keys)
 
     def retune(self, spec: QuotaSpec) -> None:
         """Apply new settings.  The counts stay, unless the quota has another key or other windows."""
@@ -124,6 +127,7 @@ class QuotaState:
 
     def describe(self) -> dict[str, Any]:
         """Return quota, scope, window, keys and counters, JSON-ready."""
+        self.roll(self._env.wall())  # the last request may have come in a window that has ended
         facts: dict[str, Any] = {
             "quota": self._spec.words,
             "shared_by": "process" if self.shared is None else "fleet",

@@ -132,6 +132,7 @@ async def test_keys_beyond_the_table_share_one_count_and_reset_nobody() -> None:
     assert found == [200, 200, *[429] * 18]
     assert await statuses(call, 1, **{"x-tenant": "a"}) == [429]
     assert env.meter.value(metrics.QUOTA_OVERFLOW, limit="day") == 20
+    assert env.meter.value(metrics.QUOTA_KEYS, limit="day") == 1, "no more than `max_keys`"
     assert [name for name, _ in env.events] == [events.QUOTA_FULL]
     refused = await call(exchange(headers={"x-tenant": "flood"}))
     assert "beyond the 1 that are counted one by one" in refused.refusal.detail
@@ -182,6 +183,18 @@ async def test_counts_survive_a_reload_but_not_another_key(change: dict[str, Any
 
     assert await statuses(call_of(), 3) == [200, 200, 429]
     assert await statuses(call_of(**change), 2) == expected
+
+
+async def test_the_state_is_that_of_the_current_window() -> None:
+    env, store = make_env(), Store()
+    call = service(env, {"key": "header.x-tenant"}, store=store)
+    (state,) = store.objects.values()
+    assert (state.describe()["keys"], state.describe()["ends"]) == (0, env.wall() + to_end(env))
+    await statuses(call, 1, **{"x-tenant": "a"})
+    assert (state.describe()["keys"], env.meter.value(metrics.QUOTA_KEYS)) == (1, 1)
+    env.advance(to_end(env))
+    assert env.meter.value(metrics.QUOTA_KEYS) == 0
+    assert (state.describe()["keys"], state.describe()["ends"]) == (0, env.wall() + 86_400)
 
 
 async def test_a_clock_that_steps_back_over_the_start_resets_nothing() -> None:
