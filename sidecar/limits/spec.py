@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
@@ -22,6 +22,41 @@ NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 """Pattern of the names of limits."""
 MOST_LIMITS: Final = 10
 """Most limits of one block."""
+
+
+class Counting(Protocol):
+    """Spec of a limit, as far as it says which requests are counted together, and where."""
+
+    @property
+    def key(self) -> str:
+        """Key by which requests are counted."""
+
+    @property
+    def otherwise(self) -> str:
+        """Key of requests that do not have the first one."""
+
+    @property
+    def ipv6_prefix(self) -> int:
+        """Length of the prefix by which IPv6 addresses are counted."""
+
+    @property
+    def store(self) -> str | None:
+        """Store that has the count; None for that of this sidecar."""
+
+    @property
+    def on_store_failure(self) -> str:
+        """Decision while the store is away."""
+
+
+def counts_all_of(wide: Counting, narrow: Counting) -> bool:
+    """True if a limit counts together whatever another one does, in the same processes or in more."""
+    if wide.key != NO_KEY:
+        is_same_key = (wide.key, wide.otherwise) == (narrow.key, narrow.otherwise)
+        if not is_same_key or wide.ipv6_prefix > narrow.ipv6_prefix:
+            return False
+    if wide.store is None:
+        return narrow.store is None
+    return narrow.store in (None, wide.store) and wide.on_store_failure != "allow"
 
 
 def _key(value: Any) -> Any:

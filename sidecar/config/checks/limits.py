@@ -9,7 +9,7 @@ from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
-from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY, answer_unit
+from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY, answer_unit, counts_all_of
 from sidecar.routing.rule import MatchError, Rule
 from sidecar.stages.quota.spec import QuotaSpec
 from sidecar.stages.quota.spec import Spec as Quotas
@@ -22,6 +22,11 @@ HEADER: Final = "header."
 PATH: Final = "path."
 SLOWEST: Final = 1024
 """Bytes of answers in a second that a limit by their size may let pass without a warning."""
+SPANNED_BY: Final = {
+    "hour": ("hour", "day", "week", "month"), "day": ("day", "week", "month"), "week": ("week",), "month": ("month",)
+}  # fmt: skip
+"""Windows that contain each kind of window as a whole, if they begin at the same time of the day."""
+NEVER_REACHED: Final = "is never reached: `{}` refuses earlier; lower it, or leave it out"
 Limits = Sequence[LimitSpec | QuotaSpec]
 """Limits of one block."""
 
@@ -83,6 +88,9 @@ def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
         if given.child("otherwise") is not None and limit.key in (NO_KEY, ADDRESS):
             message = f"has no effect: with the key {limit.key} no request is without a key; leave it out"
             report.warn(_node_of(node, number, "otherwise"), message)
+        elif limit.otherwise == limit.key != NO_KEY:
+            message = f"has no effect: it is {limit.key} too; write {ADDRESS}, or leave it out"
+            report.warn(_node_of(node, number, "otherwise"), message)
         if given.child("ipv6_prefix") is not None and ADDRESS not in (limit.key, limit.otherwise):
             report.warn(_node_of(node, number, "ipv6_prefix"), f"has no effect without the key {ADDRESS}; leave it out")
         if isinstance(limit, LimitSpec) and limit.rate * answer_unit(limit.cost) < SLOWEST and answer_unit(limit.cost):
@@ -98,8 +106,10 @@ def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
             message = f"refuses the second of two requests that come within {gap}; write such as burst: 10"
             report.warn(_node_of(node, number, "burst"), message)
         if isinstance(block, Spec) and (lower := _lower_limit(block, number)) is not None:
-            message = f"is never reached: `{lower.name}` refuses earlier; lower it, or leave it out"
-            report.warn(_node_of(node, number, "rate"), message)
+            report.warn(_node_of(node, number, "rate"), NEVER_REACHED.format(lower.name))
+    for number in range(0 if isinstance(block, Spec) else len(block.quotas)):
+        if isinstance(block, Quotas) and (less := _lower_quota(block, number)) is not None:
+            report.warn(_node_of(node, number, "max"), NEVER_REACHED.format(less.name))
 
 
 def _lower_limit(block: Spec, number: int) -> LimitSpec | None:
@@ -114,11 +124,36 @@ def _lower_limit(block: Spec, number: int) -> LimitSpec | None:
             and (other.cost, other.count) == (limit.cost, limit.count)
             and other.rate <= limit.rate
             and other.capacity <= limit.capacity
-            and (other.key == NO_KEY or (other.key, other.otherwise) == (limit.key, limit.otherwise))
+            and counts_all_of(other, limit)
             and not (is_same and index > number)
         ):
             return other
     return None
+
+
+def _lower_quota(block: Quotas, number: int) -> QuotaSpec | None:
+    """Return a quota of the block that is used up before this one; None without one."""
+    quota = block.quotas[number]
+    for index, other in enumerate(block.quotas):
+        is_same = (other.max, other.per, other.key) == (quota.max, quota.per, quota.key)
+        if (
+            index != number
+            and other.mode == "enforce"
+            and other.cost == quota.cost
+            and other.max <= quota.max
+            and _spans(other, quota)
+            and counts_all_of(other, quota)
+            and not (is_same and index > number)
+        ):
+            return other
+    return None
+
+
+def _spans(long: QuotaSpec, short: QuotaSpec) -> bool:
+    """True if each window of one quota is within a window of another."""
+    if long.per not in SPANNED_BY[short.per] or long.time_zone != short.time_zone:
+        return False
+    return long.resets.endswith(":00") if short.per == "hour" else long.resets == short.resets
 
 
 def _check_shared(limits: Limits, node: Node, routes: int, report: Report) -> None:
