@@ -62,6 +62,9 @@ BREAKER: Final = "circuit_breaker"
 RATE_LIMIT: Final = "rate_limit"
 UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota", "pacing")
 """Policies that are allowed under an upstream."""
+OF_CALLERS: Final = (RATE_LIMIT, "quota")
+"""Policies that count for the arms of a route together where they are equal: no caller has a second quota because of a
+rollout."""
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
@@ -221,6 +224,8 @@ class Compilation:
         """Problems found so far."""
         self.routes = {route.name: route for route in spec.all_routes}
         """Specs of the routes by name."""
+        self.stable = {arm.name: route for route in spec.routes for arm in route.arms}
+        """Routes by the names of their candidates."""
         arms = [arm.name for route in spec.routes if route.is_observed for arm in route.arms]
         self.observed = {name for name in self.routes if name.partition(":")[0] in arms}
         """Names of candidates that only observe, and of their parts, which get no requests."""
@@ -575,10 +580,13 @@ class Compilation:
         """
         found = []
         if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
-            mark = spec.where(kind.name)
-            ctx = self.make_context(
-                route, upstream, ROUTE, mark, partial(self.find_place, partial(spec.where, kind.name))
-            )
+            mark, counted = spec.where(kind.name), route
+            if kind.name in OF_CALLERS and route in self.stable:
+                stable = self.stable[route]
+                if stable.blocks.get(kind.name) == own:
+                    counted = stable.name
+            places = partial(self.find_place, partial(spec.where, kind.name))
+            ctx = self.make_context(counted, upstream, ROUTE, mark, places)
             found.append(self.make_link(kind, own, ctx, mark, is_inside))
         owner = self.spec.upstreams.get(upstream)
         shared = getattr(owner, kind.name, None) if owner is not None and kind.name in UPSTREAM_WIDE else None
