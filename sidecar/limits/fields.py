@@ -45,7 +45,7 @@ def state_limit(outcome: Outcome, lines: object, form: str) -> Outcome:
 def remaining_of(fields: Headers) -> float:
     """Return the number in RateLimit-Remaining; infinite without one."""
     value = get(fields, SEPARATE_NAMES[1]) or b""
-    return int(value) if value.isdigit() and len(value) <= DIGITS else inf
+    return float(value) if value.isdigit() and len(value) <= DIGITS else inf
 
 
 class FieldLines:

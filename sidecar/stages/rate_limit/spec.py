@@ -45,7 +45,8 @@ class LimitSpec(Model):
     no number, counts as 1, and one above the burst as the whole burst.  `{answer_size: 64KiB}` counts the answer: one
     for each 64 KiB of its body.  That is charged once it is known, and refuses requests until it is made up for."""
     count: Literal["all", "misses"] = "all"
-    """Requests that count: `all`, or only `misses`, which the cache of the route does not answer."""
+    """Requests that count: `all`, or only `misses`, which the cache of the route does not answer.  No `fields` state a
+    limit of `misses`."""
     delay: DelaySpec | None = None
     """Delay that requests over the limit get in place of a refusal; by default none.  Such a limit is divided among
     several workers in even parts."""
