@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from sidecar.config.checks.limits import TAKEN
 from tests.support.cases import each
 from tests.support.loop import run, settle, virtual
 from tests.support.proxy import Proxy, Service
@@ -120,6 +121,28 @@ routes:
     await settle()
     assert (await tested.get(path="/fast")).status == 200
     assert [(await client.answer()).status for client in waiting] == [200] * 5
+
+
+FRAMING = {b"te", b"transfer-encoding", b"upgrade", b"expect"}
+SEEN = ("authorization", "x-request-id", "via", "x-criticality", "x-sidecar-hops", "traceparent")
+
+
+@each([(name.decode(), [200, 429]) for name in TAKEN - FRAMING] + [(name, [200, 200]) for name in SEEN])
+def test_fields_that_listeners_take_are_no_keys(case: tuple[str, list[int]]) -> None:
+    """The check warns of these keys, and of no others."""
+    name, expected = case
+
+    async def check() -> None:
+        tested, _ = proxy(f"rate_limit: [{{name: each, rate: 1/m, burst: 0, key: header.{name}}}]")
+        found = []
+        for value in ("1", "2"):
+            client = tested.connect()
+            fields = f"{name}: {value}" if name == "host" else f"host: a\r\n{name}: {value}"
+            client.write(f"POST / HTTP/1.1\r\n{fields}\r\n\r\n12".encode())
+            found.append((await client.answer()).status)
+        assert found == expected
+
+    run(check())
 
 
 @virtual

@@ -9,6 +9,7 @@ from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
+from sidecar.core.message import HOP_BY_HOP
 from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY, answer_unit, counts_all_of
 from sidecar.routing.rule import MatchError, Rule
 from sidecar.stages.quota.spec import QuotaSpec
@@ -22,6 +23,11 @@ HEADER: Final = "header."
 PATH: Final = "path."
 SLOWEST: Final = 1024
 """Bytes of answers in a second that a limit by their size may let pass without a warning."""
+TAKEN: Final = HOP_BY_HOP | {
+    b"host", b"content-length", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
+    b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms", b"grpc-timeout", b"x-sidecar-attempt",
+}  # fmt: skip
+"""Fields that listeners take out of requests, so that no key finds them."""
 SPANNED_BY: Final = {
     "hour": ("hour", "day", "week", "month"), "day": ("day", "week", "month"), "week": ("week",), "month": ("month",)
 }  # fmt: skip
@@ -91,6 +97,11 @@ def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
         elif limit.otherwise == limit.key != NO_KEY:
             message = f"has no effect: it is {limit.key} too; write {ADDRESS}, or leave it out"
             report.warn(_node_of(node, number, "otherwise"), message)
+        for key in ("key", "otherwise"):
+            name = getattr(limit, key).removeprefix(HEADER)
+            if name.encode() in TAKEN:
+                message = f"counts all requests together: the listener takes {name}, so that no request has it here; "
+                report.warn(_node_of(node, number, key), f"{message}write another field, or {ADDRESS}")
         if given.child("ipv6_prefix") is not None and ADDRESS not in (limit.key, limit.otherwise):
             report.warn(_node_of(node, number, "ipv6_prefix"), f"has no effect without the key {ADDRESS}; leave it out")
         if isinstance(limit, LimitSpec) and limit.rate * answer_unit(limit.cost) < SLOWEST and answer_unit(limit.cost):

@@ -74,6 +74,11 @@ def warnings(limits: str = "off", upstream: str = "", **facts: str) -> list[str]
             ".host.rate: is never reached: `address` refuses earlier; lower it, or leave it out",
         ),
         (
+            f"[{{name: site, rate: 10/s, key: header.Host}}, {ADDRESS}]",
+            ".site.key: counts all requests together: the listener takes host, so that no request has it here; write "
+            "another field, or client.address",
+        ),
+        (
             f"[{{name: t, rate: 1/s, key: header.x-t, otherwise: header.x-t}}, {ADDRESS}]",
             ".t.otherwise: has no effect: it is header.x-t too; write client.address, or leave it out",
         ),
