@@ -53,7 +53,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             _check_block(block, node, report)
             _check_shared(limits, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
-                _check_evasion(limits, node, report)
+                _check_evasion(limits, upstream.rate_limit, node, report)
             for route in routes:
                 _check_captures(limits, node, route, report)
             if not any(route.name in known for route in routes):
@@ -73,7 +73,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 seen.add(id(node))
                 _check_block(own, node, report)
                 if _is_open(spec, route):
-                    _check_evasion(limits, node, report)
+                    _check_evasion(limits, route.blocks.get(RATE_LIMIT), node, report)
 
 
 def _limits_of(block: Spec | Quotas) -> Limits:
@@ -174,10 +174,15 @@ def _check_shared(limits: Limits, node: Node, routes: int, report: Report) -> No
         report.warn(_node_of(node, 0), f"{message}add a limit with a key, such as key: {ADDRESS}")
 
 
-def _check_evasion(limits: Limits, node: Node, report: Report) -> None:
-    """Warn of limits whose key clients choose, if no other limit of the block counts such clients."""
-    if any(limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce" for limit in limits):
-        return
+def _check_evasion(limits: Limits, rates: Any, node: Node, report: Report) -> None:
+    """Warn of limits whose key clients choose, if no other limit of the block counts such clients.
+
+    `rates` is the rate limit of the same route or upstream, which bounds a quota too; None without one.
+    """
+    beside = rates.limits if rates is not None and rates.is_enforced else ()
+    for limit in (*limits, *beside):
+        if limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce":
+            return
     for number, limit in enumerate(limits):
         if limit.key.startswith(HEADER):
             field = limit.key.removeprefix(HEADER)

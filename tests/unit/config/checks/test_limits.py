@@ -276,6 +276,22 @@ def test_quotas_that_do_not_do_what_they_seem_to(quotas: str, found: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("rates", "count"),
+    [
+        ("[{name: a, rate: 1/s, key: client.address}]", 0),
+        ("[{name: a, rate: 1/s, key: client.address, mode: observe}]", 1),
+        ("{mode: observe, limits: [{name: a, rate: 1/s, key: client.address}]}", 1),
+        ("[{name: a, rate: 1/s, key: header.x-a}]", 1),
+    ],
+)
+def test_a_rate_limit_by_address_bounds_a_quota_by_a_field(rates: str, count: int) -> None:
+    quotas = f"[{{{DAY}, store: disk, key: header.x-tenant}}]"
+    text = QUOTAS.format(quotas=quotas, upstream="", more=f"rate_limit: {rates}, ")
+    warned = [each.path for each in load([Source("p.yaml", text.encode())], {}).warnings if "evaded" in each.message]
+    assert warned.count("routes.order.quota.day.key") == count
+
+
+@pytest.mark.parametrize(
     ("more", "upstream", "where"),
     [
         ("rate_limit: [{name: all, rate: 1/s, store: disk}], ", "", "routes.order.rate_limit.all.store"),
