@@ -22,7 +22,8 @@ SEPARATE: Final = "separate"
 SEPARATE_NAMES: Final = (b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
 DIGITS: Final = 15
 """Most digits of an integer of structured fields (RFC 9651 3.3.1)."""
-LARGEST: Final = 10**DIGITS - 1
+LARGEST: Final = 999_999_999_999_999
+"""Largest integer of structured fields."""
 UNIT: Final = 1000
 LAST: Final = tuple([b"%03d" % number for number in range(UNIT)])
 """Last three digits of a number: formatting costs more than a look-up."""

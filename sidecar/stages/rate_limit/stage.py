@@ -265,7 +265,7 @@ class RateLimit:
             detail += f", in even parts for {limit.limiter.parts} workers"
         value = round((found.tat - now) / gcra.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
-        if self._reports:  # no client is told to come again before the end of the window `t` (Retry-After of the draft)
+        if self._reports:  # `t` ends with Retry-After, which should not be earlier (section 6 of the draft)
             left = gcra.remaining(max(now, gcra.arrival(found.key, now)) - now)
             outcome.headers = parse_fields(limit.lines.write(left, ceil(delay)))
         return outcome
