@@ -53,6 +53,10 @@ class Limiter:
         self._labels = labels
         self._warn_from = 0.0
         """Instant before which no further warning of a full table is given."""
+        self._full_until = 0.0
+        """Instant until which the table is told as full: a while after the last key without a place.
+
+        The number of keys does not tell, since one that says nothing any more is only evicted for another."""
         meter = env.meter
         self.refused = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="refused", **labels)
         self.observed = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="observed", **labels)
@@ -78,6 +82,7 @@ class Limiter:
     def count_overflow(self, now: float) -> None:
         """Count a request whose key has no place in the table, and warn at times."""
         self.overflowed.value += 1
+        self._full_until = now + WARN_EVERY
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY
             self._env.emit(events.RATE_LIMIT_FULL, limit=self._spec.name, keys=self.gcra.keys, **self._labels)
@@ -91,6 +96,7 @@ class Limiter:
             "mode": self._spec.mode,
             "keys": self.gcra.keys,
             "max_keys": self._spec.max_keys,
+            "is_full": self._env.now() < self._full_until,
             "waiting": self.waiting,
             "refused": self.refused.value,
             "observed": self.observed.value,

@@ -326,6 +326,22 @@ async def test_keys_beyond_the_table_share_one_count() -> None:
     assert "for all header.x-tenant beyond the 2 that are counted one by one" in refused.refusal.detail
 
 
+async def test_a_table_is_full_only_while_keys_find_no_place() -> None:
+    """Keys that say nothing any more are evicted for others, and need not be told of."""
+    env, store = make_env(), Store()
+    call = service(env, {"key": "header.x-tenant", "max_keys": 2}, store=store)
+    (state,) = store.objects.values()
+    await statuses(call, of(x_tenant="a"), of(x_tenant="b"))
+    assert (state.describe()["keys"], state.describe()["is_full"]) == (2, False)
+    await statuses(call, of(x_tenant="c"))
+    assert state.describe()["is_full"]
+    env.advance(59)
+    assert state.describe()["is_full"]
+    env.advance(2)
+    await statuses(call, of(x_tenant="d"))
+    assert (state.describe()["keys"], state.describe()["is_full"]) == (1, False)
+
+
 @pytest.mark.parametrize("claim", ["\0=192.0.2.1", "\0overflow", "a\0"])
 async def test_no_claim_is_the_key_of_another_client(claim: str) -> None:
     """JSON may contain a NUL, with which keys of the sidecar's own begin."""
