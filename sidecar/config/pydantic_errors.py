@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from sidecar.config.node import Node
+from sidecar.config.scalars import resolve
 
 Models = tuple[type[BaseModel], ...]
 
@@ -127,8 +128,24 @@ def _best_branches(errors: list[LocatedError], depth: int = 0) -> Iterator[Locat
             node, name = error.branches[depth]
             unions.setdefault(id(node), {}).setdefault(name, []).append(error)
     for branches in unions.values():
+        if (either := _number_or_word(branches.values())) is not None:
+            yield either
+            continue
         nearest = min(branches.values(), key=lambda branch: _distance(branch, branch[0].branches[depth][0]))
         yield from _best_branches(nearest, depth + 1)
+
+
+def _number_or_word(branches: Iterable[list[LocatedError]]) -> LocatedError | None:
+    """Return the error of a value that should be a whole number or one of some words; None for any other union."""
+    errors = [error for branch in branches for error in branch]
+    numbers = [error for error in errors if error.kind in ("int_type", "int_from_float")]
+    words = [error for error in errors if error.kind == "literal_error"]
+    if len(errors) != 2 or not numbers or not words or numbers[0].node is not words[0].node:
+        return None
+    value = numbers[0].node.value
+    if isinstance(value, str) and isinstance(resolve(value), int):
+        return numbers[0]  # in quotes
+    return words[0]._replace(context={"expected": f"a whole number or {words[0].context['expected']}"})
 
 
 def _distance(errors: list[LocatedError], union: Node) -> tuple[int, int]:

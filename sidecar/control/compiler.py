@@ -4,8 +4,9 @@ Rules:
 
 1. A policy that is not configured adds no stage.  Stages are in the order of `STAGES`, never in that of a file.
 2. A breaker, a concurrency limit, a rate limit or a quota under an upstream is one object for all its routes, under one
-   key of the state store.  Its stage is just outside the route's own stage of that kind; both must admit a request.  A
-   breaker with `per: endpoint` is asked by the upstream's client, which chooses the endpoint.
+   key of the state store.  Its stage is just inside the route's own stage of that kind, so that what a route refuses or
+   keeps waiting takes nothing from other routes; both must admit a request.  A breaker with `per: endpoint` is asked by
+   the upstream's client, which chooses the endpoint.
 3. A fallback to another upstream passes that upstream's own limits, and no other policy of the route.
 4. A write invalidates all cached responses of its URI (RFC 9111 4.4).  So a route that may take unsafe methods gets a
    stage for each store that it does not use itself.
@@ -61,6 +62,9 @@ BREAKER: Final = "circuit_breaker"
 RATE_LIMIT: Final = "rate_limit"
 UPSTREAM_WIDE: Final = (BREAKER, "concurrency", RATE_LIMIT, "quota", "pacing")
 """Policies that are allowed under an upstream."""
+OF_CALLERS: Final = (RATE_LIMIT, "quota")
+"""Policies that count for the arms of a route together where they are equal: no caller has a second quota because of a
+rollout."""
 RETRY_BUDGET: Final = "retry_budget"
 RECLAIM: Final = "reclaim"
 CACHE: Final = "cache"
@@ -220,6 +224,8 @@ class Compilation:
         """Problems found so far."""
         self.routes = {route.name: route for route in spec.all_routes}
         """Specs of the routes by name."""
+        self.stable = {arm.name: route for route in spec.routes for arm in route.arms}
+        """Routes by the names of their candidates."""
         arms = [arm.name for route in spec.routes if route.is_observed for arm in route.arms]
         self.observed = {name for name in self.routes if name.partition(":")[0] in arms}
         """Names of candidates that only observe, and of their parts, which get no requests."""
@@ -568,11 +574,20 @@ class Compilation:
     def make_links(
         self, kind: StageKind, route: str, upstream: str, spec: RouteSpec | None, *, is_inside: bool = False
     ) -> list[Link]:
-        """Return the stages of one kind for a route: its upstream's first, then its own.
+        """Return the stages of one kind for a route: its own first, then its upstream's.
 
         Without `spec`, only those of the upstream.  `is_inside`: True for the parts of blocks inside the cache.
         """
         found = []
+        if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
+            mark, counted = spec.where(kind.name), route
+            if kind.name in OF_CALLERS and route in self.stable:
+                stable = self.stable[route]
+                if stable.blocks.get(kind.name) == own:
+                    counted = stable.name
+            places = partial(self.find_place, partial(spec.where, kind.name))
+            ctx = self.make_context(counted, upstream, ROUTE, mark, places)
+            found.append(self.make_link(kind, own, ctx, mark, is_inside))
         owner = self.spec.upstreams.get(upstream)
         shared = getattr(owner, kind.name, None) if owner is not None and kind.name in UPSTREAM_WIDE else None
         if shared is not None and getattr(shared, "per", None) is None:
@@ -580,12 +595,6 @@ class Compilation:
             places = partial(self.find_place, partial(self.spec.where, "upstreams", upstream, kind.name))
             ctx = self.make_context(route, upstream, UPSTREAM, mark, places)
             found.append(self.make_link(kind, shared, ctx, mark, is_inside))
-        if spec is not None and (own := spec.blocks.get(kind.name)) is not None:
-            mark = spec.where(kind.name)
-            ctx = self.make_context(
-                route, upstream, ROUTE, mark, partial(self.find_place, partial(spec.where, kind.name))
-            )
-            found.append(self.make_link(kind, own, ctx, mark, is_inside))
         return [link for link in found if link is not None]
 
     def make_link(self, kind: StageKind, block: Block, ctx: BuildContext, mark: Mark, is_inside: bool) -> Link | None:

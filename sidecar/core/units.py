@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from math import inf
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
@@ -24,6 +25,9 @@ NEGATIONS: Final = ("off", "no", "none", "false", "never", False)
 """Values that users write to turn something off.  Only `off` is valid, and only for keys that accept it."""
 PER: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 """Number of seconds in each unit of a rate."""
+LEAST_RATE: Final = 0.001 / 3600
+MOST_RATE: Final = 1e9
+"""Bounds of a rate per second; beyond them times and numbers are too large for header fields."""
 
 NOTATIONS: Final[dict[str, tuple[tuple[str, float], ...]]] = {
     "ms|s|m|h": (("h", 3600), ("m", 60), ("s", 1), ("ms", 1e-3), ("us", 1e-6)),
@@ -43,7 +47,10 @@ def _parser(what: str, units: dict[str, Any], example: str, after: str = "") -> 
             raise ValueError(f"is a number without a unit; write a {what} such as {example}")
         if not isinstance(value, str) or not (match := pattern.fullmatch(value)):
             raise ValueError(f"is not a {what}; write it such as {example}")
-        return float(match[1]) * float(units[match[2]])
+        number = float(match[1]) * float(units[match[2]])
+        if number == inf:
+            raise ValueError(f"is too large for a {what}; write it such as {example}")
+        return number
 
     return parse
 
@@ -86,9 +93,12 @@ def name_or_off(value: Any, effect: str, what: str) -> Any:
 
 
 def _rate(value: Any) -> float:
-    if isinstance(value, str) and (match := re.fullmatch(rf"{NUMBER}/({'|'.join(PER)})", value)):
-        return float(match[1]) / PER[match[2]]
-    raise ValueError("is not a rate; write it such as 100/s or 600/m")
+    if not isinstance(value, str) or not (match := re.fullmatch(rf"{NUMBER}/({'|'.join(PER)})", value)):
+        raise ValueError("is not a rate; write it such as 100/s, 600/m or 10/h")
+    rate = float(match[1]) / PER[match[2]]
+    if rate > MOST_RATE or 0 < rate < LEAST_RATE:
+        raise ValueError("is not between 0.001/h and 1000000000/s; write it such as 100/s, 600/m or 10/h")
+    return rate
 
 
 def _positive(parse: Callable[[Any], float]) -> Callable[[Any], float]:

@@ -10,7 +10,7 @@ from sidecar.control.route import Link, Route
 from sidecar.core.exchange import Exchange
 from sidecar.inspect.effective import flow
 from sidecar.limits.keys import cost_reader, key_reader
-from sidecar.limits.spec import ADDRESS, AnswerSize, fixed_cost
+from sidecar.limits.spec import ADDRESS, AnswerSize, fixed_cost, plain
 from sidecar.stages.quota.spec import QuotaSpec
 from sidecar.stages.quota.spec import Spec as Quotas
 from sidecar.stages.rate_limit.spec import LimitSpec, Spec
@@ -93,7 +93,7 @@ def _cost(spec: int | float | str | AnswerSize, most: float, x: Exchange) -> Ite
     read = cost_reader(spec, most)
     cost = fixed_cost(spec) if read is None else read(x)
     if cost != 1:
-        yield f"the request counts as {cost:g}"
+        yield f"the request counts as {plain(cost)}"
 
 
 def _key(limit: LimitSpec | QuotaSpec, x: Exchange) -> str:

@@ -6,32 +6,47 @@
 
 Of a rate limit, the quota is the capacity, and its window the time in which an empty bucket fills: a client that
 spreads the quota over the window is never refused.  A limit that counts the size of answers is stated in bytes, with
-the draft's quota unit `content-bytes`.
+the draft's quota unit `content-bytes`.  Larger numbers than structured fields have are stated as the largest.
 """
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 from typing import Final
 
-from sidecar.core.message import without
+from sidecar.core.message import Headers, get, parse_fields, without
 from sidecar.core.outcome import Outcome, append_lines
 
 STRUCTURED: Final = "structured"
 SEPARATE: Final = "separate"
 SEPARATE_NAMES: Final = (b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
+DIGITS: Final = 15
+"""Most digits of an integer of structured fields (RFC 9651 3.3.1)."""
+LARGEST: Final = 999_999_999_999_999
+"""Largest integer of structured fields."""
 UNIT: Final = 1000
 LAST: Final = tuple([b"%03d" % number for number in range(UNIT)])
 """Last three digits of a number: formatting costs more than a look-up."""
 
 
 def state_limit(outcome: Outcome, lines: object, form: str) -> Outcome:
-    """Append the lines of a limit to an outcome; the separate fields replace those of the upstream."""
+    """Append the lines of a limit to an outcome.
+
+    Of the separate fields, there is one set: those of the limit with the least left, here or in the answer.
+    """
     if isinstance(lines, bytes):
-        if form == SEPARATE and outcome.header(SEPARATE_NAMES[0]) is not None:
+        if form == SEPARATE and any(outcome.header(name) is not None for name in SEPARATE_NAMES):
+            if remaining_of(outcome.headers) < remaining_of(parse_fields(lines)):
+                return outcome
             outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
         append_lines(outcome, lines)
     return outcome
+
+
+def remaining_of(fields: Headers) -> float:
+    """Return the number in RateLimit-Remaining; infinite without one."""
+    value = get(fields, SEPARATE_NAMES[1]) or b""
+    return float(value) if value.isdigit() and len(value) <= DIGITS else inf
 
 
 class FieldLines:
@@ -45,7 +60,7 @@ class FieldLines:
         `unit` is how many bytes of an answer count as one; 0 if requests count.
         """
         self._unit = max(1, unit)
-        quota *= self._unit
+        quota = min(quota * self._unit, LARGEST)
         if form == SEPARATE:
             self._start = b"ratelimit-limit: %d\r\nratelimit-remaining: " % quota
             self._between = b"\r\nratelimit-reset: "
@@ -69,7 +84,7 @@ class FieldLines:
     def write(self, remaining: int, seconds: int) -> bytes:
         """Return the lines, for requests that remain and whole seconds until the whole quota is available."""
         if self._unit > 1:
-            remaining *= self._unit
+            remaining = min(remaining * self._unit, LARGEST)
         if seconds != self._rest_of:
             self._rest_of = seconds
             self.rest = b"%b%d%b" % (self._between, seconds, self._end)

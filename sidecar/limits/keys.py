@@ -1,7 +1,7 @@
 """Readers of keys and costs of requests.
 
 A key is a text; empty if the request has none.  Clients choose most keys, so a long one is replaced by its digest, and
-keys of `otherwise` have a prefix that no other key can have: no field and no path contains a NUL, and in claims it is
+keys of `otherwise` have a prefix that no other key can have: no field and no path contains a NUL, and in a claim it is
 escaped.
 """
 
@@ -107,9 +107,13 @@ def _reader(key: str, prefix: int) -> ReadKey:
 
 
 def _encodable(text: str) -> str:
-    """Return the text with what JSON may contain escaped: lone surrogates, which no store can encode, and NULs."""
-    text = text.replace("\0", "\\0")
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    """Return the text with NUL and lone surrogates escaped, which JSON may contain.
+
+    Keys of the sidecar's own begin with a NUL, and no store can encode a lone surrogate.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _claim_reader(name: str) -> ReadKey:

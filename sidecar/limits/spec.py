@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Protocol
 
-from pydantic import BeforeValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema
 
 from sidecar.core import template
 from sidecar.core.spec import Model
@@ -18,8 +18,45 @@ CLAIMS: Final = "caller.claims."
 _NAMED: Final = r"header\.[!#$%&'*+.^_`|~0-9A-Za-z-]+|path\.[A-Za-z_][A-Za-z0-9_]*|caller\.claims\.[^\s{}]+"
 KEYS: Final = rf"{NO_KEY}|client\.address|{CALLER}|{_NAMED}"
 """Pattern of the keys that a limit may have."""
+NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+"""Pattern of the names of limits."""
 MOST_LIMITS: Final = 10
 """Most limits of one block."""
+
+
+class Counting(Protocol):
+    """Spec of a limit, as far as it says which requests are counted together, and where."""
+
+    @property
+    def key(self) -> str:
+        """Key by which requests are counted."""
+
+    @property
+    def otherwise(self) -> str:
+        """Key of requests that do not have the first one."""
+
+    @property
+    def ipv6_prefix(self) -> int:
+        """Length of the prefix by which IPv6 addresses are counted."""
+
+    @property
+    def store(self) -> str | None:
+        """Store that has the count; None for that of this sidecar."""
+
+    @property
+    def on_store_failure(self) -> str:
+        """Decision while the store is away."""
+
+
+def counts_all_of(wide: Counting, narrow: Counting) -> bool:
+    """True if a limit counts together whatever another one does, in the same processes or in more."""
+    if wide.key != NO_KEY:
+        is_same_key = (wide.key, wide.otherwise) == (narrow.key, narrow.otherwise)
+        if not is_same_key or wide.ipv6_prefix > narrow.ipv6_prefix:
+            return False
+    if wide.store is None:
+        return narrow.store is None
+    return narrow.store in (None, wide.store) and wide.on_store_failure != "allow"
 
 
 def _key(value: Any) -> Any:
@@ -60,6 +97,11 @@ def _form(value: Any) -> str:
     return "answer" if isinstance(value, dict | AnswerSize) else "number"
 
 
+def plain(number: float) -> str:
+    """Return a number in digits, with six of them at least."""
+    return f"{number:g}" if number < 1_000_000 else f"{number:.0f}"
+
+
 def in_units(cost: int | float | str | AnswerSize) -> str:
     """Return what a limit counts, as the end of a sentence; empty for requests."""
     return f", in units of {cost.words} of answers" if isinstance(cost, AnswerSize) else ""
@@ -75,7 +117,15 @@ def answer_unit(cost: int | float | str | AnswerSize) -> int:
     return cost.answer_size if isinstance(cost, AnswerSize) else 0
 
 
-LimitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME, text):
+        raise ValueError(
+            "is no name of a limit; write up to 63 letters, digits, dots, hyphens and underscores, such as per-tenant"
+        )
+    return text
+
+
+LimitName = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 """Name of a limit, as metrics and the field RateLimit contain it."""
 StoreName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 """Name of a store of the section `stores`."""

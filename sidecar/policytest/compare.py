@@ -13,7 +13,7 @@ from sidecar.config.node import Mark, Node
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import Headers
 from sidecar.policytest.messages import Messages
-from sidecar.policytest.script import SeenRequest, value_of
+from sidecar.policytest.script import SeenRequest, value_of, values_of
 from sidecar.policytest.spec import ContentSpec, ExpectSpec, MessageContentSpec, ReceivedSpec, SeenSpec, StepSpec
 from sidecar.policytest.streams import grpc_status_of
 from sidecar.policytest.world import Observed, World
@@ -178,11 +178,15 @@ def _script(step: StepSpec, node: Node, world: World) -> Differences:
 
 
 def _headers(wanted: dict[str, str | None], at: Node, headers: Headers, key: str = "headers") -> Differences:
-    """Yield the differences of fields; `key` is that of the expectation."""
+    """Yield the differences of fields; `key` is that of the expectation.
+
+    A field with several lines meets the value of each line, and that of all of them (RFC 9110 5.3).
+    """
     for name, value in wanted.items():
-        got = value_of(headers, name)
-        if got != value:
-            yield _differs(at, (key, name), "no such field" if value is None else value, got)
+        lines = values_of(headers, name)
+        whole = ", ".join(lines) if lines else None
+        if value != whole and value not in lines:
+            yield _differs(at, (key, name), "no such field" if value is None else value, whole)
 
 
 def _content(spec: ContentSpec, at: Node, body: bytes) -> Differences:

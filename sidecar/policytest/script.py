@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from sidecar.core.body import Body, BodyReader
 from sidecar.core.env import Env
 from sidecar.core.http1 import body_length, parse_request
-from sidecar.core.message import Headers, get, parse_fields, write_http_date
+from sidecar.core.message import Headers, parse_fields, write_http_date
 from sidecar.policytest.messages import Messages
 from sidecar.policytest.spec import ContentSpec, ResponseSpec
 from sidecar.policytest.streams import ScriptedStreams
@@ -244,5 +244,11 @@ class ScriptedConnection(asyncio.Protocol):
 
 def value_of(headers: Headers, name: str) -> str | None:
     """Return the first value of a field as text; None without the field."""
-    value = get(headers, name.lower().encode())
-    return None if value is None else value.decode("utf-8", "surrogateescape")
+    values = values_of(headers, name)
+    return values[0] if values else None
+
+
+def values_of(headers: Headers, name: str) -> list[str]:
+    """Return the values of all lines of a field as text."""
+    wanted = name.lower().encode()
+    return [value.decode("utf-8", "surrogateescape") for key, value in headers if key == wanted]

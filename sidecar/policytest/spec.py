@@ -241,7 +241,8 @@ class SeenSpec(MessageContentSpec):
     path: str | None = None
     """Path with its query."""
     headers: dict[str, str | None] = Field(default_factory=dict)
-    """Values of header fields by name; null for a field that must be absent."""
+    """Values of header fields by name; null for a field that must be absent.  One of several lines is enough, or all
+    of them joined with `, `."""
 
 
 class ReceivedSpec(MessageContentSpec):
@@ -256,7 +257,8 @@ class ReceivedSpec(MessageContentSpec):
     trailers: dict[str, str | None] = Field(default_factory=dict)
     """Values of trailers by name, which may stand in the head of an answer without messages; null for an absent one."""
     headers: dict[str, str | None] = Field(default_factory=dict)
-    """Values of header fields by name; null for a field that must be absent."""
+    """Values of header fields by name; null for a field that must be absent.  One of several lines is enough, or all
+    of them joined with `, `."""
     websocket: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
     """Messages that the client receives over a WebSocket, as JSON values."""
     close: Annotated[int, Field(ge=1000, le=4999)] | None = None

@@ -167,6 +167,12 @@ class Scene:
         await self.admin.close()
 
 
+ADDRESS: dict[str, Any] = {
+    "limit": "20 per second, with a burst of 20", "shared_by": "process", "keys": 500, "max_keys": 500, "refused": 0
+}  # fmt: skip
+"""Rate limit with as many keys as it may have."""
+
+
 def calm(scene: Scene) -> Scene:
     """Fill a scene with a healthy service."""
     scene.routes = {
@@ -194,6 +200,7 @@ def calm(scene: Scene) -> Scene:
             max_keys=10_000,
             refused=2310,
         ),
+        ("rate_limit", "route", "order", "address"): Thing(**ADDRESS, is_full=False),
         ("quota", "route", "order", "day", "in this process"): Thing(
             quota="10000 per day, from 06:00 in Europe/Berlin", shared_by="process", keys=3, max_keys=10_000, refused=0
         ),
@@ -223,6 +230,7 @@ def broken(scene: Scene) -> Scene:
     calm(scene)
     scene.expiring = "/etc/tls/revoked.pem expires at 2026-11-21 23:00:00 UTC, and then every client is refused"
     scene.states |= {
+        ("rate_limit", "route", "order", "address"): Thing(**ADDRESS, is_full=True),
         ("breaker", "upstream", "payments"): breaker(
             "open",
             "12 of 20 calls failed in 10 s (60 %), 50 % opens it",

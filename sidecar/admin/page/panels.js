@@ -2,6 +2,7 @@
 
 import { beside, besideRoute, ownerOf } from "./advice.js";
 import { $, badge, bar, fill, keyed, make, setAttribute, setText, svg } from "./dom.js";
+import { isFull } from "./verdict.js";
 import { ago, bytes, clock, duration, number, percent, plural, rate, shortPlace } from "./words.js";
 
 const SPAN = 60;
@@ -274,7 +275,7 @@ export function rates(model) {
     { title: "Limit of", value: (r) => r.name.replace(/:in [^:]*$/, ""), kind: "name" },
     { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },
     { title: "Counted", value: (r) => `${SHARED_BY[r.shared_by]}${r.shared_by === "fleet" ? ` ${r.store}` : ""}${away(r) ? ", which is away" : ""}`, tone: (r) => (away(r) ? "warn" : null) },
-    { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (r.keys >= r.max_keys ? "warn" : null) },
+    { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (isFull(r) ? "warn" : null) },
     { title: "Refused", value: (r) => number(r.refused), kind: "n" },
   ], rows, (r) => r.name, "No limits.");
 }

@@ -7,6 +7,9 @@ const MANY_ERRORS = 0.05;
 const ENOUGH_CALLS = 20;
 const RECENT = 60;
 
+/* True while further keys of a limit share one count.  Keys that say nothing any more are in the table until others come. */
+export const isFull = (limit) => limit.is_full ?? limit.keys >= limit.max_keys;
+
 const entries = (things) => Object.entries(things ?? {});
 
 /* Returns the problems as {tone, at, text}; `at` is the id of the panel with the details. */
@@ -54,7 +57,7 @@ export function problems({ parts, history, now }) {
     if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);
   }
   for (const [name, limit] of entries(parts["state.rate_limit"])) {
-    if (limit.keys >= limit.max_keys) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
+    if (isFull(limit)) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, quota] of entries(parts["state.quota"])) {
     if (quota.keys >= quota.max_keys) say("warn", "refusals", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);

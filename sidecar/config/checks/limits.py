@@ -9,7 +9,8 @@ from sidecar.config.node import Node
 from sidecar.config.process_spec import OUTBOUND
 from sidecar.config.report import Report, suggest
 from sidecar.config.spec import PolicySpec, RouteSpec
-from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY, answer_unit
+from sidecar.core.message import HOP_BY_HOP
+from sidecar.limits.spec import ADDRESS, CALLER, NO_KEY, answer_unit, counts_all_of
 from sidecar.routing.rule import MatchError, Rule
 from sidecar.stages.quota.spec import QuotaSpec
 from sidecar.stages.quota.spec import Spec as Quotas
@@ -22,6 +23,16 @@ HEADER: Final = "header."
 PATH: Final = "path."
 SLOWEST: Final = 1024
 """Bytes of answers in a second that a limit by their size may let pass without a warning."""
+TAKEN: Final = HOP_BY_HOP | {
+    b"host", b"content-length", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto",
+    b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms", b"grpc-timeout", b"x-sidecar-attempt",
+}  # fmt: skip
+"""Fields that listeners take out of requests, so that no key finds them."""
+SPANNED_BY: Final = {
+    "hour": ("hour", "day", "week", "month"), "day": ("day", "week", "month"), "week": ("week",), "month": ("month",)
+}  # fmt: skip
+"""Windows that contain each kind of window as a whole, if they begin at the same time of the day."""
+NEVER_REACHED: Final = "is never reached: `{}` refuses earlier; lower it, or leave it out"
 Limits = Sequence[LimitSpec | QuotaSpec]
 """Limits of one block."""
 
@@ -42,7 +53,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             _check_block(block, node, report)
             _check_shared(limits, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
-                _check_evasion(limits, node, report)
+                _check_evasion(limits, upstream.rate_limit, node, report)
             for route in routes:
                 _check_captures(limits, node, route, report)
             if not any(route.name in known for route in routes):
@@ -62,7 +73,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 seen.add(id(node))
                 _check_block(own, node, report)
                 if _is_open(spec, route):
-                    _check_evasion(limits, node, report)
+                    _check_evasion(limits, route.blocks.get(RATE_LIMIT), node, report)
 
 
 def _limits_of(block: Spec | Quotas) -> Limits:
@@ -83,6 +94,14 @@ def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
         if given.child("otherwise") is not None and limit.key in (NO_KEY, ADDRESS):
             message = f"has no effect: with the key {limit.key} no request is without a key; leave it out"
             report.warn(_node_of(node, number, "otherwise"), message)
+        elif limit.otherwise == limit.key != NO_KEY:
+            message = f"has no effect: it is {limit.key} too; write {ADDRESS}, or leave it out"
+            report.warn(_node_of(node, number, "otherwise"), message)
+        for key in ("key", "otherwise"):
+            name = getattr(limit, key).removeprefix(HEADER)
+            if name.encode() in TAKEN:
+                message = f"counts all requests together: the listener takes {name}, so that no request has it here; "
+                report.warn(_node_of(node, number, key), f"{message}write another field, or {ADDRESS}")
         if given.child("ipv6_prefix") is not None and ADDRESS not in (limit.key, limit.otherwise):
             report.warn(_node_of(node, number, "ipv6_prefix"), f"has no effect without the key {ADDRESS}; leave it out")
         if isinstance(limit, LimitSpec) and limit.rate * answer_unit(limit.cost) < SLOWEST and answer_unit(limit.cost):
@@ -98,8 +117,10 @@ def _check_block(block: Spec | Quotas, node: Node, report: Report) -> None:
             message = f"refuses the second of two requests that come within {gap}; write such as burst: 10"
             report.warn(_node_of(node, number, "burst"), message)
         if isinstance(block, Spec) and (lower := _lower_limit(block, number)) is not None:
-            message = f"is never reached: `{lower.name}` refuses earlier; lower it, or leave it out"
-            report.warn(_node_of(node, number, "rate"), message)
+            report.warn(_node_of(node, number, "rate"), NEVER_REACHED.format(lower.name))
+    for number in range(0 if isinstance(block, Spec) else len(block.quotas)):
+        if isinstance(block, Quotas) and (less := _lower_quota(block, number)) is not None:
+            report.warn(_node_of(node, number, "max"), NEVER_REACHED.format(less.name))
 
 
 def _lower_limit(block: Spec, number: int) -> LimitSpec | None:
@@ -114,11 +135,36 @@ def _lower_limit(block: Spec, number: int) -> LimitSpec | None:
             and (other.cost, other.count) == (limit.cost, limit.count)
             and other.rate <= limit.rate
             and other.capacity <= limit.capacity
-            and (other.key == NO_KEY or (other.key, other.otherwise) == (limit.key, limit.otherwise))
+            and counts_all_of(other, limit)
             and not (is_same and index > number)
         ):
             return other
     return None
+
+
+def _lower_quota(block: Quotas, number: int) -> QuotaSpec | None:
+    """Return a quota of the block that is used up before this one; None without one."""
+    quota = block.quotas[number]
+    for index, other in enumerate(block.quotas):
+        is_same = (other.max, other.per, other.key) == (quota.max, quota.per, quota.key)
+        if (
+            index != number
+            and other.mode == "enforce"
+            and other.cost == quota.cost
+            and other.max <= quota.max
+            and _spans(other, quota)
+            and counts_all_of(other, quota)
+            and not (is_same and index > number)
+        ):
+            return other
+    return None
+
+
+def _spans(long: QuotaSpec, short: QuotaSpec) -> bool:
+    """True if each window of one quota is within a window of another."""
+    if long.per not in SPANNED_BY[short.per] or long.time_zone != short.time_zone:
+        return False
+    return long.resets.endswith(":00") if short.per == "hour" else long.resets == short.resets
 
 
 def _check_shared(limits: Limits, node: Node, routes: int, report: Report) -> None:
@@ -128,10 +174,15 @@ def _check_shared(limits: Limits, node: Node, routes: int, report: Report) -> No
         report.warn(_node_of(node, 0), f"{message}add a limit with a key, such as key: {ADDRESS}")
 
 
-def _check_evasion(limits: Limits, node: Node, report: Report) -> None:
-    """Warn of limits whose key clients choose, if no other limit of the block counts such clients."""
-    if any(limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce" for limit in limits):
-        return
+def _check_evasion(limits: Limits, rates: Any, node: Node, report: Report) -> None:
+    """Warn of limits whose key clients choose, if no other limit of the block counts such clients.
+
+    `rates` is the rate limit of the same route or upstream, which bounds a quota too; None without one.
+    """
+    beside = rates.limits if rates is not None and rates.is_enforced else ()
+    for limit in (*limits, *beside):
+        if limit.key.partition(".")[0] in (NO_KEY, "client", CALLER) and limit.mode == "enforce":
+            return
     for number, limit in enumerate(limits):
         if limit.key.startswith(HEADER):
             field = limit.key.removeprefix(HEADER)

@@ -48,6 +48,8 @@ KEPT: Final = frozenset(
     )
 )  # fmt: skip
 """Fields of a foreign answer that are passed on; the others describe its body."""
+LONGEST_PUSHBACK: Final = 2**31 - 1
+"""Largest `grpc-retry-pushback-ms`, a signed number of 32 bits (gRFC A6): clients take a larger one for no number."""
 LONGEST_MESSAGE: Final = 1024
 """Characters of a message that are sent."""
 
@@ -104,7 +106,8 @@ def make_status(outcome: Outcome, details: Masks | None, web: bytes = b"") -> Ou
         *[field for field in outcome.headers if field[0] in KEPT],
     ]
     if refusal.retry_after is not None:
-        fields.append((b"grpc-retry-pushback-ms", b"%d" % max(1, ceil(refusal.retry_after * 1000))))
+        pushback = min(max(1, ceil(refusal.retry_after * 1000)), LONGEST_PUSHBACK)
+        fields.append((b"grpc-retry-pushback-ms", b"%d" % pushback))
     answer = _trailers_only(fields, code, outcome)
     return in_web_form(answer, web) if web else answer
 

@@ -14,6 +14,7 @@ from sidecar.imports.nginx.grammar import Directive
 from sidecar.imports.nginx.scope import Scope, length
 from sidecar.imports.retries import IDEMPOTENT
 from sidecar.imports.units import duration, literal
+from sidecar.limits.spec import ADDRESS
 
 if TYPE_CHECKING:
     from sidecar.imports.nginx.upstream import Passed
@@ -32,8 +33,15 @@ OWN: Final = frozenset({
 """Fields that the sidecar sets by itself."""
 ZONE: Final = re.compile(r"zone=([^:]+)(?::\S*)?")
 RATE: Final = re.compile(r"rate=([0-9]{1,9})r/([sm])")
-KEYS: Final = {"$binary_remote_addr": "client.address", "$remote_addr": "client.address", "$server_name": "none",
-               "$host": "none"}  # fmt: skip
+ADDRESSES: Final = ("$binary_remote_addr", "$remote_addr")
+"""Variables with the address of the peer, or of the client behind a trusted proxy."""
+STATED: Final = ("$http_x_forwarded_for", "$proxy_add_x_forwarded_for", "$http_x_real_ip")
+"""Variables with what proxies say of the client's address."""
+KEYS: Final = {
+    **dict.fromkeys((*ADDRESSES, *STATED), ADDRESS),
+    **dict.fromkeys(("$server_name", "$host", "$http_host"), "none"),
+}
+"""Keys of limits by the variable that nginx counts by."""
 
 
 def add_timeouts(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
@@ -156,14 +164,19 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
             raise each.fail(f"has the burst `{burst}`; a whole number would be right")
         many = int(burst[:6])
         limit: dict[str, Any] = {
-            "name": Value(re.sub(r"[^A-Za-z0-9_-]", "-", options["zone"]), ""),
+            "name": Value(_limit_name(options["zone"], [limit["name"].value for limit in limits]), ""),
             "rate": draft.value(f"{rate[1]}/{rate[2]}", zone_of.line),
         }
         is_delayed = many and "nodelay" not in options and "delay" not in options
         limit["burst"] = draft.value(0 if is_delayed else many, each.line)
         if key != "none":
             limit["key"] = draft.value(key, zone_of.line)
+        if key == ADDRESS:
             limit["ipv6_prefix"] = Value(128, "nginx counts each address")
+            if zone_of.words[0] not in ADDRESSES:
+                each.differ("counts by the address of the client, which proxies in `trusted_proxies` state")
+        elif key != "none":
+            each.differ("requests without the field share one count here, and nginx does not limit them")
         if is_delayed:
             per = Fraction(1 if rate[2] == "s" else 60, max(1, int(rate[1])))
             limit["delay"] = {"max": draft.value(duration(per * many), each.line)}
@@ -183,8 +196,16 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
             each.lose("a limit of requests in flight for each client has no equal here")
 
 
+def _limit_name(zone: str, others: list[str]) -> str:
+    """Return a name for the limit of a zone that no other limit of the location has."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "-", zone)[:50]
+    name = plain if plain[:1].isalnum() else f"zone{plain}"
+    return next(each for each in (name, *(f"{name}-{number}" for number in range(2, 1000))) if each not in others)
+
+
 def _key(zone: Directive | None) -> str | None:
     if zone is None or not zone.words:
         return None
     field = re.fullmatch(r"\$http_(\w+)", zone.words[0])
-    return "header." + field[1].replace("_", "-") if field is not None else KEYS.get(zone.words[0])
+    key = "header." + field[1].replace("_", "-") if field is not None else None
+    return KEYS.get(zone.words[0], key)

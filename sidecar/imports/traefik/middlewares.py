@@ -210,9 +210,12 @@ def _limit(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
     }
     criterion = part.get("sourceCriterion")
     field = part.text("sourceCriterion", "requestHeaderName")
-    if field:
+    if field.lower() in ("x-forwarded-for", "x-real-ip"):
+        limit["key"] = draft.value("client.address", part.line)
+        part.differ("counts by the address of the client, which proxies in `trusted_proxies` state")
+    elif field and field.lower() != "host":  # Go's requests have no field Host, so that all count together
         limit["key"] = draft.value(f"header.{field.lower()}", part.line)
-    elif part.is_true("sourceCriterion", "requestHost"):
+    elif field or part.is_true("sourceCriterion", "requestHost"):
         if criterion is not None:
             criterion.differ("all hosts of the route have one count here")
     else:

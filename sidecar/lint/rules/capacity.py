@@ -7,7 +7,7 @@ from math import ceil, isinf
 from typing import Any, Final
 
 from sidecar.config.node import Node
-from sidecar.limits.spec import NO_KEY
+from sidecar.limits.spec import NO_KEY, counts_all_of
 from sidecar.lint.arithmetic import erlang_loss, in_flight, number, percent, seconds, times
 from sidecar.lint.facts import LimitFacts, RouteFacts, UpstreamFacts
 from sidecar.lint.rule import Hit, Rule, RuleText, limit_rule, route_rule, upstream_rule
@@ -464,12 +464,12 @@ def unreachable_quota(route: RouteFacts) -> Iterator[Hit]:
     block = route.blocks.get("quota")
     limits = [
         each for each in route.limits
-        if each.mode == "enforce" and each.cost == 1 and each.count == "all" and each.store is None
+        if each.mode == "enforce" and each.cost == 1 and each.count == "all"
     ]  # fmt: skip
     for index, quota in enumerate(block.quotas if block is not None else ()):
         for limit in limits if quota.cost == 1 else ():
             most = limit.capacity + limit.rate * LONGEST_WINDOW[quota.per]
-            if (limit.key, limit.otherwise) == (quota.key, quota.otherwise) and most < quota.max:
+            if counts_all_of(limit, quota) and most < quota.max:
                 yield Hit(
                     route.at("quota", index, "max"),
                     f"is never reached: `{limit.name}` lets at most {most:.0f} through in the {quota.per}; lower it",

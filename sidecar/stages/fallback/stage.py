@@ -2,8 +2,8 @@
 
 Rules:
 
-1. If a step's response is a failure too, the next step is tried.  If no step has a response, the first failure is the
-   outcome.
+1. If a step's response is a failure too, whether `on` names it or not, the next step is tried.  If no step has a
+   response, the first failure is the outcome.
 2. Another upstream gets only requests that a retry may send again: those that the first one cannot have seen, those
    with an idempotent method or an Idempotency-Key.  The body must be whole; up to `max_body` of it is kept.
 3. The policies under that upstream apply to it.  The breaker and the retries of this route do not.
@@ -151,7 +151,7 @@ class FallbackStage:
             found = await step.take(x, outcome)
             if found is None:
                 continue
-            if step.kind == "upstream" and self.is_due(found):
+            if step.kind == "upstream" and (found.failure is not None or self.is_due(found)):
                 found.discard()
                 continue
             outcome.discard()

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from math import ceil
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
 from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
-from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units
+from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units, plain
+
+TIME: Final = "([01][0-9]|2[0-3]):[0-5][0-9]"
+"""Pattern of a time of the day."""
+
+
+def _time(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(TIME, value):
+        raise ValueError('is no time of the day; write it with hours from 00 to 23, such as "06:00"')
+    return value
 
 
 def _zone(name: str) -> str:
-    from sidecar.stages.quota.windows import find_zone  # time zones are loaded only if there is a quota
+    from sidecar.stages.quota.windows import find_zone, meant_zone  # time zones are loaded only if there is a quota
 
     try:
         find_zone(name)
     except ValueError:
-        raise ValueError("is no time zone that this machine knows; write such as UTC or Europe/Berlin") from None
+        near = meant_zone(name)
+        hint = f"did you mean `{near}`?" if near else "write such as UTC or Europe/Berlin"
+        raise ValueError(f"is no time zone that this machine knows; {hint}") from None
     return name
 
 
@@ -42,7 +55,9 @@ class QuotaSpec(Model):
     """Number of requests that one counts as; or a template of it, such as `{query.rows}`.  A value below 1, or that is
     no number, counts as 1, and one above `max` as `max`.  `{answer_size: 1MiB}` counts the answer: one for each MiB of
     its body.  That is charged once it is known, and may go beyond `max`."""
-    resets: Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = "00:00"
+    resets: Annotated[
+        str, BeforeValidator(_time), WithJsonSchema({"type": "string", "pattern": f"^{TIME}$", "examples": ["06:00"]})
+    ] = "00:00"
     """Time of the day at which a window ends and the next one begins.  A quota per hour ends with the hour."""
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     """Time zone of `resets`, by its name in the IANA database; where the clock changes, a day has 23 or 25 hours."""
@@ -77,6 +92,11 @@ class QuotaSpec(Model):
     def _is_consistent(self) -> QuotaSpec:
         if self.store is None and "on_store_failure" in self.model_fields_set:
             raise ValueError("has `on_store_failure`, but no `store`; name one, or leave `on_store_failure` out")
+        if isinstance(self.cost, int | float) and self.cost > self.max:
+            raise ValueError(
+                f"has a cost of {plain(self.cost)}, which a quota of {self.max} never lets through; "
+                f"make max at least {plain(ceil(self.cost))}"
+            )
         if self.per == "hour" and "resets" in self.model_fields_set:
             raise ValueError("has `resets`, but a quota per hour ends with the hour; leave `resets` out")
         return self

@@ -2,11 +2,13 @@
 
 Rules:
 
-1. Every quota of the block must let a request through; one that is refused counts for none of them.
+1. Every quota of the block must let a request through; one that is refused counts for none of them.  Of several that
+   refuse it, the refusal names the one whose window ends last.
 2. A quota under an upstream has one count for all its routes, one under a route its own.  The counts survive a reload,
    and with a store a restart.
 3. A quota counts requests, not attempts, and cache hits too.
-4. `mode: observe` lets everything pass.  A request that would have been refused then does not count, as if it had been.
+4. `mode: observe` lets everything pass.  A request that would have been refused then counts for no observed quota, as
+   if it had been; it counts for the enforced ones, which it passes.
 5. A request whose key has no leased units waits for an answer of the store, three times at most.  While the store is
    away, `on_store_failure` holds.
 6. A window begins by the wall clock.  One that steps back by an hour at most leaves no window.
@@ -76,8 +78,11 @@ class QuotaState:
 
     @property
     def keys(self) -> int:
-        """Number of keys that are counted, or have a lease, in this process."""
-        return len(self.table.spent) if self.shared is None else len(self.shared.lessee.leases)
+        """Number of keys that are counted one by one, or have a lease, in this process in the current window."""
+        if self._env.wall() >= self.end:
+            return 0
+        keys = self.table.spent if self.shared is None else self.shared.lessee.leases
+        return len(keys) - (OVERFLOW in keys)
 
     def retune(self, spec: QuotaSpec) -> None:
         """Apply new settings.  The counts stay, unless the quota has another key or other windows."""
@@ -122,6 +127,7 @@ class QuotaState:
 
     def describe(self) -> dict[str, Any]:
         """Return quota, scope, window, keys and counters, JSON-ready."""
+        self.roll(self._env.wall())  # the last request may have come in a window that has ended
         facts: dict[str, Any] = {
             "quota": self._spec.words,
             "shared_by": "process" if self.shared is None else "fleet",
@@ -255,7 +261,7 @@ class RouteQuota:
 
 
 class Passed:
-    """Quota that lets a request through."""
+    """Quota that lets a request through, or refuses it."""
 
     __slots__ = ("cost", "key", "quota")
 
@@ -314,6 +320,8 @@ class Quota:
         """Admit or refuse a request by all quotas, or wait for a store."""
         now, wall = self._now(), self._wall()
         passed: list[Passed] = []
+        refused: Passed | None = None
+        over: list[RouteQuota] = []
         for quota in self._quotas:
             state, shared = quota.state, quota.state.shared
             state.roll(wall)
@@ -325,6 +333,8 @@ class Quota:
                     state.count_overflow()
             cost = quota.cost if quota.read_cost is None else quota.read_cost(x)
             found = quota.take(key, cost, now)
+            if found == UNKNOWN and refused is not None:
+                continue  # nothing that the store answers lets the request pass
             if found == UNKNOWN and quota.observed is not None:
                 shared.lessee.wait(key, cost)  # the answer comes for later requests; this one does not wait
                 continue
@@ -335,16 +345,21 @@ class Quota:
                     self._refund(passed)
                     return Wait(self._await(x, future, round + 1))
                 found = quota.take_alone(key, cost, now)
-            if found > ADMITTED:
-                if quota.observed is None:
-                    self._refund(passed)
-                    return self._refuse(quota, key, cost, wall)
-                quota.observed.value += 1
-                state.observed.value += 1
-            else:
+            if found <= ADMITTED:
                 passed.append(Passed(quota, key, cost))
                 if quota.read is None and shared is None:
                     quota.spent = state.table.spent.get(key)
+            elif quota.observed is not None:
+                over.append(quota)
+            elif refused is None or state.end > refused.quota.state.end:
+                refused = Passed(quota, key, cost)
+        if refused is not None:
+            self._refund(passed)
+            return self._refuse(refused, wall)
+        if over:
+            count_observed(over)
+            self._refund([each for each in passed if each.quota.observed is not None])
+            passed = [each for each in passed if each.quota.observed is None]
         return self._ticket(passed)
 
     def _ticket(self, passed: list[Passed]) -> object:
@@ -371,8 +386,9 @@ class Quota:
             enforced = [min(enforced, key=lambda each: each.quota.left(each.key))]
         return b"".join([each.quota.report(each.quota.left(each.key)) for each in enforced]) or None
 
-    def _refuse(self, quota: RouteQuota, key: str, cost: float, wall: float) -> Outcome:
+    def _refuse(self, refused: Passed, wall: float) -> Outcome:
         """Return the refusal of a request, until the window ends."""
+        quota, key, cost = refused.quota, refused.key, refused.cost
         spec, state = quota.spec, quota.state
         state.refused.value += 1
         whose = "all requests together" if not spec.is_keyed else f"each {spec.key}"
@@ -418,6 +434,15 @@ class AnswerQuota(Quota):
         assert isinstance(ticket, AnswerCost)
         ticket.begin(outcome)
         return state_limit(outcome, ticket.lines or None, self._form)
+
+
+def count_observed(over: list[RouteQuota]) -> None:
+    """Count a request that observed quotas would have refused: for each of them, and once for their block."""
+    for quota in over:
+        quota.state.observed.value += 1
+    observed = over[0].observed
+    assert observed is not None
+    observed.value += 1
 
 
 def build(spec: Spec, ctx: BuildContext) -> Stage:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 HOUR: Final = 3600.0
 DAYS: Final = {"day": 1, "week": 7}
@@ -33,6 +33,13 @@ def find_zone(name: str) -> tzinfo:
         raise ValueError from None
     except KeyError:
         raise ValueError from None
+
+
+def meant_zone(name: str) -> str:
+    """Return the name of a time zone in its right case, or with its area; empty without a similar one."""
+    zones = sorted({"UTC", *available_timezones()})
+    cities = {zone.rpartition("/")[2].lower(): zone for zone in zones}
+    return (cities | {zone.lower(): zone for zone in zones}).get(name.lower(), "")
 
 
 class Windows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
@@ -9,7 +10,7 @@ from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, Rate
-from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units
+from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units, plain
 
 
 class DelaySpec(Model):
@@ -44,7 +45,8 @@ class LimitSpec(Model):
     no number, counts as 1, and one above the burst as the whole burst.  `{answer_size: 64KiB}` counts the answer: one
     for each 64 KiB of its body.  That is charged once it is known, and refuses requests until it is made up for."""
     count: Literal["all", "misses"] = "all"
-    """Requests that count: `all`, or only `misses`, which the cache of the route does not answer."""
+    """Requests that count: `all`, or only `misses`, which the cache of the route does not answer.  No `fields` state a
+    limit of `misses`."""
     delay: DelaySpec | None = None
     """Delay that requests over the limit get in place of a refusal; by default none.  Such a limit is divided among
     several workers in even parts."""
@@ -85,7 +87,7 @@ class LimitSpec(Model):
     def words(self) -> str:
         """Rate and burst in words, such as `100 per second, with a burst of 50`."""
         per, unit = next(((factor, unit) for factor, unit in _UNITS if self.rate * factor >= 1), _UNITS[-1])
-        return f"{self.rate * per:g} per {unit}, with a burst of {self.capacity - 1}{in_units(self.cost)}"
+        return f"{plain(self.rate * per)} per {unit}, with a burst of {self.capacity - 1}{in_units(self.cost)}"
 
     @model_validator(mode="after")
     def _fits_a_store(self) -> LimitSpec:
@@ -100,8 +102,10 @@ class LimitSpec(Model):
     @model_validator(mode="after")
     def _is_reachable(self) -> LimitSpec:
         if isinstance(self.cost, int | float) and self.cost > self.capacity:
-            raise ValueError(f"has a cost of {self.cost:g}, which a burst of {self.capacity - 1} never lets through; "
-                             f"make burst at least {self.cost - 1:g}")  # fmt: skip
+            raise ValueError(
+                f"has a cost of {plain(self.cost)}, which a burst of {self.capacity - 1} never lets through; "
+                f"make burst at least {plain(ceil(self.cost) - 1)}"
+            )
         return self
 
 

@@ -4,9 +4,11 @@ Rules:
 
 1. Every limit of the block must let a request through; one that is refused counts for none of them.
 2. A limit under an upstream has one count for all its routes, one under a route its own.  The counts survive a reload.
-3. A limit counts requests, not attempts.  With `count: misses` its place is directly inside the cache.
+3. A limit counts requests, not attempts.  With `count: misses` its place is directly inside the cache.  Answers do not
+   state it then: the cache would repeat that to others.
 4. With `delay`, a request over the limit waits for its turn.  A client that leaves while it waits has used its turn.
-5. `mode: observe` lets everything pass.  A request that would have been refused then does not count, as if it had been.
+5. `mode: observe` lets everything pass.  A request that would have been refused then counts for no observed limit, as
+   if it had been; it counts for the enforced ones, which it passes.
 6. Refusals are no failures of the upstream: this stage is outside of breaker, retry and fallback.
 7. Costs by the size of the answer are charged after it (`sidecar.limits.answers`).
 8. Several workers share the count of a limit (`fleet.py`).  One with `delay` is divided among them in even parts.
@@ -51,6 +53,10 @@ class Limiter:
         self._labels = labels
         self._warn_from = 0.0
         """Instant before which no further warning of a full table is given."""
+        self._full_until = 0.0
+        """Instant until which the table is told as full: a while after the last key without a place.
+
+        The number of keys does not tell, since one that says nothing any more is only evicted for another."""
         meter = env.meter
         self.refused = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="refused", **labels)
         self.observed = meter.counter(metrics.RATE_LIMITED, limit=spec.name, result="observed", **labels)
@@ -76,6 +82,7 @@ class Limiter:
     def count_overflow(self, now: float) -> None:
         """Count a request whose key has no place in the table, and warn at times."""
         self.overflowed.value += 1
+        self._full_until = now + WARN_EVERY
         if now >= self._warn_from:
             self._warn_from = now + WARN_EVERY
             self._env.emit(events.RATE_LIMIT_FULL, limit=self._spec.name, keys=self.gcra.keys, **self._labels)
@@ -89,6 +96,7 @@ class Limiter:
             "mode": self._spec.mode,
             "keys": self.gcra.keys,
             "max_keys": self._spec.max_keys,
+            "is_full": self._env.now() < self._full_until,
             "waiting": self.waiting,
             "refused": self.refused.value,
             "observed": self.observed.value,
@@ -136,8 +144,9 @@ class RouteLimit:
 
     def charge(self, key: str, cost: float) -> None:
         """Count more for a request that was admitted, whatever is left."""
-        now = self.now()
-        self.gcra.owe(key, cost, now)
+        now, gcra = self.now(), self.gcra
+        gcra.owe(key, cost, now)
+        gcra.arrival(gcra.locate(key, now), now)  # bounds the debt from now on, not from the next request on
 
     def report(self, ahead: float) -> bytes:
         """Return the field lines after a request has moved the TAT to so many seconds ahead of the clock."""
@@ -201,6 +210,7 @@ class RateLimit:
         longest = 0.0
         refusal: Passed | None = None
         refused_for = 0.0
+        over: list[RouteLimit] = []
         for limit in self._limits:
             gcra = limit.gcra
             key = gcra.locate("" if limit.read is None else limit.read(x), now)
@@ -214,8 +224,7 @@ class RateLimit:
                     if 0 < delay <= limit.max_delay:  # it would have waited for its turn
                         passed.append(found)
                         continue
-                    limit.observed.value += 1
-                    limit.limiter.observed.value += 1
+                    over.append(limit)
                     continue
                 may_wait = limit.limiter.waiting < limit.max_waiting and now + delay < x.deadline
                 if delay > limit.max_delay or not may_wait:
@@ -227,6 +236,9 @@ class RateLimit:
             passed.append(found)
         if refusal is not None:
             return self._refuse(refusal, refused_for, now)
+        if over:
+            count_observed(over)
+            passed = [each for each in passed if each.limit.observed is None]
         for each in passed:
             limit = each.limit
             limit.gcra.charge(each.key, each.tat)
@@ -259,8 +271,9 @@ class RateLimit:
             detail += f", in even parts for {limit.limiter.parts} workers"
         value = round((found.tat - now) / gcra.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
-        if self._reports:
-            outcome.headers = parse_fields(limit.report(max(now, gcra.arrival(found.key, now)) - now))
+        if self._reports:  # `t` ends with Retry-After, which should not be earlier (section 6 of the draft)
+            left = gcra.remaining(max(now, gcra.arrival(found.key, now)) - now)
+            outcome.headers = parse_fields(limit.lines.write(left, ceil(delay)))
         return outcome
 
     async def _delay(self, x: Exchange, limit: RouteLimit, seconds: float, ticket: object) -> object:
@@ -318,6 +331,15 @@ class AnswerRateLimit(RateLimit):
         return state_limit(outcome, ticket.lines or None, self._form)
 
 
+def count_observed(over: list[RouteLimit]) -> None:
+    """Count a request that observed limits would have refused: for each of them, and once for their block."""
+    for limit in over:
+        limit.limiter.observed.value += 1
+    observed = over[0].observed
+    assert observed is not None
+    observed.value += 1
+
+
 def build(spec: Spec, ctx: BuildContext) -> Stage | None:
     """Return the stage of the limits that count all requests; None without one."""
     return _build(spec, ctx, "all")
@@ -325,7 +347,7 @@ def build(spec: Spec, ctx: BuildContext) -> Stage | None:
 
 def build_inside(spec: Spec, ctx: BuildContext) -> Stage | None:
     """Return the stage of the limits that count what the cache does not answer; None without one."""
-    return _build(spec, ctx, "misses")
+    return _build(spec.model_copy(update={"fields": "off"}), ctx, "misses")
 
 
 def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:

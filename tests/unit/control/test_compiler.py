@@ -58,7 +58,7 @@ def test_what_is_not_configured_is_not_in_the_chain() -> None:
     assert route.pipeline.admits == ()
 
 
-def test_the_order_is_that_of_the_stages_and_the_upstream_comes_first_of_its_kind() -> None:
+def test_the_order_is_that_of_the_stages_and_the_upstream_comes_last_of_its_kind() -> None:
     snapshot = compiled(
         UPSTREAMS,
         """
@@ -75,11 +75,11 @@ def test_the_order_is_that_of_the_stages_and_the_upstream_comes_first_of_its_kin
         """,
     )
     assert chain(snapshot, "r") == [
-        "timeout", "fallback", "concurrency of upstream", "concurrency", "hedge", "retry",
-        "circuit_breaker of upstream", "circuit_breaker", "fault",
+        "timeout", "fallback", "concurrency", "concurrency of upstream", "hedge", "retry",
+        "circuit_breaker", "circuit_breaker of upstream", "fault",
     ]  # fmt: skip
     places = [link.where for link in snapshot.routes["r"].chain]
-    assert places[:4] == ["p.yaml:17", "p.yaml:16", "p.yaml:6", "p.yaml:15"]
+    assert places[:4] == ["p.yaml:17", "p.yaml:16", "p.yaml:15", "p.yaml:6"]
 
 
 def test_routes_share_what_stands_under_their_upstream_and_nothing_else() -> None:

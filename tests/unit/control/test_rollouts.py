@@ -219,8 +219,32 @@ def test_the_state_of_the_arms_is_apart() -> None:
         (("mirror", "shop"), ("mirror", "shop@candidate")),
     ):
         assert {stable, candidate} <= keys, keys
-    for kind in ("rate_limit", "cache"):
-        assert len([key for key in keys if key[0] == kind and key[-1] != "default"]) % 2 == 0, keys
+    assert len([key for key in keys if key[0] == "cache" and key[-1] != "default"]) % 2 == 0, keys
+
+
+@pytest.mark.parametrize(
+    ("candidate", "owners"),
+    [
+        ("upstream: {split: {v1: 50%, v2: 50%}}", {"shop"}),
+        ("upstream: v1, candidate: {share: 50%, timeout: {request: 1s}}", {"shop"}),
+        ("upstream: v1, candidate: {share: 50%, BLOCK: [LIMIT, OTHER]}", {"shop", "shop@candidate"}),
+        ("upstream: v1, candidate: {mode: observe, BLOCK: [LIMIT, OTHER]}", {"shop", "shop@candidate"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("block", "limit", "other"),
+    [
+        ("rate_limit", "{name: a, rate: 5/s}", "{name: b, rate: 5/m}"),
+        ("quota", "{name: a, max: 5, per: day}", "{name: b, max: 5, per: hour}"),
+    ],
+)
+def test_equal_limits_of_callers_are_one_count_for_all_arms(
+    block: str, limit: str, other: str, candidate: str, owners: set[str]
+) -> None:
+    own = candidate.replace("BLOCK", block).replace("LIMIT", limit).replace("OTHER", other)
+    store = StateStore()
+    compiled(UPSTREAMS, f"routes: [{{name: shop, {block}: [{limit}], {own}}}]\n", store=store)
+    assert {key[2] for key in store.objects() if key[0] == block} == owners
 
 
 def test_a_candidate_that_retries_spends_a_budget_of_its_own() -> None:

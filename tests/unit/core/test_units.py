@@ -52,6 +52,9 @@ def test_quantities(kind: Any, text: str, value: float) -> None:
         (Share, "120%", "is more than 100%"),
         (Rate, "100", "is not a rate; write it such as 100/s"),
         (Rate, "0/s", "must be more than zero"),
+        (Rate, "9999999999/s", "is not between 0.001/h and 1000000000/s"),
+        (Duration, "9" * 400 + "h", "is too large for a duration"),
+        (Size, "9" * 400 + "B", "is too large for a size"),
     ],
 )
 def test_a_quantity_that_is_none_says_what_would_be_one(kind: Any, value: Any, remedy: str) -> None:

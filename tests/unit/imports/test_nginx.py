@@ -145,6 +145,28 @@ def test_rates() -> None:
     assert (delayed["burst"], delayed["delay"]) == (0, {"max": "500ms"})
 
 
+@each([
+    ("$remote_addr", "client.address", ""), ("$http_x_forwarded_for", "client.address", "`trusted_proxies` state"),
+    ("$http_x_real_ip", "client.address", "`trusted_proxies` state"), ("$http_host", "none", ""),
+    ("$http_x_tenant", "header.x-tenant", "requests without the field share one count here"),
+])  # fmt: skip
+def test_limits_count_by_what_requests_have_here(case: tuple[str, str, str]) -> None:
+    """Listeners take `Host` and what proxies say of the client, so that no key finds these fields."""
+    variable, key, difference = case
+    found = nginx("limit_req zone=one nodelay;", outer=f"limit_req_zone {variable} zone=one:10m rate=10r/s;")
+    (limit,) = found.route()["rate_limit"]
+    assert limit.get("key", "none") == key
+    assert limit.get("ipv6_prefix") == (128 if key == "client.address" else None)
+    assert not difference or found.said(difference)
+
+
+def test_every_zone_is_the_name_of_a_limit() -> None:
+    zones = ("_api", "a b", "a+b", "z" * 80)
+    outer = "".join(f"limit_req_zone $remote_addr 'zone={each}:10m' rate=10r/s; " for each in zones)
+    found = nginx("".join(f"limit_req 'zone={each}' nodelay; " for each in zones), outer=outer)
+    assert [each["name"] for each in found.route()["rate_limit"]] == ["zone_api", "a-b", "a-b-2", "z" * 50]
+
+
 def test_directives_hold_for_the_blocks_within() -> None:
     found = nginx(server="proxy_read_timeout 3s;", outer="proxy_read_timeout 9s; proxy_connect_timeout 2s;")
     assert found.route()["timeout"]["attempt"] == "3s"

@@ -70,4 +70,4 @@ def test_the_document_has_the_scope_of_each_limit(tmp_path: Path, workers: int) 
     assert found["rate_limit", "paced"] == found["quota", "day"] == found["connections", None] == "process"
     assert found["rate_limit", "counted"] == found["circuit_breaker", None] == "workers"
     assert found["quota", "kept"] == "fleet"
-    assert [each["shared_by"] for each in taken["scopes"] if each["policy"] == "concurrency"] == ["workers", "process"]
+    assert [each["shared_by"] for each in taken["scopes"] if each["policy"] == "concurrency"] == ["process", "workers"]

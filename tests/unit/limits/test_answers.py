@@ -134,6 +134,17 @@ def test_no_key_is_in_debt_for_more_than_an_hour(place: str) -> None:
     run(check())
 
 
+@each(["rate_limit", "rate_limit in a store"])
+def test_an_hour_of_debt_begins_with_the_answer_and_not_with_the_next_request(place: str) -> None:
+    async def check() -> None:
+        world = World(place, response(200, bytes(2_000 * KIB)), rate="10/m")
+        assert (await world.get()).status == 200
+        await world.env.sleep(LONGEST_DEBT + 10)
+        assert (await world.get()).status == 200
+
+    run(check())
+
+
 @each(PLACES)
 def test_observed_limits_charge_what_they_would_have_admitted(place: str) -> None:
     async def check() -> None:

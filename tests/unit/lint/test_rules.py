@@ -145,6 +145,16 @@ def test_usual_load_of_a_limit_that_routes_of_an_upstream_share(name: str) -> No
     assert all("rates x latencies of 2 routes are 10 requests in flight" in each for each in messages)
 
 
+@each([(", ipv6_prefix: 64", ", ipv6_prefix: 48"), ("", ", store: fleet"), (", store: fleet", ", store: other")])
+def test_a_quota_of_more_clients_or_processes_than_a_rate_limit_is_reached(case: tuple[str, str]) -> None:
+    known = every_rule()["R076"]
+    limit, _, quota = known.failing.partition("quota:")
+    limit = limit.replace("address}", f"address{case[0]}}}")
+    quota = quota.replace("address}", f"address{case[1]}}}")
+    stores = "stores: {fleet: {redis: {url: 'redis://a'}}, other: {redis: {url: 'redis://b'}}}"
+    assert "R076" not in names(f"{limit}quota:{quota}\n{stores}\n", known.traffic)
+
+
 @each(["R068", "R076"])
 def test_limits_of_answers_are_not_compared_with_limits_of_requests(rule: str) -> None:
     known = every_rule()[rule]

@@ -433,6 +433,19 @@ def test_the_command(tmp_path: Path) -> None:
     assert run(main, ["check", str(tmp_path)]).exit_code == 0
 
 
+def test_a_field_of_several_lines_has_the_value_of_each_and_of_all(tmp_path: Path) -> None:
+    limits = "rate_limit: [{name: a, rate: 1/s, burst: 1}, {name: b, rate: 1/m, burst: 9}]"
+    (tmp_path / "app.yaml").write_text(PLAIN.replace("upstream: app}", f"upstream: app, {limits}}}", 1))
+    path = tmp_path / "app.test.yaml"
+    wanted = ['"a";r=1;t=1', '"b";r=9;t=60', '"a";r=1;t=1, "b";r=9;t=60', '"c"']
+    expected = "expect: {{answer: {{headers: {{ratelimit: '{}'}}}}}}"
+    test = f"  - {{{{name: it, request: {{{{path: /}}}}, upstream: [200], {expected}}}}}\n"
+    path.write_text("tests:\n" + "".join(map(test.format, wanted)))
+    results = list(run_file(str(path), {}))
+    assert [result.passed for result in results] == [True, True, True, False]
+    assert lines(results[-1]) == ['app.test.yaml:5: headers ratelimit: expected "c", was "a";r=1;t=1, "b";r=9;t=60']
+
+
 def test_a_cache_with_a_condition_serves_only_whom_it_is_for(tmp_path: Path) -> None:
     route = "{name: app, upstream: app, cache: {ttl: 60s, when: \"!('x-fresh' in request.headers)\"}}"
     (tmp_path / "app.yaml").write_text(PLAIN.replace("{name: app, upstream: app}", route))

@@ -68,6 +68,20 @@ def warnings(limits: str = "off", upstream: str = "", **facts: str) -> list[str]
         ),
         (f"[{ADDRESS}, {{name: slower, rate: 1/m, burst: 9, key: client.address}}]", ""),
         (f"[{ADDRESS}, {{name: seen, rate: 1/m, burst: 1, key: client.address, mode: observe}}]", ""),
+        (f"[{ADDRESS}, {{name: net, rate: 10/s, key: client.address, ipv6_prefix: 48}}]", ""),
+        (
+            f"[{ADDRESS}, {{name: host, rate: 10/s, key: client.address, ipv6_prefix: 128}}]",
+            ".host.rate: is never reached: `address` refuses earlier; lower it, or leave it out",
+        ),
+        (
+            f"[{{name: site, rate: 10/s, key: header.Host}}, {ADDRESS}]",
+            ".site.key: counts all requests together: the listener takes host, so that no request has it here; write "
+            "another field, or client.address",
+        ),
+        (
+            f"[{{name: t, rate: 1/s, key: header.x-t, otherwise: header.x-t}}, {ADDRESS}]",
+            ".t.otherwise: has no effect: it is header.x-t too; write client.address, or leave it out",
+        ),
         (
             "[{name: all, rate: 10/s, otherwise: client.address}]",
             ".all.otherwise: has no effect: with the key none no request is without a key; leave it out",
@@ -156,6 +170,21 @@ def test_a_limit_in_a_store_is_checked(limits: str, problem: str) -> None:
     assert any(problem in each.message for each in with_stores(limits).problems), with_stores(limits).problems
 
 
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [
+        (f"[{ADDRESS}, {{name: wide, rate: 10/s, key: client.address, store: fleet}}]", 0),
+        (f"[{ADDRESS[:-1]}, store: fleet}}, {{name: own, rate: 10/s, key: client.address}}]", 1),
+        (f"[{ADDRESS[:-1]}, store: fleet}}, {{name: wide, rate: 10/s, key: client.address, store: fleet}}]", 1),
+        (f"[{ADDRESS[:-1]}, store: fleet, on_store_failure: allow}}, {{name: a, rate: 9/s, key: client.address}}]", 0),
+    ],
+)
+def test_a_limit_of_one_process_says_nothing_of_that_of_all(limits: str, count: int) -> None:
+    found = with_stores(limits)
+    assert found.problems == []
+    assert len([each for each in found.warnings if "is never reached" in each.message]) == count
+
+
 def test_a_store_that_nothing_uses_is_reported() -> None:
     (warning,) = [each.message for each in with_stores("off").warnings if "store" in each.message]
     assert warning == "no route uses the store `fleet`; use it or take it out"
@@ -216,6 +245,23 @@ DAY = "name: day, max: 5, per: day"
             f"[{{{DAY}, store: disk, cost: '{{path.count}}'}}]",
             "day.cost: names {path.count}, which the route `order` does not capture; known are id",
         ),
+        (
+            f"[{{name: hour, max: 5, per: hour}}, {{{DAY}, store: disk}}]",
+            "hour.max: is never reached: `day` refuses earlier; lower it, or leave it out",
+        ),
+        (
+            f"[{{name: hour, max: 5, per: hour, store: disk}}, {{{DAY}, store: disk}}]",
+            "hour.max: is never reached: `day` refuses earlier; lower it, or leave it out",
+        ),
+        (f"[{{name: hour, max: 5, per: hour, store: disk}}, {{{DAY}, store: disk, resets: '06:30'}}]", ""),
+        (f"[{{name: hour, max: 4, per: hour, store: disk}}, {{{DAY}, store: disk}}]", ""),
+        ("[{name: week, max: 9, per: week, store: disk}, {name: month, max: 9, per: month, store: disk}]", ""),
+        (f"[{{{DAY}, store: disk}}, {{name: week, max: 5, per: week, store: disk, time_zone: Europe/Berlin}}]", ""),
+        (f"[{{{DAY}, store: disk}}, {{name: month, max: 5, per: month, store: disk, mode: observe}}]", ""),
+        (
+            f"[{{{DAY}, store: disk}}, {{name: again, max: 5, per: day, store: disk}}]",
+            "again.max: is never reached: `day` refuses earlier; lower it, or leave it out",
+        ),
     ],
 )
 def test_quotas_that_do_not_do_what_they_seem_to(quotas: str, found: str) -> None:
@@ -227,6 +273,22 @@ def test_quotas_that_do_not_do_what_they_seem_to(quotas: str, found: str) -> Non
         if "quota" in each.path
     ]
     assert said == ([found] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("rates", "count"),
+    [
+        ("[{name: a, rate: 1/s, key: client.address}]", 0),
+        ("[{name: a, rate: 1/s, key: client.address, mode: observe}]", 1),
+        ("{mode: observe, limits: [{name: a, rate: 1/s, key: client.address}]}", 1),
+        ("[{name: a, rate: 1/s, key: header.x-a}]", 1),
+    ],
+)
+def test_a_rate_limit_by_address_bounds_a_quota_by_a_field(rates: str, count: int) -> None:
+    quotas = f"[{{{DAY}, store: disk, key: header.x-tenant}}]"
+    text = QUOTAS.format(quotas=quotas, upstream="", more=f"rate_limit: {rates}, ")
+    warned = [each.path for each in load([Source("p.yaml", text.encode())], {}).warnings if "evaded" in each.message]
+    assert warned.count("routes.order.quota.day.key") == count
 
 
 @pytest.mark.parametrize(

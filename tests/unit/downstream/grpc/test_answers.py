@@ -13,6 +13,7 @@ from sidecar.core.outcome import (
     CONNECT_FAILURE,
     NO_ENDPOINT,
     OVERLOADED,
+    RATE_LIMITED,
     RESET,
     SHORT_DEADLINE,
     SLOW_READER,
@@ -122,6 +123,13 @@ async def test_a_refusal_says_when_to_come_back() -> None:
     found = fields(talk, stream)
     assert found[b"grpc-retry-pushback-ms"] == b"1200"
     assert found[b"grpc-message"] == b"The circuit breaker is open: It is open."
+
+
+@virtual
+async def test_a_time_beyond_32_bits_is_the_longest_that_clients_read() -> None:
+    """Such as that of a quota per month: clients take a larger number for none."""
+    talk, stream = await call(failed(RATE_LIMITED, Refusal("quota", retry_after=30 * 86_400.0)))
+    assert fields(talk, stream)[b"grpc-retry-pushback-ms"] == b"2147483647"
 
 
 @virtual

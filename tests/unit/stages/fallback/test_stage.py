@@ -18,6 +18,7 @@ from sidecar.core.outcome import (
     CONNECT_TIMEOUT,
     DEADLINE,
     OVERLOADED,
+    RATE_LIMITED,
     RESET,
     TIMEOUT,
     Failure,
@@ -113,6 +114,18 @@ async def test_if_the_other_upstream_fails_too_the_next_step_is_taken() -> None:
     )
     assert (await call(exchange())).header(b"x-sidecar-fallback") == b"response"
     assert theirs.state == CANCELLED
+
+
+@pytest.mark.parametrize("refusing", [RATE_LIMITED, TIMEOUT, BREAKER_OPEN])
+async def test_a_failure_of_the_other_upstream_is_no_answer_although_it_is_not_named(refusing: Failure) -> None:
+    """Such as the refusal of a limit that stands under it."""
+    other = ScriptedService(failed(refusing))
+    block: dict[str, Any] = {"steps": [{"upstream": "spare"}], "on": [503]}
+    outcome = await service(ScriptedService(503), block, spare=other)(exchange())
+    assert (outcome.status, outcome.failure, outcome.header(b"x-sidecar-fallback")) == (503, None, None)
+    block["steps"].append({"response": {"status": 299}})
+    outcome = await service(ScriptedService(503), block, spare=other)(exchange())
+    assert (outcome.status, outcome.header(b"x-sidecar-fallback")) == (299, b"response")
 
 
 async def test_if_nothing_stands_in_the_first_answer_is_untouched() -> None:

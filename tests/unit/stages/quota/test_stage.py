@@ -132,9 +132,42 @@ async def test_keys_beyond_the_table_share_one_count_and_reset_nobody() -> None:
     assert found == [200, 200, *[429] * 18]
     assert await statuses(call, 1, **{"x-tenant": "a"}) == [429]
     assert env.meter.value(metrics.QUOTA_OVERFLOW, limit="day") == 20
+    assert env.meter.value(metrics.QUOTA_KEYS, limit="day") == 1, "no more than `max_keys`"
     assert [name for name, _ in env.events] == [events.QUOTA_FULL]
     refused = await call(exchange(headers={"x-tenant": "flood"}))
     assert "beyond the 1 that are counted one by one" in refused.refusal.detail
+
+
+@pytest.mark.parametrize("is_tried", [True, False])
+async def test_observed_quotas_count_together_as_enforced_ones(is_tried: bool) -> None:
+    env = make_env()
+    mode = {"mode": "observe"} if is_tried else {}
+    call = service(env, {"name": "all", "max": 5}, {"name": "each", "key": "header.x-tenant"}, **mode)
+    await statuses(call, 20, **{"x-tenant": "a"})
+    for tenant in "bcdef":
+        await statuses(call, 1, **{"x-tenant": tenant})
+    result = "observed" if is_tried else "refused"
+    counted = {name: env.meter.value(metrics.QUOTA_EXCEEDED, limit=name, result=result) for name in ("each", "all")}
+    assert counted == {"each": 18, "all": 2}
+    await statuses(call, 1, **{"x-tenant": "a"})
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="quota") == (21 if is_tried else 0), "two quotas, once"
+
+
+async def test_an_enforced_quota_counts_what_an_observed_one_only_would_have_refused() -> None:
+    call = service(make_env(), {"name": "tried", "max": 1, "mode": "observe"}, {"name": "kept", "max": 3})
+    assert await statuses(call, 4) == [200] * 3 + [429]
+
+
+@pytest.mark.parametrize("names", [("hour", "month"), ("month", "hour")])
+async def test_the_refusal_names_the_quota_whose_window_ends_last(names: tuple[str, str]) -> None:
+    env = make_env()
+    call = service(env, *({"name": name, "per": name, "max": 2} for name in names))
+    assert await statuses(call, 2) == [200, 200]
+    refused = await call(exchange())
+    assert "`month` is 2 per month" in refused.refusal.detail
+    assert refused.refusal.retry_after == pytest.approx(to_end(env, "month"))
+    env.advance(to_end(env, "month"))
+    assert await statuses(call, 3) == [200, 200, 429], "what was refused counted for none"
 
 
 @pytest.mark.parametrize(("change", "expected"), [({"max": 3}, [200, 429]), ({"key": "client.address"}, [200, 200])])
@@ -150,6 +183,18 @@ async def test_counts_survive_a_reload_but_not_another_key(change: dict[str, Any
 
     assert await statuses(call_of(), 3) == [200, 200, 429]
     assert await statuses(call_of(**change), 2) == expected
+
+
+async def test_the_state_is_that_of_the_current_window() -> None:
+    env, store = make_env(), Store()
+    call = service(env, {"key": "header.x-tenant"}, store=store)
+    (state,) = store.objects.values()
+    assert (state.describe()["keys"], state.describe()["ends"]) == (0, env.wall() + to_end(env))
+    await statuses(call, 1, **{"x-tenant": "a"})
+    assert (state.describe()["keys"], env.meter.value(metrics.QUOTA_KEYS)) == (1, 1)
+    env.advance(to_end(env))
+    assert env.meter.value(metrics.QUOTA_KEYS) == 0
+    assert (state.describe()["keys"], state.describe()["ends"]) == (0, env.wall() + 86_400)
 
 
 async def test_a_clock_that_steps_back_over_the_start_resets_nothing() -> None:
@@ -207,7 +252,12 @@ async def test_a_window_that_another_route_has_begun_is_not_counted_in_the_last_
         ({"name": "day", "max": 1, "per": "day"}, "is a list of quotas; begin this one with a dash"),
         ([DAY, DAY], "has two quotas with the name `day`; rename one"),
         ([DAY | {"time_zone": "Mars/Olympus"}], "is no time zone that this machine knows"),
-        ([DAY | {"resets": "24:00"}], "should match pattern"),
+        ([DAY | {"time_zone": "europe/berlin"}], "did you mean `Europe/Berlin`"),
+        ([DAY | {"time_zone": "Berlin"}], "did you mean `Europe/Berlin`"),
+        ([DAY | {"time_zone": "utc"}], "did you mean `UTC`"),
+        ([DAY | {"resets": "24:00"}], 'is no time of the day; write it with hours from 00 to 23, such as "06:00"'),
+        ([DAY | {"resets": 6}], "is no time of the day"),
+        ([DAY | {"cost": 2.5}], "has a cost of 2.5, which a quota of 2 never lets through; make max at least 3"),
         ([DAY | {"per": "hour", "resets": "06:00"}], "a quota per hour ends with the hour"),
         ([DAY | {"on_store_failure": "deny"}], "has `on_store_failure`, but no `store`"),
         ([], "at least 1 item"),

@@ -165,8 +165,12 @@ async def test_responses_state_the_limit() -> None:
     await statuses(call, *[exchange()] * 8)
     refused = await call(exchange())
     assert refused.status == 429
-    assert field(refused, b"ratelimit") == b'"burst";r=0;t=10'
+    assert field(refused, b"ratelimit") == b'"burst";r=0;t=1', "no later than Retry-After"
     assert field(refused, b"ratelimit-policy") == b'"burst";q=10;w=10'
+    env.advance(0.5)
+    assert field(await call(exchange()), b"ratelimit") == b'"burst";r=0;t=1'
+    env.advance(0.5)
+    assert field(await call(exchange()), b"ratelimit") == b'"burst";r=0;t=10', "all of it is there in ten seconds"
     env.advance(100)
     assert field(await call(exchange()), b"ratelimit") == b'"burst";r=9;t=1'
 
@@ -185,6 +189,36 @@ async def test_separate_fields_are_those_of_the_limit_with_the_least_left() -> N
     found = await call(exchange())
     expected = [(b"x-a", b"1"), (b"ratelimit-limit", b"2"), (b"ratelimit-remaining", b"1"), (b"ratelimit-reset", b"1")]
     assert found.headers == expected
+
+
+@pytest.mark.parametrize(
+    ("theirs", "limit", "remaining"),
+    [
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "9"}, None, "0"),
+        ({"RateLimit-Limit": "5", "RateLimit-Remaining": "3"}, "10", "2"),
+        ({"RateLimit-Reset": "9"}, "10", "2"),
+        ({"RateLimit-Remaining": "many"}, "10", "2"),
+        ({"RateLimit-Remaining": "9" * 5000}, "10", "2"),
+    ],
+)
+async def test_separate_fields_of_the_service_stay_if_it_has_less_left(
+    theirs: dict[str, str], limit: str | None, remaining: str
+) -> None:
+    inner = ScriptedService(lambda _: response(200, headers=theirs))
+    call = service(make_env(), {"burst": 9, "cost": 8}, inner=inner, fields="separate")
+    fields = (await call(exchange())).headers
+    assert [value.decode() for name, value in fields if name == b"ratelimit-remaining"] == [remaining]
+    assert [value.decode() for name, value in fields if name == b"ratelimit-limit"] == ([limit] if limit else [])
+    assert len([name for name, _ in fields if name == b"ratelimit-reset"]) == 1
+
+
+async def test_numbers_are_no_larger_than_structured_fields_have_them() -> None:
+    """RFC 9651 3.3.1: 15 digits."""
+    call = service(make_env(), {"burst": 1_000_000, "rate": "0.001/h", "cost": {"answer_size": "1GiB"}})
+    found = await call(exchange())
+    assert field(found, b"ratelimit") == b'"burst";r=999999999999999;t=3600001'
+    policy = field(found, b"ratelimit-policy") or b""
+    assert policy.startswith(b'"burst";q=999999999999999;qu="content-bytes";w=36')
 
 
 async def test_fields_are_added_to_a_copy_of_a_shared_list() -> None:
@@ -220,6 +254,27 @@ async def test_an_observed_limit_counts_as_an_enforced_one() -> None:
     assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit", route="order") == 3
     assert env.meter.value(metrics.RATE_LIMITED, result="observed") == 3
     assert all(field(each, b"ratelimit") is None for each in found)
+
+
+@pytest.mark.parametrize("is_tried", [True, False])
+async def test_observed_limits_count_together_as_enforced_ones(is_tried: bool) -> None:
+    """A request that one of them would have refused counts for none of them, and once for the block."""
+    env = make_env()
+    mode = {"mode": "observe"} if is_tried else {}
+    call = service(env, {"name": "each", "key": "client.address"}, {"name": "all", "burst": 4}, **mode)
+    await statuses(call, *[exchange(client_address="192.0.2.1")] * 20)
+    await statuses(call, *[exchange(client_address=f"192.0.2.{number}") for number in range(2, 7)])
+    result = "observed" if is_tried else "refused"
+    counted = {name: env.meter.value(metrics.RATE_LIMITED, limit=name, result=result) for name in ("each", "all")}
+    assert counted == {"each": 18, "all": 2}
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit") == (20 if is_tried else 0)
+    await statuses(call, exchange(client_address="192.0.2.1"))
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit") == (21 if is_tried else 0), "two limits, once"
+
+
+async def test_an_enforced_limit_counts_what_an_observed_one_only_would_have_refused() -> None:
+    call = service(make_env(), {"name": "tried", "burst": 0, "mode": "observe"}, {"name": "kept", "burst": 2})
+    assert await statuses(call, *[exchange()] * 4) == [200] * 3 + [429]
 
 
 def start(call: Service, **facts: Any) -> asyncio.Task[Outcome]:
@@ -280,6 +335,31 @@ async def test_keys_beyond_the_table_share_one_count() -> None:
     assert "for all header.x-tenant beyond the 2 that are counted one by one" in refused.refusal.detail
 
 
+async def test_a_table_is_full_only_while_keys_find_no_place() -> None:
+    """Keys that say nothing any more are evicted for others, and need not be told of."""
+    env, store = make_env(), Store()
+    call = service(env, {"key": "header.x-tenant", "max_keys": 2}, store=store)
+    (state,) = store.objects.values()
+    await statuses(call, of(x_tenant="a"), of(x_tenant="b"))
+    assert (state.describe()["keys"], state.describe()["is_full"]) == (2, False)
+    await statuses(call, of(x_tenant="c"))
+    assert state.describe()["is_full"]
+    env.advance(59)
+    assert state.describe()["is_full"]
+    env.advance(2)
+    await statuses(call, of(x_tenant="d"))
+    assert (state.describe()["keys"], state.describe()["is_full"]) == (1, False)
+
+
+@pytest.mark.parametrize("claim", ["\0=192.0.2.1", "\0overflow", "a\0"])
+async def test_no_claim_is_the_key_of_another_client(claim: str) -> None:
+    """JSON may contain a NUL, with which keys of the sidecar's own begin."""
+    limit = {"key": "caller.claims.tenant", "otherwise": "client.address", "max_keys": 2}
+    call = service(make_env(), limit)
+    assert await statuses(call, *[exchange(caller=Caller("a", "x", {"tenant": claim}))] * 3) == [200, 200, 429]
+    assert await statuses(call, exchange(client_address="192.0.2.1"), of()) == [200, 200]
+
+
 def test_long_keys_are_stored_as_digests() -> None:
     long = "x" * 10_000
     assert len(shortened(long)) <= LONGEST
@@ -333,7 +413,11 @@ async def test_limits_for_misses_are_a_stage_of_their_own() -> None:
         ([PER_SECOND | {"cost": "5"}], "write a number such as 5"),
         ([PER_SECOND | {"cost": "{query}"}], "unknown"),
         ([PER_SECOND | {"rate": 5}], "is not a rate"),
-        ([PER_SECOND | {"name": 'a"b'}], "pattern"),
+        ([PER_SECOND | {"name": 'a"b'}], "is no name of a limit; write up to 63 letters, digits"),
+        ([PER_SECOND | {"name": "a\n"}], "is no name of a limit"),
+        ([PER_SECOND | {"rate": "0.0001/h"}], "is not between 0.001/h and 1000000000/s"),
+        ([PER_SECOND | {"rate": "9" * 400 + "/s"}], "is not between"),
+        ([PER_SECOND | {"cost": {"answer_size": "9" * 400 + "B"}}], "is too large for a size"),
     ],
 )
 def test_a_wrong_block_is_refused(block: Any, message: str) -> None:
@@ -345,7 +429,8 @@ def test_a_wrong_block_is_refused(block: Any, message: str) -> None:
     ("rate", "words"),
     [("100/s", "100 per second, with a burst of 100"), ("90/m", "1.5 per second, with a burst of 2"),
      ("30/m", "30 per minute, with a burst of 1"), ("10/h", "10 per hour, with a burst of 1"),
-     ("0.5/h", "0.5 per hour, with a burst of 1")],
+     ("0.5/h", "0.5 per hour, with a burst of 1"),
+     ("1234567/s", "1234567 per second, with a burst of 1234567")],
 )  # fmt: skip
 def test_a_limit_tells_its_rate_and_burst(rate: str, words: str) -> None:
     assert LimitSpec.model_validate({"name": "a", "rate": rate}).words == words
