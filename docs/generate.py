@@ -47,15 +47,27 @@ INSTRUMENTS: Final = {"counter": "counter", "total": "counter", "gauge": "gauge"
 INDIRECT: Final = {
     metrics.REQUEST_DURATION: (
         "route", "http.route", "url.scheme", "http.request.method", "http.response.status_code", "error.type",
-        "network.protocol.version",
+        "network.protocol.version", "rpc.response.status_code",
     ),
+    metrics.CALL_DURATION: ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"),
     metrics.REQUESTS_ACTIVE: ("listener", "url.scheme"),
     metrics.ATTEMPT_DURATION: (
         "upstream", "server.address", "http.request.method", "http.response.status_code", "error.type",
+        "rpc.response.status_code",
     ),
     metrics.CONCURRENCY_ACTIVE: ("route", "upstream"),
     metrics.CONCURRENCY_LIMIT: ("route", "upstream"),
     metrics.QUEUE_LENGTH: ("route", "upstream"),
+    **dict.fromkeys((
+        metrics.RATE_LIMITED, metrics.RATE_LIMIT_KEYS, metrics.RATE_LIMIT_OVERFLOW, metrics.RATE_LIMIT_STORELESS,
+        metrics.QUOTA_EXCEEDED, metrics.QUOTA_KEYS, metrics.QUOTA_OVERFLOW, metrics.QUOTA_STORELESS,
+        metrics.PACED, metrics.PACING_PRESSURE, metrics.PACING_RATE,
+    ), ("route", "upstream")),
+    metrics.THROTTLED: ("route",),
+    metrics.MIRRORED: ("route", "upstream"),
+    metrics.CACHE_REFRESHES: ("route", "result", "lifetime"),
+    metrics.CACHE_REFRESHED_AGE: ("route", "result", "lifetime"),
+    metrics.AGGREGATE_PARTS: ("route", "part", "result"),
     metrics.RETRIES: ("route", "reason"),
     metrics.RETRIES_DENIED: ("route", "reason"),
     metrics.REPEATED_REQUESTS: ("route", "by", "result"),
@@ -83,6 +95,8 @@ def instruments() -> dict[str, tuple[str, set[str]]]:
             if called in INSTRUMENTS and first in metrics.METRICS:
                 _, labels = found.setdefault(first, (INSTRUMENTS[called], set(INDIRECT.get(first, ()))))
                 labels |= {keyword.arg for keyword in node.keywords if keyword.arg}
+                if first not in INDIRECT and any(keyword.arg is None for keyword in node.keywords):
+                    raise LookupError(f"{path}:{node.lineno}: INDIRECT has no labels of {first}")
     return found
 
 
@@ -165,7 +179,8 @@ export the next one, not several at once. Over gRPC the library looks it up by i
 
 On `GET /metrics` of the admin listener, and over OTLP where an endpoint is set; both from the same counters. Labels
 that another party chooses (methods, statuses) are reduced to known sets, and each metric has a bound on its series:
-what exceeds it is counted under `other`, and `sidecar_metrics_series_folded_total` says so.
+what exceeds it is counted under `other`, and `sidecar_metrics_series_folded_total` says so. With `route` and `upstream`
+in the table, a series has the one under which its block stands.
 
 Durations are counted in {len(metrics.BOUNDS) + 1} buckets, so that the percentiles of the live page and of
 `sidecar top` are right within 3 % (from 0.1 ms to 1000 s). Prometheus and OTLP get the {len(metrics.SECONDS) + 1}
