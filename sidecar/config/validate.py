@@ -18,7 +18,7 @@ from sidecar.config.pydantic_errors import LocatedError, key_of, located, models
 from sidecar.config.report import Report, suggest
 from sidecar.config.scalars import resolve
 from sidecar.core.spec import Block
-from sidecar.core.units import NEGATIONS
+from sidecar.core.units import NEGATIONS, as_written
 from sidecar.stages import BY_NAME
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,6 +49,8 @@ MESSAGES: Final = {
     "tuple_type": "must be a list, such as [a, b]",
     "union_tag_not_found": "does not say what it is; add the key {discriminator}",
 }
+BOUNDS: Final = ("gt", "ge", "lt", "le")
+"""Parameters of messages about a number, which are told in the unit of the value."""
 MAPPINGS: Final = ("dict_type", "mapping_type", "model_attributes_type", "model_type")
 """Kinds of errors in a value that should be a mapping."""
 AFFIRMATIONS: Final = ("on", "yes", "true")
@@ -275,7 +277,8 @@ def _bare_message(error: LocatedError) -> str:
         return error.message[:1].lower() + error.message[1:]
     if error.node.value is None:
         return EMPTY
-    message = template.format(**error.context)
+    bounds = {name: as_written(error.node.value, error.context[name]) for name in BOUNDS if name in error.context}
+    message = template.format(**{**error.context, **bounds})
     if error.kind in MAPPINGS:
         shape = _mapping_remedy(error)
         if shape.startswith(", such as ["):  # the block is usually written as its only list

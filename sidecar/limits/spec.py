@@ -60,6 +60,10 @@ def _form(value: Any) -> str:
     return "answer" if isinstance(value, dict | AnswerSize) else "number"
 
 
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+"""Regular expression of the name of a limit."""
+
+
 def in_units(cost: int | float | str | AnswerSize) -> str:
     """Return what a limit counts, as the end of a sentence; empty for requests."""
     return f", in units of {cost.words} of answers" if isinstance(cost, AnswerSize) else ""
@@ -75,7 +79,15 @@ def answer_unit(cost: int | float | str | AnswerSize) -> int:
     return cost.answer_size if isinstance(cost, AnswerSize) else 0
 
 
-LimitName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(NAME, value):
+        raise ValueError(
+            "is not a name of a limit; write up to 63 letters, digits, `_`, `.` and `-`, such as each-caller"
+        )
+    return value
+
+
+LimitName = Annotated[str, StringConstraints(pattern=NAME), BeforeValidator(_name)]
 """Name of a limit, as metrics and the field RateLimit contain it."""
 StoreName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
 """Name of a store of the section `stores`."""

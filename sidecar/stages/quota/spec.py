@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, StringConstraints, model_validator
 from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
 from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units
+
+TIME_OF_DAY: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+
+
+def _time_of_day(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(TIME_OF_DAY, value):
+        raise ValueError('is no time of the day; write it in quotes, such as "06:00"')
+    return value
 
 
 def _zone(name: str) -> str:
@@ -42,7 +51,7 @@ class QuotaSpec(Model):
     """Number of requests that one counts as; or a template of it, such as `{query.rows}`.  A value below 1, or that is
     no number, counts as 1, and one above `max` as `max`.  `{answer_size: 1MiB}` counts the answer: one for each MiB of
     its body.  That is charged once it is known, and may go beyond `max`."""
-    resets: Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")] = "00:00"
+    resets: Annotated[str, StringConstraints(pattern=TIME_OF_DAY), BeforeValidator(_time_of_day)] = "00:00"
     """Time of the day at which a window ends and the next one begins.  A quota per hour ends with the hour."""
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
     """Time zone of `resets`, by its name in the IANA database; where the clock changes, a day has 23 or 25 hours."""

@@ -148,7 +148,7 @@ def with_stores(limits: str, stores: str = STORES, more: str = "") -> Loaded:
     [
         ("[{name: a, rate: 1/s, store: flet}]", "names no store: there is no `flet`; did you mean `fleet`?"),
         ("[{name: a, rate: 1/s, lease: 100ms}]", "has `lease`, but no `store`; name one, or leave `lease` out"),
-        ("[{name: a, rate: 1/s, store: fleet, lease: 300ms}]", "0.2"),
+        ("[{name: a, rate: 1/s, store: fleet, lease: 300ms}]", "must be at most 200ms"),
         ("[{name: a, rate: 1/s, store: fleet, delay: {max: 1s}}]", "has a `delay` and a `store`"),
     ],
 )

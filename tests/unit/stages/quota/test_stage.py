@@ -207,7 +207,7 @@ async def test_a_window_that_another_route_has_begun_is_not_counted_in_the_last_
         ({"name": "day", "max": 1, "per": "day"}, "is a list of quotas; begin this one with a dash"),
         ([DAY, DAY], "has two quotas with the name `day`; rename one"),
         ([DAY | {"time_zone": "Mars/Olympus"}], "is no time zone that this machine knows"),
-        ([DAY | {"resets": "24:00"}], "should match pattern"),
+        ([DAY | {"resets": "24:00"}], "is no time of the day"),
         ([DAY | {"per": "hour", "resets": "06:00"}], "a quota per hour ends with the hour"),
         ([DAY | {"on_store_failure": "deny"}], "has `on_store_failure`, but no `store`"),
         ([], "at least 1 item"),

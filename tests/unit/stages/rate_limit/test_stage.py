@@ -324,7 +324,7 @@ async def test_limits_for_misses_are_a_stage_of_their_own() -> None:
         ([PER_SECOND | {"cost": "5"}], "write a number such as 5"),
         ([PER_SECOND | {"cost": "{query}"}], "unknown"),
         ([PER_SECOND | {"rate": 5}], "is not a rate"),
-        ([PER_SECOND | {"name": 'a"b'}], "pattern"),
+        ([PER_SECOND | {"name": 'a"b'}], "is not a name of a limit"),
     ],
 )
 def test_a_wrong_block_is_refused(block: Any, message: str) -> None:
