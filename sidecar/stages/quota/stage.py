@@ -265,6 +265,14 @@ class Passed:
         self.cost = cost
 
 
+def count_observed(over: list[RouteQuota]) -> None:
+    """Count a request that is over observed quotas: for each of them, and once for the block."""
+    for quota in over:
+        quota.state.observed.value += 1
+    if over and (counter := over[0].observed) is not None:
+        counter.value += 1
+
+
 class Quota:
     """Quotas of one block.  A ticket holds field lines, or is None."""
 
@@ -314,6 +322,7 @@ class Quota:
         """Admit or refuse a request by all quotas, or wait for a store."""
         now, wall = self._now(), self._wall()
         passed: list[Passed] = []
+        over: list[RouteQuota] = []
         for quota in self._quotas:
             state, shared = quota.state, quota.state.shared
             state.roll(wall)
@@ -338,13 +347,14 @@ class Quota:
             if found > ADMITTED:
                 if quota.observed is None:
                     self._refund(passed)
+                    count_observed(over)
                     return self._refuse(quota, key, cost, wall)
-                quota.observed.value += 1
-                state.observed.value += 1
+                over.append(quota)
             else:
                 passed.append(Passed(quota, key, cost))
                 if quota.read is None and shared is None:
                     quota.spent = state.table.spent.get(key)
+        count_observed(over)
         return self._ticket(passed)
 
     def _ticket(self, passed: list[Passed]) -> object:

@@ -201,6 +201,7 @@ class RateLimit:
         longest = 0.0
         refusal: Passed | None = None
         refused_for = 0.0
+        over: Counter | None = None
         for limit in self._limits:
             gcra = limit.gcra
             key = gcra.locate("" if limit.read is None else limit.read(x), now)
@@ -214,7 +215,7 @@ class RateLimit:
                     if 0 < delay <= limit.max_delay:  # it would have waited for its turn
                         passed.append(found)
                         continue
-                    limit.observed.value += 1
+                    over = limit.observed
                     limit.limiter.observed.value += 1
                     continue
                 may_wait = limit.limiter.waiting < limit.max_waiting and now + delay < x.deadline
@@ -225,6 +226,8 @@ class RateLimit:
                 if delay > longest:
                     slowest, longest = limit, delay
             passed.append(found)
+        if over is not None:  # once for the block, however many of its limits are exceeded
+            over.value += 1
         if refusal is not None:
             return self._refuse(refusal, refused_for, now)
         for each in passed:

@@ -213,6 +213,14 @@ async def test_an_observed_limit_counts_as_an_enforced_one() -> None:
     assert all(field(each, b"ratelimit") is None for each in found)
 
 
+async def test_a_request_over_two_observed_limits_is_one_that_would_have_been_refused() -> None:
+    env = make_env()
+    call = service(env, {"name": "a", "mode": "observe"}, {"name": "b", "mode": "observe"})
+    assert await statuses(call, *[exchange()] * 5) == [200] * 5
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit", route="order") == 3
+    assert [env.meter.value(metrics.RATE_LIMITED, limit=name, result="observed") for name in "ab"] == [3, 3]
+
+
 def start(call: Service, **facts: Any) -> asyncio.Task[Outcome]:
     async def run() -> Outcome:
         return await call(exchange(**facts))
