@@ -7,7 +7,8 @@ Rules:
 2. An attempt waits for its turn for `max_wait` at most, within its deadline, and with `waiting` others at most.  Else
    it is refused at once; nothing is queued beyond that.  A client that leaves while it waits has used its turn.
 3. A failure of the upstream, and a refusal of a stage further in, neither lower nor raise the rate.
-4. With `mode: observe` attempts are counted at the rate that they would have had, and all are sent.
+4. With `mode: observe` all attempts are sent, and those that would have been refused are counted.  The upstream is not
+   spared, so it keeps asking, and the rate falls lower than it would.  Enforcement therefore begins without a limit.
 """
 
 from __future__ import annotations
@@ -50,15 +51,21 @@ class Pacer:
         meter.gauge(metrics.PACING_RATE, lambda: self.pace.limit(env.now()), **labels)
 
     def retune(self, spec: Spec) -> None:
-        """Apply new settings; the rate stays."""
+        """Apply new settings.  The rate stays, unless it was only observed so far."""
+        was_observed = not self.spec.is_enforced
         self.spec = spec
+        if was_observed and spec.is_enforced:
+            if self.pace.rate != NEVER:
+                self._env.emit(events.PACING_ENDED, **self._labels)
+            self.pace = Pace(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait)
         self.pace.retune(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait)
 
     def press(self, sent_at: float, now: float, hold: float) -> None:
         """Take an answer that asks for less."""
         self.pressure.value += 1
         if self.pace.press(sent_at, now, hold):
-            self._env.emit(events.PACING_BEGAN, rate=round(self.pace.rate, 3), **self._labels)
+            mode = {} if self.spec.is_enforced else {"mode": self.spec.mode}
+            self._env.emit(events.PACING_BEGAN, rate=round(self.pace.rate, 3), **mode, **self._labels)
 
     def accept(self, now: float) -> None:
         """Take an answer that does not ask for less."""
@@ -107,7 +114,6 @@ class PacingStage:
         may_wait = delay <= spec.max_wait and pacer.waiting < spec.waiting and now + delay < x.deadline
         if self._observed is not None:
             if may_wait:
-                pacer.delayed.value += 1
                 pace.send(now, delay)
             else:
                 self._observed.value += 1
