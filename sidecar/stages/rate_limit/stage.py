@@ -333,6 +333,8 @@ def build_inside(spec: Spec, ctx: BuildContext) -> Stage | None:
 
 def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
     """Return the stage of the limits that count these requests.  All stages of one owner share their counts."""
+    if not spec.is_enforced:  # so is each limit, as its state says
+        spec = spec.model_copy(update={"limits": [each.model_copy(update={"mode": "observe"}) for each in spec.limits]})
     limits: list[RouteLimit] = []
     is_shared = False
     for number, each in enumerate(spec.limits):
@@ -369,6 +371,6 @@ def _route_limit(each: LimitSpec, number: int, spec: Spec, ctx: BuildContext) ->
     if where == ctx.where:  # the block is no bare list
         where = ctx.where_of("limits", number)
     observed = None
-    if not spec.is_enforced or each.mode == "observe":
+    if each.mode == "observe":
         observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
     return RouteLimit(each, limiter, where, spec.fields, observed, ctx.env)

@@ -124,6 +124,13 @@ async def test_observe_counts_and_refuses_nothing() -> None:
     assert env.meter.value(metrics.WOULD_REFUSE, policy="quota", route="order") == 3
 
 
+def test_quotas_of_an_observed_block_are_observed_ones() -> None:
+    store = Store()
+    for mode in ("observe", "enforce"):
+        quota.build(Spec.model_validate({"quotas": [DAY], "mode": mode}), context(store=store))
+        assert [each.describe()["mode"] for each in store.objects.values()] == [mode]
+
+
 async def test_a_request_over_two_observed_quotas_is_one_that_would_have_been_refused() -> None:
     env = make_env()
     call = service(env, {"name": "a"}, {"name": "b"}, mode="observe")

@@ -213,6 +213,13 @@ async def test_an_observed_limit_counts_as_an_enforced_one() -> None:
     assert all(field(each, b"ratelimit") is None for each in found)
 
 
+def test_limits_of_an_observed_block_are_observed_ones() -> None:
+    store = Store()
+    for mode in ("observe", "enforce"):
+        rate_limit.build(Spec.model_validate({"limits": [PER_SECOND], "mode": mode}), context(store=store))
+        assert [each.describe()["mode"] for each in store.objects.values()] == [mode]
+
+
 async def test_a_request_over_two_observed_limits_is_one_that_would_have_been_refused() -> None:
     env = make_env()
     call = service(env, {"name": "a", "mode": "observe"}, {"name": "b", "mode": "observe"})
