@@ -54,9 +54,9 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(13)
+    await expect(page.locator("#problems li")).to_have_count(16)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 9
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 12
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -68,6 +68,9 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "order: a retry hardly ever helps: 1 of 58 requests rescued in 30 s",
         "at its limit of 100 in flight, 21 wait",
         "cannot reach its Redis",
+        "Store fleet cannot be reached",
+        "62 % of the attempts would be refused (mode: observe)",
+        "29 attempts per second would be sent (mode: observe)",
         "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",
         "no token for it: https://id.example/token: answered with the status 401 (invalid_client)",
         "policies on disk are not in force",
@@ -80,7 +83,13 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
     assert "2,310" in await text(page, "#refusals")
     rates = await text(page, "#rates")
-    for words in ("route:order:tenant", "in store fleet, which is away", "812 of 10,000", "in each process"):
+    for words in (
+        "route:order:tenant",
+        "in store fleet, which is away",
+        "812 of 10,000",
+        "in each process",
+        "41 observed",
+    ):
         assert words in rates, words
     assert "did you mean max_attempts?" in await text(page, "#reloads")
     await page.locator(".breaker summary").first.click()

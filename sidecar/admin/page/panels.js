@@ -270,12 +270,13 @@ export function rates(model) {
   const rows = [...list(model.parts["state.rate_limit"]), ...list(model.parts["state.quota"])];
   $("#rates").hidden = !rows.length;
   const away = (r) => r.store_up === false;
+  const over = (r) => (r.mode === "observe" ? `${number(r.observed)} observed` : `${number(r.refused)}${r.delayed ? `, ${number(r.delayed)} delayed` : ""}`);
   fill($("#rates"), [
     { title: "Limit of", value: (r) => r.name.replace(/:in [^:]*$/, ""), kind: "name" },
     { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },
     { title: "Counted", value: (r) => `${SHARED_BY[r.shared_by]}${r.shared_by === "fleet" ? ` ${r.store}` : ""}${away(r) ? ", which is away" : ""}`, tone: (r) => (away(r) ? "warn" : null) },
     { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (r.keys >= r.max_keys ? "warn" : null) },
-    { title: "Refused", value: (r) => number(r.refused), kind: "n" },
+    { title: "Refused", value: over, kind: "n" },
   ], rows, (r) => r.name, "No limits.");
 }
 

@@ -54,20 +54,22 @@ export function problems({ parts, history, now }) {
     if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);
   }
   for (const [name, limit] of entries(parts["state.rate_limit"])) {
-    if (limit.keys >= limit.max_keys) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
+    if (limit.keys >= limit.max_keys) say("warn", "rates", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, quota] of entries(parts["state.quota"])) {
-    if (quota.keys >= quota.max_keys) say("warn", "refusals", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
+    if (quota.keys >= quota.max_keys) say("warn", "rates", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, throttle] of entries(parts["state.throttle"])) {
     const most = Math.max(...Object.values(throttle.by_criticality).map((each) => each.refusal_probability));
-    if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts are refused`);
+    const are = throttle.mode === "observe" ? "would be refused (mode: observe)" : "are refused";
+    if (most > 0) say("warn", "refusals", `Throttle ${name}: the upstream accepts too little, ${percent(most)} of the attempts ${are}`);
   }
   for (const [name, pacing] of entries(parts["state.pacing"])) {
-    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${number(pacing.rate)} attempts per second are sent`);
+    const are = pacing.mode === "observe" ? "would be sent (mode: observe)" : "are sent";
+    if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${number(pacing.rate)} attempts per second ${are}`);
   }
   for (const [name, store] of entries(parts["state.store"])) {
-    if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
+    if (!store.up) say("warn", "rates", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
   }
   for (const [name, cache] of entries(parts["state.cache"])) {
     if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);
