@@ -165,7 +165,8 @@ def _check_route(limits: Limits, node: Node, route: RouteSpec, report: Report) -
     """Warn of limits that other blocks of the route leave without effect."""
     timeout: Any = route.blocks.get("timeout")
     request = getattr(timeout, "request", None)
-    is_optional = getattr(route.blocks.get(AUTHENTICATE), "optional", False)
+    authenticate: Any = route.blocks.get(AUTHENTICATE)
+    is_optional = authenticate is not None and (authenticate.optional or not authenticate.is_enforced)
     for number, limit in enumerate(limits):
         if is_optional and limit.needs_callers and limit.otherwise == NO_KEY:
             message = f"counts all anonymous requests together; add otherwise: {ADDRESS}"

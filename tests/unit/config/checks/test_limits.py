@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.config.files import Source
 from sidecar.config.load import Loaded, load
+from tests.support.cases import each
 
 POLICIES = """version: 1
 listeners: {{inbound: {{address: "0.0.0.0:0"}}, outbound: {{address: "127.0.0.1:0"}}}}
@@ -122,11 +123,11 @@ def test_a_key_of_callers_needs_callers() -> None:
     assert problem.message == message.format("no route of the upstream `app` has")
 
 
-def test_anonymous_requests_need_a_key_of_their_own() -> None:
+@each(["optional: true", "mode: observe"])
+def test_anonymous_requests_need_a_key_of_their_own(why: str) -> None:
     limit = "{name: order, rate: 1/s, key: caller%s}"
-    text = POLICIES.format(
-        limits="[%s]", upstream="", listener="inbound", more="authenticate: {any_of: [keys], optional: true}, "
-    )
+    more = f"authenticate: {{any_of: [keys], {why}}}, "
+    text = POLICIES.format(limits="[%s]", upstream="", listener="inbound", more=more)
     text += "identities: {keys: {api_key: {file: /etc/keys.yaml, header: x-key}}}\n"
     for otherwise, count in (("", 1), (", otherwise: client.address", 0)):
         found = load([Source("p.yaml", (text % (limit % otherwise)).encode())], {})
