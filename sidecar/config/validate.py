@@ -278,7 +278,7 @@ def _bare_message(error: LocatedError) -> str:
     if error.node.value is None:
         return EMPTY
     bounds = {name: as_written(error.node.value, error.context[name]) for name in BOUNDS if name in error.context}
-    message = template.format(**{**error.context, **bounds})
+    message = template.format(**(error.context | bounds))
     if error.kind in MAPPINGS:
         shape = _mapping_remedy(error)
         if shape.startswith(", such as ["):  # the block is usually written as its only list

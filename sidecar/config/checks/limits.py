@@ -29,6 +29,7 @@ Limits = Sequence[LimitSpec | QuotaSpec]
 def check_limits(spec: PolicySpec, report: Report) -> None:
     """Report captures that are missing, and warn of rate limits and quotas that do not limit what they seem to."""
     seen: set[int] = set()
+    used: set[str | None] = set()
     known = spec.routes_with_callers()
     for name, upstream in spec.upstreams.items():
         routes = [route for route in spec.all_routes if route.upstream == name]
@@ -39,6 +40,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             if block is None or node is None:
                 continue
             limits = _limits_of(block)
+            used.update(limit.store for limit in limits)
             _check_block(block, node, report)
             _check_shared(limits, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
@@ -54,6 +56,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             if own is None or node is None:
                 continue
             limits = _limits_of(own)
+            used.update(limit.store for limit in limits)
             _check_captures(limits, node, route, report)
             _check_route(limits, node, route, report)
             if route.name not in known:
@@ -63,6 +66,10 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 _check_block(own, node, report)
                 if _is_open(spec, route):
                     _check_evasion(limits, node, report)
+    if spec.node.child("service") is None:
+        for store in (each for each in spec.stores if each in used):
+            message = "has one count for all services that have no name; add a line such as service: orders"
+            report.warn(spec.node.nearest("stores", store), message)
 
 
 def _limits_of(block: Spec | Quotas) -> Limits:

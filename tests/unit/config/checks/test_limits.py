@@ -160,8 +160,16 @@ def test_a_limit_in_a_store_is_checked(limits: str, problem: str) -> None:
 def test_a_store_that_nothing_uses_is_reported() -> None:
     (warning,) = [each.message for each in with_stores("off").warnings if "store" in each.message]
     assert warning == "no route uses the store `fleet`; use it or take it out"
-    used = with_stores("[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]")
+    used = with_stores("[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]", more="service: orders\n")
     assert (used.problems, [each for each in used.warnings if "store" in each.message]) == ([], [])
+
+
+def test_counts_in_a_store_need_the_name_of_their_service() -> None:
+    limits = "[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]"
+    (warning,) = [each for each in with_stores(limits).warnings if each.path.startswith("stores")]
+    assert (warning.path, warning.line) == ("stores.fleet", 7)
+    assert warning.message == "has one count for all services that have no name; add a line such as service: orders"
+    assert not [each for each in with_stores(limits, more="service: a\n").warnings if each.path.startswith("stores")]
 
 
 def test_a_cache_has_the_redis_of_the_store_that_it_names() -> None:
