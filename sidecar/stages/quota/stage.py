@@ -269,7 +269,7 @@ def count_observed(over: list[RouteQuota]) -> None:
     """Count a request that is over observed quotas: for each of them, and once for the block."""
     for quota in over:
         quota.state.observed.value += 1
-    if over and (counter := over[0].observed) is not None:
+    if (counter := over[0].observed) is not None:
         counter.value += 1
 
 
@@ -322,7 +322,7 @@ class Quota:
         """Admit or refuse a request by all quotas, or wait for a store."""
         now, wall = self._now(), self._wall()
         passed: list[Passed] = []
-        over: list[RouteQuota] = []
+        over: list[RouteQuota] | None = None
         for quota in self._quotas:
             state, shared = quota.state, quota.state.shared
             state.roll(wall)
@@ -347,14 +347,16 @@ class Quota:
             if found > ADMITTED:
                 if quota.observed is None:
                     self._refund(passed)
-                    count_observed(over)
+                    if over is not None:
+                        count_observed(over)
                     return self._refuse(quota, key, cost, wall)
-                over.append(quota)
+                over = [quota] if over is None else [*over, quota]
             else:
                 passed.append(Passed(quota, key, cost))
                 if quota.read is None and shared is None:
                     quota.spent = state.table.spent.get(key)
-        count_observed(over)
+        if over is not None:
+            count_observed(over)
         return self._ticket(passed)
 
     def _ticket(self, passed: list[Passed]) -> object:
