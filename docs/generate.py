@@ -47,11 +47,13 @@ INSTRUMENTS: Final = {"counter": "counter", "total": "counter", "gauge": "gauge"
 INDIRECT: Final = {
     metrics.REQUEST_DURATION: (
         "route", "http.route", "url.scheme", "http.request.method", "http.response.status_code", "error.type",
-        "network.protocol.version",
+        "network.protocol.version", "rpc.response.status_code",
     ),
+    metrics.CALL_DURATION: ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"),
     metrics.REQUESTS_ACTIVE: ("listener", "url.scheme"),
     metrics.ATTEMPT_DURATION: (
         "upstream", "server.address", "http.request.method", "http.response.status_code", "error.type",
+        "rpc.response.status_code",
     ),
     metrics.CALL_DURATION: ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"),
     metrics.CONCURRENCY_ACTIVE: ("route", "upstream"),
@@ -183,7 +185,8 @@ export the next one, not several at once. Over gRPC the library looks it up by i
 
 On `GET /metrics` of the admin listener, and over OTLP where an endpoint is set; both from the same counters. Labels
 that another party chooses (methods, statuses) are reduced to known sets, and each metric has a bound on its series:
-what exceeds it is counted under `other`, and `sidecar_metrics_series_folded_total` says so.
+what exceeds it is counted under `other`, and `sidecar_metrics_series_folded_total` says so. With `route` and `upstream`
+in the table, a series has the one under which its block stands.
 
 Durations are counted in {len(metrics.BOUNDS) + 1} buckets, so that the percentiles of the live page and of
 `sidecar top` are right within 3 % (from 0.1 ms to 1000 s). Prometheus and OTLP get the {len(metrics.SECONDS) + 1}

@@ -55,7 +55,7 @@ faults. It is as expected if the cascade happens without sidecars and is contain
 {seed_words})</p></header>
 <main><section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2>{_table(results)}{_key()}</section>
 {_peer(results)}
-{"".join(_scenario(result) for result in results)}</main></body></html>
+{"".join(_scenario(result, results) for result in results)}</main></body></html>
 """
 
 
@@ -67,7 +67,7 @@ def _table(results: Sequence[Result]) -> str:
         cells = "".join(
             f'<td data-title="{NAMES[name]}">{_cell(result, name)}{_first(result, name)}</td>' for name in arms
         )
-        link = f'<a href="#{_id(result)}">{escape(result.scenario.title)}</a>'
+        link = f'<a href="#{_id(result)}">{_title(result, results)}</a>'
         rows.append(f'<tr><th scope="row">{link}</th>{cells}<td>{_mark(result.passed)}</td></tr>')
     return (
         '<table class="verdicts"><thead><tr><th scope="col">Scenario</th>'
@@ -91,7 +91,7 @@ def _peer(results: Sequence[Result]) -> str:
         found = _compared(result)
         every.update(each.word for each in found)
         rows += [
-            f'<tr><th scope="row"><a href="#{_id(result)}">{escape(result.scenario.title)}</a></th>'
+            f'<tr><th scope="row"><a href="#{_id(result)}">{_title(result, results)}</a></th>'
             f"<td>{escape(each.what)}</td><td>{escape(each.ours)}</td><td>{escape(each.theirs)}</td>"
             f"<td>{_word(each.word)}</td></tr>"
             for each in found
@@ -149,13 +149,13 @@ def _key() -> str:
     )
 
 
-def _scenario(result: Result) -> str:
+def _scenario(result: Result, results: Sequence[Result]) -> str:
     scenario = result.scenario
     source = f'<p class="quiet">Known from: {escape(scenario.source)}</p>' if scenario.source else ""
     arms = "".join(_arm(result, arm) for arm in result.arms)
-    title = _id(result)
+    name = _id(result)
     return (
-        f'<section class="scenario" aria-labelledby="{title}"><h2 id="{title}">{escape(scenario.title)} '
+        f'<section class="scenario" aria-labelledby="{name}"><h2 id="{name}">{_title(result, results)} '
         f"{_mark(result.passed)}</h2><p>{escape(scenario.story)}</p>{source}"
         f'<div class="arms">{arms}</div>{_beside(result)}'
         f'<p class="repeat">Repeat it with <code>{escape(_repeat(result))}</code></p>'
@@ -245,6 +245,12 @@ def _top(series: Sequence[charts.Series]) -> float:
 
 def _seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
+
+
+def _title(result: Result, results: Sequence[Result]) -> str:
+    """Return the title of a run, with its seed if the page has several runs of the scenario."""
+    is_repeated = sum(each.name == result.name for each in results) > 1
+    return escape(result.scenario.title) + (f", seed {result.arms[0].recording.seed}" if is_repeated else "")
 
 
 def _id(result: Result) -> str:

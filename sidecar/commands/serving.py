@@ -24,7 +24,8 @@ DEMO_PORTS: Final = {
 def serve(path: str) -> None:
     """Serve until SIGTERM.
 
-    Changed policy files are read again.  A file with a problem changes nothing.
+    Changed policy files are read again, at once with SIGHUP.  A file with a problem changes nothing.  SIGUSR2 starts a
+    new process, which takes the listening sockets over while this one drains.
     """
     from sidecar.process.interpreter import prepare_imports
     from sidecar.process.start import prepare_process

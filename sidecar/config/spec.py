@@ -149,7 +149,8 @@ class ServiceSpec(Model):
     version: Literal[1]
     """Version of the policy format."""
     service: Annotated[str, Field(min_length=1, max_length=255)] = "sidecar"
-    """Name of the service: `service.name` in traces and metrics."""
+    """Name of the service: `service.name` in traces and metrics.  Limits and quotas in a store have one count for all
+    processes with the same name."""
 
 
 def name_of_part(route: str, part: str) -> str:

@@ -49,6 +49,8 @@ MESSAGES: Final = {
     "tuple_type": "must be a list, such as [a, b]",
     "union_tag_not_found": "does not say what it is; add the key {discriminator}",
 }
+BOUNDS: Final = ("gt", "ge", "lt", "le")
+"""Parameters of messages about a number, which are told in the unit of the value."""
 MAPPINGS: Final = ("dict_type", "mapping_type", "model_attributes_type", "model_type")
 """Kinds of errors in a value that should be a mapping."""
 AFFIRMATIONS: Final = ("on", "yes", "true")

@@ -361,7 +361,8 @@ def check_restart(old: PolicySpec, new: PolicySpec) -> None:
     if old.telemetry != new.telemetry and _wiring(old) != _wiring(new):
         changed.append("telemetry")
     if changed:
-        message = "differs from its value at the start; restart the sidecar to change it, or restore the old value"
+        remedy = "restart the sidecar or send it SIGUSR2 to change it, or restore the old value"
+        message = f"differs from its value at the start; {remedy}"
         raise Rejected([Problem(*new.where(name), name, message) for name in changed])
 
 

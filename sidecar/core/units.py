@@ -74,6 +74,23 @@ parse_size = _parser("size", BYTES, "64KiB or 10MiB")
 parse_share = _parser("share", {"%": 0.01}, "20%")
 
 
+def as_written(text: Any, number: float) -> str:
+    """Return a number as a quantity of the kind that `text` is, such as `200ms` for 0.2 and the text `1s`.
+
+    A text that is no quantity gives the bare number.
+    """
+    for units, after in ((SECONDS, ""), (BYTES, ""), ({"%": 0.01}, ""), (BYTES, "/s")):
+        if isinstance(text, str) and (match := re.fullmatch(rf"{NUMBER}({'|'.join(units)}){after}", text)):
+            counts = {unit: round(number / size, 6) for unit, size in units.items()}
+            unit = min(
+                (each for each in counts if counts[each] % 1 == 0 < counts[each]),
+                key=counts.__getitem__,
+                default=match[2],
+            )
+            return f"{counts[unit]:.12g}{unit}{after}"
+    return f"{number:.12g}"
+
+
 def _or_zero(value: Any) -> float:
     if value in NEGATIONS:
         raise ValueError("is not a duration; write 0s to turn it off")

@@ -8,6 +8,7 @@ from typing import Final
 from sidecar.control.compiler import ROUTE
 from sidecar.control.route import Link, Route
 from sidecar.core.exchange import Exchange
+from sidecar.core.units import as_written
 from sidecar.inspect.effective import flow
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import ADDRESS, AnswerSize, fixed_cost, plain
@@ -68,7 +69,7 @@ def _parts(limit: LimitSpec, x: Exchange, owner: str, observed: bool) -> Iterato
     if limit.store is not None:
         yield f"while the store is away: {AWAY[limit.on_store_failure]}"
     if limit.delay is not None:
-        yield f"a request over the limit waits for up to {limit.delay.max:g}s"
+        yield f"a request over the limit waits for up to {as_written('1s', limit.delay.max)}"
     if observed:
         yield "nothing is refused: mode is observe"
 
@@ -100,10 +101,13 @@ def _key(limit: LimitSpec | QuotaSpec, x: Exchange) -> str:
     """Return the part on the key of the request."""
     if not limit.is_keyed:
         return "all requests count together"
+    unknown = "without a token or a key of a caller, " if limit.needs_callers and x.caller is None else ""
     for key in (limit.key, limit.otherwise):
         value = key_reader(limit.model_copy(update={"key": key, "otherwise": "none"}))(x)
         if key == ADDRESS and not value:
-            return f"the key is the address of the client ({ADDRESS})"
+            return f"{unknown}the key is the address of the client ({ADDRESS})"
         if value:
-            return f"the key is {flow(value)} ({key})"
+            return f"{unknown}the key is {flow(value)} ({key})"
+    if unknown:
+        return f"{unknown}the request counts together with all others that have none"
     return f"the request has no {limit.key}, and counts together with all others that have none"

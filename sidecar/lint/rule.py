@@ -61,7 +61,7 @@ class Rule:
     traffic: str = ""
     """Stated traffic of both examples, as a traffic file has it; empty without one."""
     is_checked_at_load: bool = False
-    """True if loading reports the same places as plain warnings."""
+    """True if loading warns of the same places; these warnings are left out beside what the rule finds."""
 
     @property
     def anchor(self) -> str:

@@ -76,8 +76,9 @@ def lint(
     if loaded.spec is None:
         return Linted([], [])
     found = list(find(loaded.spec, traffic, rules))
-    places = {(each.problem[:3], each.problem.message) for each in found}
-    found += [Finding(CHECK, "warning", each) for each in loaded.warnings if (each[:3], each.message) not in places]
+    checked = {rule.id for rule in rules if rule.is_checked_at_load}
+    places = {each.problem[:3] for each in found if each.rule in checked}
+    found += [Finding(CHECK, "warning", each) for each in loaded.warnings if each[:3] not in places]
     return judge(found, sources)
 
 

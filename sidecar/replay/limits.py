@@ -45,8 +45,9 @@ def limits(record: Record, beyond: int, slower: int = 0, failing: int = 0) -> li
         found.append("the log has no endpoints: all endpoints of a route behave alike")
     return [
         *found,
-        "bodies, queries and header fields are not in a log: keys of caches lack the query, so hit ratios are upper "
-        "bounds; answers have no Cache-Control, so only a `ttl` of the policy makes them cacheable",
+        "bodies, queries, header fields and claims are not in a log: limits that tell requests apart by them count all "
+        "together; keys of caches lack the query, so hit ratios are upper bounds; answers have no Cache-Control, so "
+        "only a `ttl` of the policy makes them cacheable",
         _load(slower, failing),
         "clients do not react: they neither retry more nor less, and do not leave earlier",
         "authentication, authorisation, CORS, mirroring and health checks are left out",

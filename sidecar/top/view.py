@@ -1,5 +1,7 @@
 """Screen of `sidecar top`: a header, then tables of routes, breakers, endpoints, limits and refusals.
 
+Rate limits and quotas have a table if there are any.
+
 The tables share the rows of the terminal.  Each begins with its problems, and a shortened table says how many rows are
 left out.
 """
@@ -20,6 +22,8 @@ HEADER_ROWS: Final = 2
 SPAN: Final = 60
 """Seconds of traffic in the table of routes."""
 TONES: Final = {"closed": "green", "half_open": "yellow", "open": "bold red"}
+SHARED_BY: Final = {"process": "in each process", "workers": "in all workers"}
+"""Processes that share a count, in words."""
 WEIGHT: Final = {"open": 0, "half_open": 1, "closed": 2}
 """Order of breakers by state."""
 
@@ -29,7 +33,8 @@ def screen(model: Model, rows: int | None = None) -> RenderableType:
 
     In a shortened screen no row takes two lines.
     """
-    tables = [make(model) for make in (routes, breakers, endpoints, limits, refusals)]
+    tables = [make(model) for make in (routes, breakers, endpoints, limits, rates, refusals)]
+    tables = [table for table in tables if table.rows or not table.is_optional]
     if rows is None:
         return Group(header(model), *(table.render(len(table.rows)) for table in tables))
     shown = divide([len(table.rows) for table in tables], rows - HEADER_ROWS - len(tables))
@@ -53,8 +58,10 @@ def divide(wanted: list[int], rows: int) -> list[int]:
 class Rows:
     """Titles and rows of a table that is not drawn yet; a title with a leading `>` belongs to a column of numbers."""
 
-    def __init__(self, *titles: str) -> None:
+    def __init__(self, *titles: str, is_optional: bool = False) -> None:
+        """`is_optional`: True if the table is left out while it has no rows."""
         self.titles = titles
+        self.is_optional = is_optional
         self.rows: list[tuple[RenderableType, ...]] = []
         self.styles: list[str] = []
 
@@ -174,6 +181,23 @@ def limits(model: Model) -> Rows:
         tone = "bold red" if each["tokens"] < 1 else "blue"
         name = f"retries of {plain(each['name'])}"
         table.add(name, Text(bar(each["tokens"] / full), tone), f"{each['tokens']:.1f} left", "")
+    return table
+
+
+def rates(model: Model) -> Rows:
+    """Return the table of rate limits and quotas, those whose store is away first."""
+    table = Rows("Rate limit or quota", "At most", "Counted", ">Keys", ">Refused", is_optional=True)
+    known = [*_states(model, "rate_limit"), *_states(model, "quota")]
+    known.sort(key=lambda each: each.get("store_up") is not False)
+    for each in known:
+        place = SHARED_BY.get(each["shared_by"]) or f"in store {plain(each['store'])}"
+        is_away = each.get("store_up") is False
+        counted = Text(place + (", which is away" if is_away else ""), "bold red" if is_away else "")
+        keys = Text(f"{each['keys']:,} of {each['max_keys']:,}", "yellow" if each["keys"] >= each["max_keys"] else "")
+        over = f"{each['observed']:,} observed" if each["mode"] == "observe" else f"{each['refused']:,}"
+        delayed = f", {each['delayed']:,} delayed" if each.get("delayed") else ""
+        name = each["name"].rpartition(":in ")[0] or each["name"]
+        table.add(plain(name), plain(each.get("limit") or each["quota"]), counted, keys, over + delayed)
     return table
 
 

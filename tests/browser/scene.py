@@ -198,11 +198,19 @@ def calm(scene: Scene) -> Scene:
             store_up=False,
             keys=812,
             max_keys=10_000,
+            mode="enforce",
             refused=2310,
+            observed=0,
         ),
         ("rate_limit", "route", "order", "address"): Thing(**ADDRESS, is_full=False),
         ("quota", "route", "order", "day", "in this process"): Thing(
-            quota="10000 per day, from 06:00 in Europe/Berlin", shared_by="process", keys=3, max_keys=10_000, refused=0
+            quota="10000 per day, from 06:00 in Europe/Berlin",
+            shared_by="process",
+            keys=3,
+            max_keys=10_000,
+            mode="observe",
+            refused=0,
+            observed=41,
         ),
         ("retry_budget", "payments"): Thing(
             tokens=52.4, first_attempts=140, retries=3, ratio=0.2, floor=30.0, window=10.0
@@ -255,6 +263,11 @@ def broken(scene: Scene) -> Scene:
         ("concurrency", "route", "order"): Thing(
             active=100, limit=100, queue=50, waiting={"critical": 0, "default": 17, "sheddable": 4}
         ),
+        ("store", "fleet"): Thing(up=False),
+        ("throttle", "route", "order"): Thing(
+            mode="observe", by_criticality={"default": {"refusal_probability": 0.62}}
+        ),
+        ("pacing", "upstream", "payments"): Thing(mode="observe", rate=29.4),
         ("retry_budget", "payments"): Thing(
             tokens=0.2, first_attempts=140, retries=58, ratio=0.2, floor=30.0, window=10.0
         ),

@@ -82,7 +82,13 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
     assert "circuit_breaker policies/orders.yaml:16" in await text(page, "#refusals")
     assert "2,310" in await text(page, "#refusals")
     rates = await text(page, "#rates")
-    for words in ("route:order:tenant", "in store fleet, which is away", "812 of 10,000", "in each process"):
+    for words in (
+        "route:order:tenant",
+        "in store fleet, which is away",
+        "812 of 10,000",
+        "in each process",
+        "41 observed",
+    ):
         assert words in rates, words
     assert "did you mean max_attempts?" in await text(page, "#reloads")
     await page.locator(".breaker summary").first.click()

@@ -478,7 +478,7 @@ def test_examples_are_what_a_policy_file_may_say(kind: StageKind) -> None:
     listeners = {"inbound": {"address": "127.0.0.1:0"}}
     document = {"version": 1, "listeners": listeners, "upstreams": upstreams, "routes": routes}
     if kind.name == "quota":
-        document["stores"] = {"disk": {"file": "/var/lib/sidecar/quotas.db"}}
+        document |= {"service": "orders", "stores": {"disk": {"file": "/var/lib/sidecar/quotas.db"}}}
     if kind.name == "authenticate":
         routes[-1]["authenticate"] = "off"
         jwt = {"issuer": "https://id.example", "audiences": ["orders"]}

@@ -28,7 +28,7 @@ from sidecar.config.files import read
 from sidecar.config.load import load
 from sidecar.config.process_spec import AdminSpec
 from sidecar.core import metrics
-from sidecar.core.outcome import FAILURES
+from sidecar.core.outcome import FAILURES, GRPC_FAULTS, GRPC_STATUSES, grpc_verdict
 from sidecar.demo.shop import CALLS
 from sidecar.starter.writer import INBOUND, OUTBOUND
 from sidecar.telemetry.metrics.durations import is_error
@@ -272,6 +272,12 @@ def test_errors_are_those_of_the_page(name: str) -> None:
             error = reason or (str(status) if status >= 500 else "")
             labels |= {"error_type": error} if error else {}
             assert selected(selector, labels) is is_error(status, reason), (status, reason)
+    for code, name in enumerate(GRPC_STATUSES):
+        for reason in ("", "rate_limited", "breaker_open"):
+            error = reason or ("" if code not in GRPC_FAULTS else name.upper())
+            labels = {"http_response_status_code": "200", "rpc_response_status_code": name.upper()}
+            labels |= {"error_type": error} if error else {}
+            assert selected(selector, labels) is is_error(grpc_verdict(code), reason), (name, reason)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +294,7 @@ def test_what_only_observes_wakes_nobody_and_is_no_red_number(metric: str, obser
 def test_the_alerts_that_matter_are_there() -> None:
     names = {name for name, _, _ in EXPRESSIONS}
     assert {"BreakerOpen", "RetryBudgetExhausted", "EndpointEjected", "TelemetryDropped", "LogDropped"} <= names
+    assert {"LimitsRefuse", "LimitKeysExhausted", "StoreAway"} <= names
 
 
 # ----- Kubernetes

@@ -271,6 +271,7 @@ export function rates(model) {
   const rows = [...list(model.parts["state.rate_limit"]), ...list(model.parts["state.quota"])];
   $("#rates").hidden = !rows.length;
   const away = (r) => r.store_up === false;
+  const over = (r) => (r.mode === "observe" ? `${number(r.observed)} observed` : `${number(r.refused)}${r.delayed ? `, ${number(r.delayed)} delayed` : ""}`);
   fill($("#rates"), [
     { title: "Limit of", value: (r) => r.name.replace(/:in [^:]*$/, ""), kind: "name" },
     { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },

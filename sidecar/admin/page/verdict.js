@@ -60,7 +60,7 @@ export function problems({ parts, history, now }) {
     if (isFull(limit)) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, quota] of entries(parts["state.quota"])) {
-    if (quota.keys >= quota.max_keys) say("warn", "refusals", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
+    if (quota.keys >= quota.max_keys) say("warn", "rates", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, throttle] of entries(parts["state.throttle"])) {
     const refused = entries(throttle.by_criticality).filter(([, each]) => each.attempts && each.refusal_probability > 0);
@@ -73,7 +73,7 @@ export function problems({ parts, history, now }) {
     if (pacing.rate != null) say("warn", "refusals", `Pacing ${name}: the upstream has asked for less, ${often(pacing.rate)} ${verb}`);
   }
   for (const [name, store] of entries(parts["state.store"])) {
-    if (!store.up) say("warn", "refusals", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
+    if (!store.up) say("warn", "rates", `Store ${name} cannot be reached: its limits hold as on_store_failure says`);
   }
   for (const [name, cache] of entries(parts["state.cache"])) {
     if (cache.redis && !cache.redis.up) say("warn", "caches", `Cache ${name} cannot reach its Redis and uses only its own memory`);

@@ -40,6 +40,7 @@ Limits = Sequence[LimitSpec | QuotaSpec]
 def check_limits(spec: PolicySpec, report: Report) -> None:
     """Report captures that are missing, and warn of rate limits and quotas that do not limit what they seem to."""
     seen: set[int] = set()
+    used: set[str | None] = set()
     known = spec.routes_with_callers()
     for name, upstream in spec.upstreams.items():
         routes = [route for route in spec.all_routes if route.upstream == name]
@@ -50,6 +51,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             if block is None or node is None:
                 continue
             limits = _limits_of(block)
+            used.update(limit.store for limit in limits)
             _check_block(block, node, report)
             _check_shared(limits, node, len({route.name.partition("@")[0] for route in routes}), report)
             if any(_is_open(spec, route) for route in routes):
@@ -65,6 +67,7 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             if own is None or node is None:
                 continue
             limits = _limits_of(own)
+            used.update(limit.store for limit in limits)
             _check_captures(limits, node, route, report)
             _check_route(limits, node, route, report)
             if route.name not in known:
@@ -216,7 +219,8 @@ def _check_route(limits: Limits, node: Node, route: RouteSpec, report: Report) -
     """Warn of limits that other blocks of the route leave without effect."""
     timeout: Any = route.blocks.get("timeout")
     request = getattr(timeout, "request", None)
-    is_optional = getattr(route.blocks.get(AUTHENTICATE), "optional", False)
+    authenticate: Any = route.blocks.get(AUTHENTICATE)
+    is_optional = authenticate is not None and (authenticate.optional or not authenticate.is_enforced)
     for number, limit in enumerate(limits):
         if is_optional and limit.needs_callers and limit.otherwise == NO_KEY:
             message = f"counts all anonymous requests together; add otherwise: {ADDRESS}"

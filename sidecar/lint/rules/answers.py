@@ -236,6 +236,7 @@ def faults_for_all(route: RouteFacts) -> Iterator[Hit]:
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, mirror: {upstream: app}}]",
         'upstreams: {app: {endpoints: ["http://a:80"]}, next: {endpoints: ["http://b:80"]}}\n'
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, mirror: {upstream: next}}]",
+        is_checked_at_load=True,
     )
 )
 def mirror_to_itself(route: RouteFacts) -> Iterator[Hit]:
@@ -264,6 +265,7 @@ def mirror_to_itself(route: RouteFacts) -> Iterator[Hit]:
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, mirror: {upstream: next, writes: true}}]",
         'upstreams: {app: {endpoints: ["http://a:80"]}, next: {endpoints: ["http://b:80"]}}\n'
         "routes: [{name: order, upstream: app, timeout: {request: 2s}, mirror: {upstream: next}}]",
+        is_checked_at_load=True,
     )
 )
 def mirrored_writes(route: RouteFacts) -> Iterator[Hit]:

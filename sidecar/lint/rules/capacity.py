@@ -242,6 +242,7 @@ def unreachable_limit(route: RouteFacts) -> Iterator[Hit]:
         "rate_limit: [{name: all, rate: 10/s, delay: {max: 2s}}]}]",
         "routes: [{name: order, upstream: app, timeout: {request: 1s}, "
         "rate_limit: [{name: all, rate: 10/s, delay: {max: 100ms}}]}]",
+        is_checked_at_load=True,
     )
 )
 def long_delay(route: RouteFacts) -> Iterator[Hit]:
@@ -264,6 +265,7 @@ def long_delay(route: RouteFacts) -> Iterator[Hit]:
         "{name: each, rate: 50/s, key: client.address}]}]",
         "routes: [{name: order, upstream: app, timeout: {request: 1s}, rate_limit: [{name: all, rate: 500/s}, "
         "{name: each, rate: 50/s, key: client.address}]}]",
+        is_checked_at_load=True,
     )
 )
 def unfair_limits(route: RouteFacts) -> Iterator[Hit]:

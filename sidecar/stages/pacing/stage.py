@@ -56,7 +56,8 @@ class Pacer:
         meter.gauge(metrics.PACING_RATE, self._rate, **labels)
 
     def retune(self, spec: Spec) -> None:
-        """Apply new settings; the rate stays."""
+        """Apply new settings.  The rate stays, unless it was only observed so far."""
+        was_observed = not self.spec.is_enforced
         self.spec = spec
         self.pace.retune(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait, self._env.now())
 

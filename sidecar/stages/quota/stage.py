@@ -271,6 +271,14 @@ class Passed:
         self.cost = cost
 
 
+def count_observed(over: list[RouteQuota]) -> None:
+    """Count a request that is over observed quotas: for each of them, and once for the block."""
+    for quota in over:
+        quota.state.observed.value += 1
+    if (counter := over[0].observed) is not None:
+        counter.value += 1
+
+
 class Quota:
     """Quotas of one block.  A ticket holds field lines, or is None."""
 
@@ -449,7 +457,8 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of the quotas of a block.  All stages of one owner share their counts."""
     quotas = []
     labels = {ctx.scope: ctx.owner[1]}
-    for number, each in enumerate(spec.quotas):
+    for number, written in enumerate(spec.quotas):
+        each = written if spec.is_enforced else written.model_copy(update={"mode": "observe"})
         place = "in this process" if each.store is None else f"in {each.store}"
         make = partial(_make_state, each, ctx, labels)
         state: QuotaState = ctx.obtain(("quota", *ctx.owner, each.name, place), each, make)
@@ -457,7 +466,7 @@ def build(spec: Spec, ctx: BuildContext) -> Stage:
         if where == ctx.where:  # the block is no bare list
             where = ctx.where_of("quotas", number)
         observed = None
-        if not spec.is_enforced or each.mode == "observe":
+        if each.mode == "observe":
             observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="quota", route=ctx.route)
         quotas.append(RouteQuota(each, state, where, spec.fields, observed, ctx.env))
         if each.store is not None:

@@ -54,7 +54,8 @@ class LimitSpec(Model):
     """Name of a store of `stores` that has the count, one for all processes that use it.  Each process leases a part of
     the rate.  Without a store the count is of this sidecar alone, with all its workers."""
     lease: Annotated[Duration, Field(ge=0.05, le=0.2)] = 0.1
-    """Time for which a process leases a part of the rate from the store.  A shorter one shares more evenly."""
+    """Time for which a process leases a part of the rate from the store, 50ms to 200ms.  A shorter one shares more
+    evenly."""
     on_store_failure: Literal["process", "allow", "deny"] = "process"
     """Decision while the store is away: `process` is a fair share, the rate divided by the processes that used the
     store last; `allow` lets everything pass; `deny` refuses everything."""

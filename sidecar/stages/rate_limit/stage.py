@@ -28,6 +28,7 @@ from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
 from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
+from sidecar.core.units import as_written
 from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
 from sidecar.limits.fields import SEPARATE, FieldLines, state_limit
 from sidecar.limits.gcra import OVERFLOW, Bucket, Gcra
@@ -109,8 +110,8 @@ class RouteLimit:
     """Limit as one route applies it."""
 
     __slots__ = (
-        "above", "bucket", "debit", "gcra", "limiter", "lines", "max_delay", "max_waiting", "now", "observed", "read",
-        "read_cost", "spec", "text", "unit", "up_to", "where",
+        "above", "bucket", "debit", "gcra", "limiter", "lines", "longest", "max_delay", "max_waiting", "now",
+        "observed", "read", "read_cost", "spec", "text", "unit", "up_to", "where",
     )  # fmt: skip
 
     def __init__(
@@ -135,6 +136,8 @@ class RouteLimit:
         """Seconds by which a request moves the TAT, if all cost the same."""
         self.max_delay = 0.0 if spec.delay is None else spec.delay.max
         """Longest delay in seconds; 0 to refuse at once."""
+        self.longest = as_written("1s", self.max_delay)
+        """Longest delay in words."""
         self.max_waiting = 0 if spec.delay is None else spec.delay.waiting
         self.lines = FieldLines(spec.name, spec.capacity, spec.window, form, self.unit)
         self.text = b""
@@ -234,6 +237,8 @@ class RateLimit:
                 if delay > longest:
                     slowest, longest = limit, delay
             passed.append(found)
+        if over is not None:  # once for the block, however many of its limits are exceeded
+            over.value += 1
         if refusal is not None:
             return self._refuse(refusal, refused_for, now)
         if over:
@@ -258,7 +263,7 @@ class RateLimit:
             enforced = [min(enforced, key=lambda each: each.limit.gcra.remaining(each.tat - now))]
         return b"".join([each.limit.report(each.tat - now) for each in enforced])
 
-    def _refuse(self, found: Passed, delay: float, now: float) -> Outcome:
+    def _refuse(self, found: Passed, delay: float, now: float, deadline: float) -> Outcome:
         """Return the refusal of a request that would conform `delay` seconds later."""
         limit = found.limit
         gcra, spec = limit.gcra, limit.spec
@@ -269,6 +274,10 @@ class RateLimit:
         detail = f"the limit `{spec.name}` is {spec.words}, for {whose}"
         if limit.limiter.parts > 1:
             detail += f", in even parts for {limit.limiter.parts} workers"
+        if limit.max_delay and delay > limit.max_delay:
+            detail += f"; its turn comes later than in {limit.longest}"
+        elif limit.max_delay:
+            detail += "; its turn comes after its deadline" if now + delay >= deadline else "; too many wait already"
         value = round((found.tat - now) / gcra.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
         if self._reports:  # `t` ends with Retry-After, which should not be earlier (section 6 of the draft)
@@ -352,6 +361,8 @@ def build_inside(spec: Spec, ctx: BuildContext) -> Stage | None:
 
 def _build(spec: Spec, ctx: BuildContext, count: str) -> Stage | None:
     """Return the stage of the limits that count these requests.  All stages of one owner share their counts."""
+    if not spec.is_enforced:  # so is each limit, as its state says
+        spec = spec.model_copy(update={"limits": [each.model_copy(update={"mode": "observe"}) for each in spec.limits]})
     limits: list[RouteLimit] = []
     is_shared = False
     for number, each in enumerate(spec.limits):
@@ -388,6 +399,6 @@ def _route_limit(each: LimitSpec, number: int, spec: Spec, ctx: BuildContext) ->
     if where == ctx.where:  # the block is no bare list
         where = ctx.where_of("limits", number)
     observed = None
-    if not spec.is_enforced or each.mode == "observe":
+    if each.mode == "observe":
         observed = ctx.env.meter.counter(metrics.WOULD_REFUSE, policy="rate_limit", route=ctx.route)
     return RouteLimit(each, limiter, where, spec.fields, observed, ctx.env)

@@ -351,6 +351,20 @@ def test_what_is_missing_from_all_layers_is_told() -> None:
         (HEAD + "routes: [{name: r, upstream: app, retry: on}]", "routes.r.retry: must be a mapping of keys"),
         (HEAD + "routes: [{name: r, upstream: app, retry: {max_attempts: 0}}]", "max_attempts: must be at least 1"),
         (HEAD + "routes: [{name: r, upstream: app, retry: {max_attempts: '3'}}]", "must be a whole number"),
+        (HEAD + "routes: [{name: r, upstream: app, throttle: {window: 1h}}]", "throttle.window: must be at most 10m"),
+        (HEAD + "routes: [{name: r, upstream: app, pacing: {decrease: 1%}}]", "pacing.decrease: must be at least 10%"),
+        (
+            HEAD + "routes: [{name: r, upstream: app, rate_limit: [{name: a, rate: 1/s, store: s, lease: 1ms}]}]",
+            "lease: must be at least 50ms",
+        ),
+        (
+            HEAD + "routes: [{name: r, upstream: app, rate_limit: [{name: a b, rate: 1/s}]}]",
+            "name: is not a name of a limit; write up to 63 letters",
+        ),
+        (
+            HEAD + "routes: [{name: r, upstream: app, quota: [{name: a, max: 1, per: day, resets: '6:00'}]}]",
+            "resets: is no time of the day; write it in quotes, such as",
+        ),
         (HEAD + "routes: [{name: r, upstream: app, retry: {mode: obsrve}}]", "did you mean `observe`?"),
         (HEAD + "routes: [{name: r, upstream: app, match: {headers: {x: 1}}}]", "headers.x: must be text; put it"),
         (HEAD + "routes: [{name: r, upstream: app, fallback: [{upstream: ap}]}]", "[0].upstream: names no upstream"),

@@ -8,7 +8,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from sidecar.core.spec import Block, Problem
-from sidecar.core.units import Duration, DurationOrZero, Rate, Share, Size
+from sidecar.core.units import Duration, DurationOrZero, Rate, Share, Size, as_written
+from tests.support.cases import each
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,14 @@ def test_blocks_are_closed_and_frozen() -> None:
 def test_a_problem_reads_like_a_compilers() -> None:
     assert str(Problem("a.yaml", 3, 5, "routes[0].retry", "bad")) == "a.yaml:3:5: routes[0].retry: bad"
     assert str(Problem("a.yaml", 1, 1, "", "empty")) == "a.yaml:1:1: empty"
+
+
+@each(
+    [
+        ("1s", 0.2, "200ms"), ("250ms", 90.0, "90s"), ("1s", 600.0, "10m"), ("1h", 0.0, "0h"), ("1B", 65536, "64KiB"),
+        ("1KiB", 16, "16B"), ("5%", 0.95, "95%"), ("1KiB/s", 1024, "1KiB/s"), ("four", 10, "10"), (3, 1.1, "1.1"),
+    ]
+)  # fmt: skip
+def test_a_bound_is_told_in_the_unit_of_the_value(case: tuple[Any, float, str]) -> None:
+    text, number, told = case
+    assert as_written(text, number) == told

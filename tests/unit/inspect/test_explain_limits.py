@@ -46,7 +46,30 @@ def test_explain_tells_costs_delays_and_what_counts() -> None:
     (fetches,) = sentences("/products/7")
     assert fetches.endswith("; the key is 7 (path.id); only what the cache does not answer counts")
     (pace,) = sentences("/mail")
-    assert pace.endswith("; all requests count together; a request over the limit waits for up to 0.5s")
+    assert pace.endswith("; all requests count together; a request over the limit waits for up to 500ms")
+
+
+def test_explain_says_that_it_knows_no_caller(tmp_path: Path) -> None:
+    policies = tmp_path / "p.yaml"
+    policies.write_text("""
+version: 1
+listeners: {inbound: {address: "127.0.0.1:8080"}}
+identities: {partners: {api_key: {file: keys.yaml}}}
+upstreams: {app: {endpoints: ["http://127.0.0.1:9001"]}}
+routes:
+  - name: order
+    match: {path_prefix: /}
+    upstream: app
+    authenticate: {any_of: [partners]}
+    rate_limit:
+      - {name: each, rate: 10/s, key: caller}
+      - {name: tenant, rate: 10/s, key: caller.claims.tenant, otherwise: client.address}
+""")
+    output = CliRunner().invoke(main, ["explain", str(policies), "GET", "/", "--json"]).output
+    each, tenant = json.loads(output)["route"]["rate_limit"]
+    unknown = "; without a token or a key of a caller, the "
+    assert each.endswith(unknown + "request counts together with all others that have none")
+    assert tenant.endswith(unknown + "key is the address of the client (client.address)")
 
 
 def test_a_block_on_both_sides_of_the_cache_is_listed_once() -> None:

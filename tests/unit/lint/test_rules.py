@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sidecar.config.files import read
 from sidecar.config.load import load
-from sidecar.lint.known import COMMENT, every_rule
+from sidecar.lint.known import CHECK, COMMENT, every_rule
 from sidecar.lint.rule import Rule
 from sidecar.lint.run import find, lint
 from sidecar.lint.table import RULES
@@ -31,6 +31,14 @@ def test_each_rule_finds_its_failing_example_and_not_its_passing_one(rule: Rule)
 @each(every_rule().values())
 def test_passing_examples_are_free_of_warnings(rule: Rule) -> None:
     assert [each.text for each in found(rule.passing, rule.traffic) if each.severity != "note"] == []
+
+
+@each(RULES)
+def test_what_a_rule_finds_is_not_told_by_loading_too(rule: Rule) -> None:
+    places: dict[object, set[str]] = {}
+    for finding in found(rule.failing, rule.traffic):
+        places.setdefault(finding.problem[:3], set()).add(finding.rule)
+    assert [sorted(rules) for rules in places.values() if {rule.id, CHECK} <= rules] == []
 
 
 @each(every_rule().values())

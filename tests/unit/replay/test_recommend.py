@@ -112,7 +112,7 @@ def test_the_command_says_where_why_and_what_for_and_its_patch_applies(place: Pa
     assert "p.yaml:4: upstreams.app.retry_budget.ratio: 60% -> 5%" in result.output
     assert result.output.count("    replay: ") == 2
     assert "all together: " in result.output
-    assert "- bodies, queries and header fields" in result.output
+    assert "- bodies, queries, header fields and claims" in result.output
     subprocess.run(["patch", "-p0", "-i", "values.patch"], check=True, cwd=place, capture_output=True)
     assert "5s" not in (place / "p.yaml").read_text().split("timeout")[1]
     again = run("--seeds", "0")

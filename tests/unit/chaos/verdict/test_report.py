@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as Tree
@@ -41,6 +41,16 @@ def html(results: list[Result]) -> str:
 def test_the_axis_of_time_counts_whole_seconds_from_the_start_of_the_faults() -> None:
     chart = charts.lines("a", [], charts.Frame(-1.5, 7.5, ()), 1.0, str)
     assert re.findall(r'text-anchor="middle">([^<]*)<', chart) == ["0", "2", "4", "6"]
+
+
+def test_runs_of_one_scenario_are_told_apart_by_their_seeds(results: list[Result]) -> None:
+    title = escape(results[1].scenario.title)
+    assert f"{title} <span" in page(results)
+    again = simulated(scenarios.ALL["slow_dependency"], ["sidecar"], 2)
+    html = page([*results, again])
+    for seed in (1, 2):
+        assert f">{title}, seed {seed}</a>" in html
+        assert f">{title}, seed {seed} <span" in html
 
 
 def test_the_page_is_well_formed(html: str) -> None:

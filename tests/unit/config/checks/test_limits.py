@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.config.files import Source
 from sidecar.config.load import Loaded, load
+from tests.support.cases import each
 
 POLICIES = """version: 1
 listeners: {{inbound: {{address: "0.0.0.0:0"}}, outbound: {{address: "127.0.0.1:0"}}}}
@@ -136,11 +137,11 @@ def test_a_key_of_callers_needs_callers() -> None:
     assert problem.message == message.format("no route of the upstream `app` has")
 
 
-def test_anonymous_requests_need_a_key_of_their_own() -> None:
+@each(["optional: true", "mode: observe"])
+def test_anonymous_requests_need_a_key_of_their_own(why: str) -> None:
     limit = "{name: order, rate: 1/s, key: caller%s}"
-    text = POLICIES.format(
-        limits="[%s]", upstream="", listener="inbound", more="authenticate: {any_of: [keys], optional: true}, "
-    )
+    more = f"authenticate: {{any_of: [keys], {why}}}, "
+    text = POLICIES.format(limits="[%s]", upstream="", listener="inbound", more=more)
     text += "identities: {keys: {api_key: {file: /etc/keys.yaml, header: x-key}}}\n"
     for otherwise, count in (("", 1), (", otherwise: client.address", 0)):
         found = load([Source("p.yaml", (text % (limit % otherwise)).encode())], {})
@@ -188,8 +189,16 @@ def test_a_limit_of_one_process_says_nothing_of_that_of_all(limits: str, count: 
 def test_a_store_that_nothing_uses_is_reported() -> None:
     (warning,) = [each.message for each in with_stores("off").warnings if "store" in each.message]
     assert warning == "no route uses the store `fleet`; use it or take it out"
-    used = with_stores("[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]")
+    used = with_stores("[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]", more="service: orders\n")
     assert (used.problems, [each for each in used.warnings if "store" in each.message]) == ([], [])
+
+
+def test_counts_in_a_store_need_the_name_of_their_service() -> None:
+    limits = "[{name: a, rate: 1/s, burst: 1, key: client.address, store: fleet}]"
+    (warning,) = [each for each in with_stores(limits).warnings if each.path.startswith("stores")]
+    assert (warning.path, warning.line) == ("stores.fleet", 7)
+    assert warning.message == "has one count for all services that have no name; add a line such as service: orders"
+    assert not [each for each in with_stores(limits, more="service: a\n").warnings if each.path.startswith("stores")]
 
 
 def test_a_cache_has_the_redis_of_the_store_that_it_names() -> None:

@@ -130,7 +130,7 @@ async def test_a_limit_with_a_delay_is_divided() -> None:
     found = await workers.statuses(0, 8)
     assert found.count(200) == 5, "half of the capacity"
     refused = await workers.ask(0)
-    assert refused.refusal.detail.endswith("for all requests together, in even parts for 2 workers")
+    assert "for all requests together, in even parts for 2 workers; " in refused.refusal.detail
     began = workers.env.now()
     await workers.load(0, 100, 2)
     assert sum(1 for at in workers.admitted if at > began) <= 11, "half of the rate"

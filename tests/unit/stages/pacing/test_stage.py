@@ -332,6 +332,23 @@ async def test_observe_counts_no_delays() -> None:
     assert world.env.meter.value(metrics.PACED) == 0
 
 
+async def test_observe_delays_nothing_and_its_rate_is_not_that_of_enforcement() -> None:
+    world = World(mode="observe", max_wait="1s")
+    await world.warm(lambda: response(429), rate=10.0)
+    for _ in range(5):
+        await world.call(exchange())
+    assert world.env.meter.value(metrics.PACED, result="delayed") == 0
+    ((name, facts),) = world.env.events
+    assert (name, facts["mode"]) == (events.PACING_BEGAN, "observe")
+    assert world.rate is not None
+    enforced = World(world.env, world.store)
+    assert enforced.rate is None
+    assert world.env.events[-1][0] == events.PACING_ENDED
+    await enforced.warm(lambda: response(429), rate=10.0)
+    assert enforced.rate is not None
+    assert World(world.env, world.store, mode="observe").rate == enforced.rate
+
+
 async def test_what_remains_is_spread_only_if_the_policy_says_so() -> None:
     for ahead in (True, False):
         world = World(ahead=ahead)

@@ -124,6 +124,21 @@ async def test_observe_counts_and_refuses_nothing() -> None:
     assert env.meter.value(metrics.WOULD_REFUSE, policy="quota", route="order") == 3
 
 
+def test_quotas_of_an_observed_block_are_observed_ones() -> None:
+    store = Store()
+    for mode in ("observe", "enforce"):
+        quota.build(Spec.model_validate({"quotas": [DAY], "mode": mode}), context(store=store))
+        assert [each.describe()["mode"] for each in store.objects.values()] == [mode]
+
+
+async def test_a_request_over_two_observed_quotas_is_one_that_would_have_been_refused() -> None:
+    env = make_env()
+    call = service(env, {"name": "a"}, {"name": "b"}, mode="observe")
+    assert await statuses(call, 5) == [200] * 5
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="quota", route="order") == 3
+    assert [env.meter.value(metrics.QUOTA_EXCEEDED, limit=name, result="observed") for name in "ab"] == [3, 3]
+
+
 async def test_keys_beyond_the_table_share_one_count_and_reset_nobody() -> None:
     env = make_env()
     call = service(env, {"key": "header.x-tenant", "max_keys": 1})

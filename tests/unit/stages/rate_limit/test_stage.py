@@ -296,8 +296,10 @@ async def test_a_delayed_request_waits_for_its_turn() -> None:
 
     call = service(env, {"rate": "10/s", "delay": {"max": "250ms"}}, inner=ScriptedService(inner))
     tasks = [start(call) for _ in range(6)]
-    found = [(await task).status for task in tasks]
-    assert found == [200] * 4 + [429] * 2
+    found = [await task for task in tasks]
+    assert [each.status for each in found] == [200] * 4 + [429] * 2
+    assert found[-1].refusal is not None
+    assert found[-1].refusal.detail.endswith("for all requests together; its turn comes later than in 250ms")
     assert ends == [0, 0, 0.1, 0.2]
     assert env.meter.value(metrics.RATE_LIMITED, result="delayed") == 2
 
@@ -311,6 +313,10 @@ async def test_few_requests_wait_and_none_beyond_its_deadline() -> None:
     await settle()
     assert [task.done() for task in tasks] == [True, False, False, True]
     assert (await late).status == (await tasks[3]).status == 429
+    refusals = [(await task).refusal for task in (late, tasks[3])]
+    assert [each.detail.partition("; ")[2] for each in refusals if each is not None] == [
+        "its turn comes after its deadline", "too many wait already",
+    ]  # fmt: skip
     tasks[1].cancel()
     assert (await tasks[2]).status == 200
     assert tasks[1].cancelled()
