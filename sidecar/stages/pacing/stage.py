@@ -59,6 +59,10 @@ class Pacer:
         """Apply new settings.  The rate stays, unless it was only observed so far."""
         was_observed = not self.spec.is_enforced
         self.spec = spec
+        if was_observed and spec.is_enforced:
+            if self.pace.rate != NEVER:
+                self._env.emit(events.PACING_ENDED, **self._labels)
+            self.pace = Pace(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait)
         self.pace.retune(spec.decrease, spec.min_rate, spec.max_hold, spec.max_wait, self._env.now())
 
     def press(self, sent_at: float, now: float, hold: float) -> None:
@@ -66,7 +70,8 @@ class Pacer:
         self._lapse(now)
         self.pressure.value += 1
         if self.pace.press(sent_at, now, hold):
-            self._env.emit(events.PACING_BEGAN, rate=_rounded(self.pace.rate), **self._labels)
+            mode = {} if self.spec.is_enforced else {"mode": self.spec.mode}
+            self._env.emit(events.PACING_BEGAN, rate=_rounded(self.pace.rate), **mode, **self._labels)
 
     def accept(self, now: float) -> None:
         """Take an answer of an upstream that accepts the attempt."""

@@ -21,14 +21,6 @@ def _time(value: Any) -> Any:
         raise ValueError('is no time of the day; write it with hours from 00 to 23, such as "06:00"')
     return value
 
-TIME_OF_DAY: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
-
-
-def _time_of_day(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(TIME_OF_DAY, value):
-        raise ValueError('is no time of the day; write it in quotes, such as "06:00"')
-    return value
-
 
 def _zone(name: str) -> str:
     from sidecar.stages.quota.windows import find_zone, meant_zone  # time zones are loaded only if there is a quota

@@ -444,15 +444,6 @@ class AnswerQuota(Quota):
         return state_limit(outcome, ticket.lines or None, self._form)
 
 
-def count_observed(over: list[RouteQuota]) -> None:
-    """Count a request that observed quotas would have refused: for each of them, and once for their block."""
-    for quota in over:
-        quota.state.observed.value += 1
-    observed = over[0].observed
-    assert observed is not None
-    observed.value += 1
-
-
 def build(spec: Spec, ctx: BuildContext) -> Stage:
     """Return the stage of the quotas of a block.  All stages of one owner share their counts."""
     quotas = []

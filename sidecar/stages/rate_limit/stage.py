@@ -237,10 +237,8 @@ class RateLimit:
                 if delay > longest:
                     slowest, longest = limit, delay
             passed.append(found)
-        if over is not None:  # once for the block, however many of its limits are exceeded
-            over.value += 1
         if refusal is not None:
-            return self._refuse(refusal, refused_for, now)
+            return self._refuse(refusal, refused_for, now, x.deadline)
         if over:
             count_observed(over)
             passed = [each for each in passed if each.limit.observed is None]
