@@ -140,6 +140,13 @@ def _schema(pattern: str, example: str) -> WithJsonSchema:
 _DURATION: Final = r"\d+(\.\d+)?(us|ms|s|m|h)"
 DURATION_SCHEMA: Final = _schema(_DURATION, "250ms")
 """JSON Schema of a duration."""
+
+
+def duration_such_as(example: str) -> WithJsonSchema:
+    """Return the JSON Schema of a duration with bounds that the usual example does not meet."""
+    return _schema(_DURATION, example)
+
+
 Duration = Annotated[float, BeforeValidator(_positive(parse_duration)), DURATION_SCHEMA]
 """Duration in seconds, more than zero."""
 DurationOrZero = Annotated[float, BeforeValidator(_or_zero), _schema(_DURATION, "0s")]

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from sidecar.core.message import HOP_BY_HOP, TOKEN, fold
 from sidecar.core.spec import Model
-from sidecar.core.units import Duration, DurationOrZero, Size
+from sidecar.core.units import Duration, DurationOrZero, Size, duration_such_as
 from sidecar.identity.outgoing.spec import ClientSpec, FieldName, Url, check_url
 from sidecar.telemetry.plain import names_secret
 from sidecar.upstream.tls import ClientTlsSpec
@@ -76,7 +76,7 @@ class KeysSpec(Model):
     """File with the key set as JSON.  A changed file is read again."""
     inline: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1, max_length=100)] | None = None
     """Keys as JSON Web Keys."""
-    refresh: Annotated[Duration, Field(ge=1)] = 300.0
+    refresh: Annotated[Duration, Field(ge=1), duration_such_as("5m")] = 300.0
     """Time after which the key set is fetched again (Envoy: 10m)."""
     stale_for: DurationOrZero = 86400.0
     """Time for which keys are used although their URL cannot be reached.  After it, tokens cannot be verified and

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sidecar.core.message import HOP_BY_HOP, fold
 from sidecar.core.spec import Block, Model
-from sidecar.core.units import Duration
+from sidecar.core.units import Duration, duration_such_as
 from sidecar.identity.outgoing.spec import FieldName
 from sidecar.identity.spec import Claim
 
@@ -48,7 +48,7 @@ class TokenSpec(Model):
     """Claim `aud`: name of the service that gets the token."""
     claims: Annotated[tuple[Claim, ...], Field(strict=False, max_length=50)] = ()
     """Claims of the caller that the token has too."""
-    lifetime: Annotated[Duration, Field(ge=10, le=3600)] = 120.0
+    lifetime: Annotated[Duration, Field(ge=10, le=3600), duration_such_as("2m")] = 120.0
     """Time from `iat` to `exp`.  Each caller's token is renewed at half of it."""
     key: str | None = None
     """File with a private Ed25519 key in PEM, which is read at each reload.  By default each process makes its own."""

@@ -17,7 +17,7 @@ class Spec(Block):
     `grpc-retry-pushback-ms`."""
 
     decrease: Annotated[Share, Field(ge=0.1, le=0.95)] = 0.7
-    """Rate after such an answer, as a share of the rate at which attempts were sent."""
+    """Rate after such an answer, as a share of the rate at which attempts were sent, 10% to 95%."""
     min_rate: Rate = 1.0
     """Rate below which it is never slowed down."""
     max_wait: DurationOrZero = 0.1

@@ -53,7 +53,7 @@ class LimitSpec(Model):
     store: StoreName | None = None
     """Name of a store of `stores` that has the count, one for all processes that use it.  Each process leases a part of
     the rate.  Without a store the count is of this sidecar alone, with all its workers."""
-    lease: Annotated[Duration, Field(ge=0.05, le=0.2)] = 0.1
+    lease: Annotated[Duration, Field(ge=0.05, le=0.2), duration_such_as("100ms")] = 0.1
     """Time for which a process leases a part of the rate from the store, 50ms to 200ms.  A shorter one shares more
     evenly."""
     on_store_failure: Literal["process", "allow", "deny"] = "process"

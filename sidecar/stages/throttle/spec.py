@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from sidecar.core.spec import Block
-from sidecar.core.units import Duration, Share
+from sidecar.core.units import Duration, Share, duration_such_as
 
 
 class Spec(Block):
@@ -16,8 +16,8 @@ class Spec(Block):
     ratio: Annotated[float, Field(ge=1.1, le=10)] = 2
     """Attempts for each accepted one, above which some are refused here: with 2, once the upstream accepts less than
     half.  A lower number saves it more, and refuses more of what it would have accepted."""
-    window: Annotated[Duration, Field(ge=1, le=600)] = 30.0
-    """Time in which attempts and accepts are counted."""
+    window: Annotated[Duration, Field(ge=1, le=600), duration_such_as("30s")] = 30.0
+    """Time in which attempts and accepts are counted, 1s to 10m."""
     min_calls: Annotated[int, Field(ge=1, le=100_000)] = 20
     """Attempts of one criticality in the window, below which it is judged by the next higher one; none is refused
     without one that has as many."""

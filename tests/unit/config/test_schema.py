@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 
 from sidecar.config.load import SECTIONS
 from sidecar.config.schema import schema
@@ -74,6 +75,26 @@ def test_quantities_are_written_with_their_units(found: dict[str, Any]) -> None:
     assert found["$defs"]["BackoffSpec"]["properties"]["base"]["default"] == "25ms"
     assert found["$defs"]["retry_budget"]["properties"]["ratio"]["default"] == "20%"
     assert found["$defs"]["timeout"]["properties"]["attempt"]["default"] == "off"
+
+
+def models(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield the models of this project below a class, at any depth."""
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("sidecar."):
+            yield each
+        yield from models(each)
+
+
+def test_the_example_of_a_quantity_is_within_its_bounds(found: dict[str, Any]) -> None:
+    tried = 0
+    for model in models(BaseModel):
+        for name, field in model.model_fields.items():
+            shown = [each.json_schema or {} for each in field.metadata if isinstance(each, WithJsonSchema)]
+            if shown and (examples := shown[-1].get("examples")):
+                kind: Any = Annotated[(field.annotation, *field.metadata)]
+                assert TypeAdapter(kind).validate_python(examples[0]) is not None, (model, name)
+                tried += 1
+    assert tried > 40
 
 
 def test_a_layer_requires_nothing_but_a_list_item_does(found: dict[str, Any]) -> None:
