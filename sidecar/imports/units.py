@@ -39,6 +39,16 @@ def duration(value: Fraction) -> str:
     return f"{max(1, round(value * 10**6))}us"
 
 
+def rate(per_second: Fraction) -> str:
+    """Return a rate as a policy file writes it: `100/s`, `5/m`, `0.5/h`; one out of its bounds as the nearest bound."""
+    per_second = min(per_second, Fraction(10**9))
+    for unit, size in (("s", 1), ("m", 60), ("h", 3600)):
+        if (per_second * size).denominator == 1:
+            return f"{per_second * size}/{unit}"
+    whole, rest = divmod(max(1, round(per_second * 3600 * 1000)), 1000)
+    return f"{whole}.{rest:03}".rstrip("0").rstrip(".") + "/h"
+
+
 def shares(weights: list[int]) -> list[str]:
     """Return weights as shares of 100% in all; each weight is at least 1."""
     total = sum(weights)

@@ -32,11 +32,13 @@ LAST: Final = tuple([b"%03d" % number for number in range(UNIT)])
 def state_limit(outcome: Outcome, lines: object, form: str) -> Outcome:
     """Append the lines of a limit to an outcome.
 
-    Of the separate fields, there is one set: those of the limit with the least left, here or in the answer.
+    Of the separate fields, there is one set: those of the limit with the least left, here or in the answer.  Those of a
+    stored answer are of another time, and do not count.
     """
     if isinstance(lines, bytes):
         if form == SEPARATE and any(outcome.header(name) is not None for name in SEPARATE_NAMES):
-            if remaining_of(outcome.headers) < remaining_of(parse_fields(lines)):
+            is_stored = outcome.header(b"age") is not None
+            if not is_stored and remaining_of(outcome.headers) < remaining_of(parse_fields(lines)):
                 return outcome
             outcome.headers = without(outcome.headers, *SEPARATE_NAMES)
         append_lines(outcome, lines)

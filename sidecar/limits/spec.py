@@ -20,6 +20,8 @@ KEYS: Final = rf"{NO_KEY}|client\.address|{CALLER}|{_NAMED}"
 """Pattern of the keys that a limit may have."""
 NAME: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 """Pattern of the names of limits."""
+MOST_BURST: Final = 1_000_000
+"""Most requests that may come at once beyond the even pace."""
 MOST_LIMITS: Final = 10
 """Most limits of one block."""
 

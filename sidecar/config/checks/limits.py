@@ -61,6 +61,8 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
             if not any(route.name in known for route in routes):
                 _check_callers(limits, node, f"no route of the upstream `{name}` has", report)
     for route in spec.all_routes:
+        if (route.node.child(RATE_LIMIT) or route.node.child(QUOTA)) is not None:
+            _check_names(spec, route, report)
         for key in (RATE_LIMIT, QUOTA):
             own: Any = route.blocks.get(key)
             node = route.node.child(key)
@@ -191,6 +193,25 @@ def _check_evasion(limits: Limits, rates: Any, node: Node, report: Report) -> No
             field = limit.key.removeprefix(HEADER)
             message = f"is evaded by clients that send another {field} each time; add a limit with key: {ADDRESS}"
             report.warn(_node_of(node, number, "key"), message)
+
+
+def _check_names(spec: PolicySpec, route: RouteSpec, report: Report) -> None:
+    """Warn of a limit whose name another one has that the same responses state."""
+    upstream = spec.upstreams.get(route.upstream)
+    shared = () if upstream is None else (upstream.rate_limit, upstream.quota)
+    blocks: list[tuple[str, Any]] = [("the upstream", block) for block in shared]
+    blocks += [(key, route.blocks.get(key)) for key in (RATE_LIMIT, QUOTA)]
+    seen: dict[str, str] = {}
+    for owner, block in blocks:
+        if block is None or not block.is_enforced or block.fields != "structured":
+            continue
+        node = route.node.child(owner)
+        for number, limit in enumerate(_limits_of(block)):
+            if limit.mode == "enforce" and limit.name in seen and node is not None:
+                message = f"is the name of a limit of {seen[limit.name]} too, so that clients cannot tell them apart"
+                report.warn(_node_of(node, number, "name"), f"{message} in RateLimit; rename one")
+            elif limit.mode == "enforce":
+                seen[limit.name] = f"`{owner}`" if owner == RATE_LIMIT else owner
 
 
 def _check_callers(limits: Limits, node: Node, who: str, report: Report) -> None:

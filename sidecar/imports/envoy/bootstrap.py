@@ -21,7 +21,8 @@ from sidecar.imports.fields import duration_of, in_range
 from sidecar.imports.first_match import Ordered, is_reached
 from sidecar.imports.retries import ALL_METHODS, bounded, outcomes, repeats_every_method
 from sidecar.imports.source import Part, read_documents
-from sidecar.imports.units import literal, share
+from sidecar.imports.units import literal, rate, share
+from sidecar.limits.spec import MOST_BURST
 
 DEFAULT_TIMEOUT: Final = "15s"
 CORS: Final = "envoy.filters.http.cors"
@@ -504,15 +505,12 @@ class _Listener:
         most, interval = bucket.number("max_tokens") or 1, bucket.get("fill_interval")
         fill = bucket.number("tokens_per_fill") or 1
         each = in_range(interval) if interval is not None else Fraction(1)
-        rate = Fraction(fill) / each
-        unit, factor = next(
-            ((unit, factor) for unit, factor in (("s", 1), ("m", 60), ("h", 3600)) if (rate * factor).denominator == 1),
-            ("h", 3600),
-        )
+        if interval is not None and not each:
+            raise interval.fail(f"is `{interval.text()}`; a time such as 1s would be right")
         limit = {
             "name": Value("imported", ""),
-            "rate": draft.value(f"{max(1, round(rate * factor))}/{unit}", bucket.line),
-            "burst": draft.value(max(0, most - 1), bucket.line),
+            "rate": draft.value(rate(Fraction(fill) / each), bucket.line),
+            "burst": draft.value(min(max(0, most - 1), MOST_BURST), bucket.line),
         }
         if not is_enforced:
             limit["mode"] = Value("observe", "`filter_enforced` is 0% there, by default too")

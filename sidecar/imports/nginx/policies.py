@@ -14,7 +14,7 @@ from sidecar.imports.nginx.grammar import Directive
 from sidecar.imports.nginx.scope import Scope, length
 from sidecar.imports.retries import IDEMPOTENT
 from sidecar.imports.units import duration, literal
-from sidecar.limits.spec import ADDRESS
+from sidecar.limits.spec import ADDRESS, MOST_BURST
 
 if TYPE_CHECKING:
     from sidecar.imports.nginx.upstream import Passed
@@ -162,7 +162,7 @@ def add_limits(draft: Draft, scope: Scope, keys: dict[str, Any]) -> None:
         burst = options.get("burst", "0")
         if not burst.isascii() or not burst.isdigit():
             raise each.fail(f"has the burst `{burst}`; a whole number would be right")
-        many = int(burst[:6])
+        many = min(int(burst[:12]), MOST_BURST)
         limit: dict[str, Any] = {
             "name": Value(_limit_name(options["zone"], [limit["name"].value for limit in limits]), ""),
             "rate": draft.value(f"{rate[1]}/{rate[2]}", zone_of.line),

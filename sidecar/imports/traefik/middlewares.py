@@ -17,7 +17,8 @@ from sidecar.imports.fields import DURATION, Field, copy, in_range
 from sidecar.imports.findings import NO_EQUAL
 from sidecar.imports.retries import ALL_METHODS, IDEMPOTENT, bounded
 from sidecar.imports.source import Part
-from sidecar.imports.units import duration, seconds, share
+from sidecar.imports.units import duration, rate, seconds, share
+from sidecar.limits.spec import MOST_BURST
 
 MOST_DEPTH: Final = 10
 """Deepest nesting of chains."""
@@ -197,16 +198,12 @@ def _limit(draft: Draft, part: Part, keys: dict[str, Any]) -> None:
         part.lose("has no `average`, and so no limit")
         return
     period = part.get("period")
-    rate = Fraction(average) / (in_range(period, "s") if period is not None else Fraction(1))
-    unit, factor = next(
-        ((unit, factor) for unit, factor in (("s", 1), ("m", 60), ("h", 3600)) if (rate * factor).denominator == 1),
-        ("h", 3600),
-    )
+    each = (in_range(period, "s") if period is not None else Fraction(1)) or Fraction(1)  # zero is its default
     stated = part.get("average")
     limit: dict[str, Any] = {
         "name": Value("imported", ""),
-        "rate": draft.value(f"{max(1, round(rate * factor))}/{unit}", stated.line if stated is not None else part.line),
-        "burst": draft.value(max(0, (part.number("burst") or 1) - 1), part.line),
+        "rate": draft.value(rate(Fraction(average) / each), stated.line if stated is not None else part.line),
+        "burst": draft.value(min(max(0, (part.number("burst") or 1) - 1), MOST_BURST), part.line),
     }
     criterion = part.get("sourceCriterion")
     field = part.text("sourceCriterion", "requestHeaderName")

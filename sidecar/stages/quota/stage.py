@@ -8,7 +8,7 @@ Rules:
    and with a store a restart.
 3. A quota counts requests, not attempts, and cache hits too.
 4. `mode: observe` lets everything pass.  A request that would have been refused then counts for no observed quota, as
-   if it had been; it counts for the enforced ones, which it passes.
+   if it had been; it counts for the enforced ones, which it passes.  It never waits for the store of an observed quota.
 5. A request whose key has no leased units waits for an answer of the store, three times at most.  While the store is
    away, `on_store_failure` holds.
 6. A window begins by the wall clock.  One that steps back by an hour at most leaves no window.
@@ -282,7 +282,7 @@ def count_observed(over: list[RouteQuota]) -> None:
 class Quota:
     """Quotas of one block.  A ticket holds field lines, or is None."""
 
-    __slots__ = ("_form", "_now", "_only", "_quotas", "_reports", "_wall")
+    __slots__ = ("_form", "_now", "_only", "_quotas", "_reports", "_spawn", "_wall")
 
     def __init__(self, quotas: list[RouteQuota], env: Env, form: str) -> None:
         self._quotas = quotas
@@ -293,6 +293,7 @@ class Quota:
         self._form = form
         self._reports = form != "off" and any(quota.observed is None for quota in quotas)
         self._now = env.now
+        self._spawn = env.spawn
         self._wall = env.wall
 
     @property
@@ -330,6 +331,7 @@ class Quota:
         passed: list[Passed] = []
         refused: Passed | None = None
         over: list[RouteQuota] = []
+        unknown: list[Passed] = []
         for quota in self._quotas:
             state, shared = quota.state, quota.state.shared
             state.roll(wall)
@@ -344,7 +346,7 @@ class Quota:
             if found == UNKNOWN and refused is not None:
                 continue  # nothing that the store answers lets the request pass
             if found == UNKNOWN and quota.observed is not None:
-                shared.lessee.wait(key, cost)  # the answer comes for later requests; this one does not wait
+                unknown.append(Passed(quota, key, cost))
                 continue
             if found == UNKNOWN:
                 future = shared.store.wait() if round < ROUNDS else None
@@ -364,10 +366,16 @@ class Quota:
         if refused is not None:
             self._refund(passed)
             return self._refuse(refused, wall)
-        if over:
-            count_observed(over)
-            self._refund([each for each in passed if each.quota.observed is not None])
+        if over or unknown:
+            observed = [each for each in passed if each.quota.observed is not None]
+            self._refund(observed)
             passed = [each for each in passed if each.quota.observed is None]
+            if over:
+                count_observed(over)
+            else:
+                unknown += observed
+                passed += unknown  # charged for the answer, as far as is known
+                self._spawn(self._observe(unknown))
         return self._ticket(passed)
 
     def _ticket(self, passed: list[Passed]) -> object:
@@ -386,6 +394,34 @@ class Quota:
         while isinstance(result, Wait):
             result = await result.awaited
         return result
+
+    async def _observe(self, asked: list[Passed]) -> None:
+        """Count a request for observed quotas as their stores answer; the request itself does not wait for them."""
+        for round in range(ROUNDS + 1):
+            now, future = self._now(), None
+            passed: list[Passed] = []
+            over: list[RouteQuota] = []
+            for each in asked:
+                quota, shared = each.quota, each.quota.state.shared
+                found = quota.take(each.key, each.cost, now)
+                if found == UNKNOWN:
+                    future = shared.store.wait() if round < ROUNDS else None
+                    if future is not None:
+                        shared.lessee.wait(each.key, each.cost)
+                        break
+                    found = quota.take_alone(each.key, each.cost, now)
+                if found <= ADMITTED:
+                    passed.append(each)
+                else:
+                    over.append(quota)
+            if future is not None:
+                self._refund(passed)
+                await future
+                continue
+            if over:
+                count_observed(over)
+                self._refund(passed)
+            return
 
     def _report(self, passed: list[Passed]) -> bytes | None:
         """Return the field lines of the enforced quotas."""

@@ -10,7 +10,19 @@ from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
 from sidecar.core.units import Duration, Rate
-from sidecar.limits.spec import CALLER, CLAIMS, MOST_LIMITS, NO_KEY, Cost, Key, LimitName, StoreName, in_units, plain
+from sidecar.limits.spec import (
+    CALLER,
+    CLAIMS,
+    MOST_BURST,
+    MOST_LIMITS,
+    NO_KEY,
+    Cost,
+    Key,
+    LimitName,
+    StoreName,
+    in_units,
+    plain,
+)
 
 
 class DelaySpec(Model):
@@ -29,7 +41,7 @@ class LimitSpec(Model):
     """Name of the limit, unique in its block, as metrics and the field RateLimit contain it."""
     rate: Rate
     """Requests per unit of time, in the long run."""
-    burst: Annotated[int, Field(ge=0, le=1_000_000)] | Literal["auto"] = "auto"
+    burst: Annotated[int, Field(ge=0, le=MOST_BURST)] | Literal["auto"] = "auto"
     """Number of requests that may come at once, beyond the one that the even pace allows; `auto` is as many as the rate
     allows in a second, one at least."""
     key: Key = NO_KEY

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from sidecar.imports.findings import TranslationError
 from tests.support.cases import each
 from tests.unit.imports.checked import Checked, checked
 
@@ -190,6 +193,11 @@ def test_cors_and_rates() -> None:
     found = envoy(host={"typed_per_filter_config": {"a": cors, "b": rate, "c": {"@type": "x.Other"}}})
     assert found.route()["cors"] == {"origins": ["https://a.example"], "methods": ["GET", "PUT"], "max_age": "60s"}
     assert found.route()["rate_limit"] == [{"name": "imported", "rate": "5/m", "burst": 9}]
+    slow = rate | {"token_bucket": {"max_tokens": 10**8, "fill_interval": "7200s"}}
+    (limit,) = envoy(host={"typed_per_filter_config": {"b": slow}}).route()["rate_limit"]
+    assert (limit["rate"], limit["burst"]) == ("0.5/h", 1_000_000)
+    with pytest.raises(TranslationError, match="is `0s`; a time such as 1s would be right"):
+        envoy(host={"typed_per_filter_config": {"b": rate | {"token_bucket": {"fill_interval": "0s"}}}})
     counted = {"b": {key: value for key, value in rate.items() if key != "filter_enforced"}}
     assert envoy(host={"typed_per_filter_config": counted}).route()["rate_limit"][0]["mode"] == "observe"
     idle = envoy(host={"typed_per_filter_config": {"b": {"@type": "x.LocalRateLimit", "token_bucket": {}}}})

@@ -143,6 +143,8 @@ def test_rates() -> None:
     assert found["concurrency"] == {"max": 7}
     delayed = nginx("limit_req zone=one burst=5;", outer=zone).route()["rate_limit"][0]
     assert (delayed["burst"], delayed["delay"]) == (0, {"max": "500ms"})
+    large = nginx("limit_req zone=one burst=1234567 nodelay;", outer=zone).route()["rate_limit"][0]
+    assert large["burst"] == 1_000_000
 
 
 @each([

@@ -111,6 +111,28 @@ def test_a_limit_that_several_routes_share_needs_a_key() -> None:
     assert warnings(upstream=f", rate_limit: [{{name: all, rate: 10/s}}, {ADDRESS}]") == []
 
 
+@pytest.mark.parametrize(
+    ("more", "count"),
+    [
+        ("quota: [{name: day, max: 9, per: hour}]", 1),
+        ("quota: {fields: off, quotas: [{name: day, max: 9, per: hour}]}", 0),
+        ("quota: {mode: observe, quotas: [{name: day, max: 9, per: hour}]}", 0),
+        ("quota: [{name: hour, max: 9, per: hour}]", 0),
+    ],
+)
+def test_limits_that_the_same_responses_state_have_names_of_their_own(more: str, count: int) -> None:
+    limit = "[{name: day, rate: 1/s, burst: 1, key: client.address}]"
+    found = [each for each in loaded(limit, more=f"{more}, ").warnings if "is the name of" in each.message]
+    assert [each.path for each in found] == ["routes.order.quota.day.name"] * count
+    assert all(each.message.startswith("is the name of a limit of `rate_limit` too") for each in found)
+    shared = loaded(limit, upstream=f", rate_limit: {limit}")
+    (warning,) = [each for each in shared.warnings if "is the name of" in each.message]
+    assert warning.path == "routes.order.rate_limit.day.name"
+    assert warning.message == (
+        "is the name of a limit of the upstream too, so that clients cannot tell them apart in RateLimit; rename one"
+    )
+
+
 def test_a_delay_is_shorter_than_the_request() -> None:
     limits = "[{name: all, rate: 10/s, delay: {max: 2s}}]"
     (warning,) = warnings(limits, more="timeout: {request: 2s}, ")

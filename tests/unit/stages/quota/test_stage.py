@@ -19,8 +19,9 @@ from sidecar.stages.quota.spec import Spec
 from sidecar.stages.quota.windows import Windows
 from sidecar.store.shared_quotas import InProcessLedger, SharedQuotas
 from sidecar.store.spec import StoreSpec
+from tests.support.cases import each
 from tests.support.clock import FakeEnv, make_env
-from tests.support.loop import virtual, virtual_env
+from tests.support.loop import run, virtual, virtual_env
 from tests.support.service import ScriptedService, Store, context, exchange, response
 
 DAY: dict[str, Any] = {"name": "day", "max": 2, "per": "day"}
@@ -400,6 +401,44 @@ async def test_observed_requests_do_not_wait_for_the_store() -> None:
     await env.sleep(0.1)
     assert await fleet.statuses(20) == [200] * 20
     assert env.meter.value(metrics.QUOTA_EXCEEDED, result="observed") > 0
+
+
+@each((0.5, 3.0, 12.0, 60.0))
+def test_an_observed_quota_in_a_store_counts_what_an_enforced_one_refuses(gap: float) -> None:
+    """Also for a caller who comes so seldom that each request finds no units in the process."""
+
+    async def counted(mode: str) -> tuple[float, float]:
+        env = virtual_env()
+        fleet = Fleet(env, mode=mode, key="header.x-tenant")
+        for _ in range(30):
+            await env.sleep(gap)
+            await fleet.statuses(1, **{"x-tenant": "a"})
+        await env.sleep(1.0)
+        (table,) = fleet.ledger._tables.values()
+        result = "observed" if mode == "observe" else "refused"
+        return env.meter.value(metrics.QUOTA_EXCEEDED, result=result), table.used["a"]
+
+    assert run(counted("observe")) == run(counted("enforce")) == (20, 10)
+
+
+@virtual
+async def test_observed_quotas_in_a_store_count_together() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, mode="observe")
+    spec = Spec.model_validate({
+        "mode": "observe",
+        "quotas": [
+            {"name": "all", "max": 5, "per": "day", "store": "fleet"},
+            {"name": "each", "max": 2, "per": "day", "store": "fleet", "key": "header.x-tenant"},
+        ],
+    })  # fmt: skip
+    resources = {("quota_store", "fleet"): fleet.stores[0]}
+    call = Pipeline([quota.build(spec, context(env, store=Store(), resources=resources))], ScriptedService(200))
+    for tenant in "aaaaaabcdef":
+        await call(exchange(headers={"x-tenant": tenant}))
+        await env.sleep(0.1)
+    counted = {name: env.meter.value(metrics.QUOTA_EXCEEDED, limit=name, result="observed") for name in ("all", "each")}
+    assert counted == {"all": 2, "each": 4}
 
 
 @virtual

@@ -199,6 +199,7 @@ async def test_separate_fields_are_those_of_the_limit_with_the_least_left() -> N
         ({"RateLimit-Reset": "9"}, "10", "2"),
         ({"RateLimit-Remaining": "many"}, "10", "2"),
         ({"RateLimit-Remaining": "9" * 5000}, "10", "2"),
+        ({"RateLimit-Remaining": "0", "Age": "30"}, "10", "2"),
     ],
 )
 async def test_separate_fields_of_the_service_stay_if_it_has_less_left(
