@@ -14,7 +14,7 @@ from sidecar.cache import redis_tier as tier
 from sidecar.cache.codec import Record, encode
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import Store
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.outcome import Outcome
 from tests.support.authority import Authority
 from tests.support.clock import FakeEnv, remembering
@@ -227,6 +227,7 @@ async def test_a_dead_redis_is_asked_once(sidecar: Make, loads: list[Any]) -> No
     assert world.env.emitted(events.CACHE_TIER_DOWN)[0]["cache"] == "shared"
     shown = world.store.describe()["redis"]
     assert (shown["up"], shown["errors"] > 0) == (False, True)
+    assert world.env.meter.value(metrics.CACHE_TIER_UP, cache="shared") == 0
 
 
 async def test_a_killed_redis_is_used_again(redis: Redis, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:

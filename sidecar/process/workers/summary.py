@@ -4,9 +4,9 @@ Rules:
 
 1. A worker sends what has changed in its counters and histograms.  The sums never fall, also if a worker dies.
 2. Gauges are values of living workers.  They are summed, except those that tell the same thing in each worker
-   (`ALIKE`): of these the highest counts.
+   (`ALIKE`): of these the highest counts, or the least (`LEAST`).
 3. In the state, counts are summed by name (`SUMMED`).  Of other numbers the highest counts, of states the worst, and
-   of other values the first.
+   of other values the first.  A store is up if it is in all workers (`IN_ALL`).
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ ALIKE: Final = {
     metrics.ROLLOUT_SHARE,
 }  # fmt: skip
 """Gauges that are not summed."""
-LEAST: Final = {metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT}
+LEAST: Final = {metrics.CACHE_TIER_UP, metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT, metrics.STORE_UP}
 """Gauges whose least value counts."""
 NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
 """Metrics that the supervisor has of its own."""
 SUMMED: Final = frozenset((
     "active", "bypass", "bytes", "calls", "coalesced", "connections", "count", "cpu_seconds",
-    "critical", "default", "delayed", "entries", "evictions", "failed", "files", "filling",
+    "critical", "default", "delayed", "entries", "evictions", "exchanges", "failed", "files", "filling",
     "filling_bytes", "first_attempts", "hit", "hits", "idle", "in_flight", "keys", "leased",
     "miss", "observed", "open", "opened", "opening", "overflowed", "purged", "refused",
     "retries", "revalidated", "rss_bytes", "sheddable", "slow", "slow_client_bytes", "stale", "stalls",
-    "streams", "taken", "tasks", "tokens", "waiting",
+    "storeless", "streams", "taken", "tasks", "tokens", "waiting",
 ))  # fmt: skip
 """Names of counts in the state."""
+IN_ALL: Final = frozenset(("store_up", "up"))
+"""Names of truth values in the state that hold if they do in all workers."""
 NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"), ("owner", "policy"))
 """Members by which objects in lists are the same in each worker."""
 SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")
@@ -204,6 +206,10 @@ def join(values: list[Any], name: str = "") -> Any:
         return max(values, key=SEVERITY.index)
     if all(type(value) in (int, float) for value in values):
         return max(values)
+    if name in IN_ALL:
+        return all(values)
+    if name == "last_error":
+        return next(filter(None, values), first)
     return first
 
 

@@ -26,6 +26,7 @@ def test_counts_stay_and_gauges_go_with_a_dead_worker() -> None:
         registry.gauge(metrics.CONNECTIONS, lambda: 5.0, listener="in")
         registry.gauge(metrics.BREAKER_STATE, lambda: 2.0, breaker="b")
         registry.gauge(metrics.CREDENTIAL_LEFT, [lambda: 7.0, lambda: 5.0][worker], upstream="u")
+        registry.gauge(metrics.STORE_UP, [lambda: 0.0, lambda: 1.0][worker], store="s")
         totals.apply(worker, json.loads(json.dumps(changes.take())))
         registry.counter(metrics.RETRIES, route="a").value += 1
         totals.apply(worker, json.loads(json.dumps(changes.take())))
@@ -34,6 +35,7 @@ def test_counts_stay_and_gauges_go_with_a_dead_worker() -> None:
     assert value(total, metrics.CONNECTIONS) == 10
     assert value(total, metrics.BREAKER_STATE) == 2
     assert value(total, metrics.CREDENTIAL_LEFT) == 5, "of the worker that is worst off"
+    assert value(total, metrics.STORE_UP) == 0
     totals.leave(0)
     assert value(total, metrics.RETRIES) == 7
     assert value(total, metrics.CONNECTIONS) == 5
@@ -61,6 +63,13 @@ def test_a_series_ends_once_no_worker_has_it() -> None:
     registry.retire("b")
     totals.apply(0, changes.take())
     assert not list(next(each for each in total.collect() if each.name == metrics.RETRIES).series)
+
+
+def test_a_store_is_up_if_it_is_in_all_workers() -> None:
+    well = {"up": True, "errors": 0, "exchanges": 7, "last_error": ""}
+    away = {"up": False, "errors": 2, "exchanges": 5, "last_error": "TimeoutError"}
+    assert join([well, away]) == {"up": False, "errors": 2, "exchanges": 12, "last_error": "TimeoutError"}
+    assert join([well, well]) == {"up": True, "errors": 0, "exchanges": 14, "last_error": ""}
 
 
 def test_the_state_is_summed_by_name() -> None:
