@@ -422,3 +422,30 @@ async def test_after_a_failover_the_replica_is_used(
         assert is_hit(await other.get("/after"))
     finally:
         replica.kill()
+
+
+async def test_a_redis_that_refuses_writes_is_away(
+    tmp_path: Path, sidecar: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that cannot save itself takes no purge, so nobody should use the answers in it."""
+    monkeypatch.setattr(tier, "SLOWEST_PROBE", 0.2)
+    place = tmp_path / "data"
+    place.mkdir()
+    redis = Redis(place, "--save", "3600 1000")
+    try:
+        world = sidecar(redis.url, FRESH)
+        await world.get()
+        await written(world)
+        place.rmdir()
+        assert redis.command("BGSAVE") == "+Background saving started"
+        await eventually(lambda: redis.command("DEL", "none").startswith("-MISCONF"))
+        world.store.purge_uri("http://orders/a")
+        await eventually(lambda: bool(world.env.emitted(events.CACHE_TIER_DOWN)))
+        assert "MISCONF" in world.env.emitted(events.CACHE_TIER_DOWN)[0]["error"]
+        assert not world.env.emitted(events.CACHE_TIER_UP)
+        assert redis.command("CONFIG", "SET", "stop-writes-on-bgsave-error", "no") == "+OK"
+        await eventually(lambda: bool(world.store.describe()["redis"]["up"]))
+        other = sidecar(redis.url, FRESH)
+        assert not is_hit(await other.get())
+    finally:
+        redis.kill()
