@@ -13,7 +13,8 @@ Rules:
 5. Every sidecar reads a stream of purges each `SYNC_EVERY`, and removes purged responses from its memory.  A sidecar
    that has missed a part of the stream clears its memory.
 6. While Redis is away each sidecar uses its own memory.  Its purges are published when Redis is back.
-7. A replica counts as away.  A fault closes all connections: after a failover the name leads to another server.
+7. A server that takes no writes counts as away, such as a replica: it takes no purges either.  A fault closes all
+   connections: after a failover the name leads to another server.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sidecar.cache.entry import Entry, Variants
 from sidecar.cache.redis_client import ENTRIES, RedisClient, Unreadable
 from sidecar.core import events, metrics
 from sidecar.core.env import Env, TimerHandle
-from sidecar.store.redis import RefusedByRedis, is_not_primary
+from sidecar.store.redis import RefusedByRedis, refuses_writes
 from sidecar.store.spec import RedisSpec
 
 LONGEST: Final = 86400.0
@@ -302,7 +303,7 @@ class RedisTier:
             if not ended:
                 raise
         except RefusedByRedis as error:
-            if is_not_primary(error):
+            if refuses_writes(error):
                 self._fail(error)
             else:
                 self._count(error)

@@ -67,6 +67,7 @@ class Store:
         meter.gauge(metrics.CACHE_BYTES, lambda: memory.bytes, cache=name)
         meter.gauge(metrics.CACHE_ENTRIES, lambda: len(memory), cache=name)
         meter.gauge(metrics.CACHE_WAITERS, lambda: fetches.waiting, cache=name)
+        meter.gauge(metrics.CACHE_TIER_UP, lambda: float(self.shared is None or self.shared.is_up), cache=name)
 
     def _tier(self, spec: CacheSpec) -> RedisTier | None:
         if spec.redis is None:

@@ -308,6 +308,11 @@ CACHE_BYTES: Final = metric("sidecar.cache.size", "By", "Bytes in a store.")
 CACHE_ENTRIES: Final = metric("sidecar.cache.entries", "{entry}", "Responses in a store.")
 CACHE_EVICTIONS: Final = metric("sidecar.cache.evictions", "{entry}", "Responses that were evicted to make room.")
 CACHE_PURGED: Final = metric("sidecar.cache.purged", "{entry}", "Responses that were purged or invalidated.")
+CACHE_TIER_UP: Final = metric(
+    "sidecar.cache.tier_up",
+    "",
+    "1 if a store's second tier is in use or there is none, 0 while its breaker is open.",
+)
 CACHE_TIER_ERRORS: Final = metric("sidecar.cache.tier_errors", "{error}", "Failed operations of a store's second tier.")
 AUTHENTICATIONS: Final = metric(
     "sidecar.authentications", "{request}", "Credentials that an identity has judged, by result."

@@ -33,12 +33,14 @@ ConnectionPool = BlockingConnectionPool
 """Class of connection pools."""
 
 
-def is_not_primary(error: RefusedByRedis) -> bool:
-    """True if the error says that the server is a replica or has lost its primary, as after a failover.
+def refuses_writes(error: RefusedByRedis) -> bool:
+    """True if the error says that the server takes no writes at all.
 
+    It is a replica or has lost its primary, as after a failover, or it cannot save itself (MISCONF), as on a full disk.
     Before version 7 a script's error has the code in its text.
     """
-    return isinstance(error, (ReadOnlyError, ClusterDownError)) or "READONLY" in str(error)
+    text = str(error)
+    return isinstance(error, (ReadOnlyError, ClusterDownError)) or "READONLY" in text or "MISCONF" in text
 
 
 def pool_settings(spec: RedisSpec) -> dict[str, Any]:

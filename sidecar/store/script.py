@@ -7,7 +7,8 @@ epoch for a new store, and for each ask interval, depth, lease, debt, least, fir
 - The counts of a store that was emptied are lost.  A process that knows another epoch says so, and keys that are not
   known then had an empty bucket at that instant.
 - A deletion comes first: a full Redis allows that, and then all that follows.  Keys expire once they say nothing.
-- Values are msgpack: the base, then period, last grant and seconds of each recent period.
+- Values are msgpack: the base, then period, last grant and seconds of each recent period.  A value that is none counts
+  as missing and is replaced: else the limits of all keys would fail with the one.
 """
 
 from __future__ import annotations
@@ -41,11 +42,9 @@ for index = 3, #KEYS do
   local debt = tonumber(ARGV[at + 4])
   local least, firm, want = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])
   local back, stamp, owed = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10])
-  local found = redis.call('get', KEYS[index])
-  local state
-  if found then
-    state = cmsgpack.unpack(found)
-  else
+  local found = redis.pcall('get', KEYS[index])
+  local state = found and select(2, pcall(cmsgpack.unpack, found))
+  if type(state) ~= 'table' or #state % 3 ~= 1 then
     state = {math.max(now, lost >= 0 and lost + depth or now)}
   end
   local function fold()

@@ -104,6 +104,20 @@ async def test_a_stalled_redis_holds_no_request_beyond_its_timeout(redis: Redis)
     await process.close()
 
 
+@pytest.mark.parametrize("write", [("SET", "garbage"), ("RPUSH", "1"), ("SET", "''")])
+async def test_a_value_that_is_no_count_is_replaced(redis: Redis, write: tuple[str, str]) -> None:
+    url = redis.url.removesuffix("1") + "0"
+    command, value = write
+    process = process_of(redis, url, key="header.x-tenant")
+    (name,) = process.store.limits
+    redis.command(command, f"sidecar:limits:{name}:bad", value)
+    for tenant in ("good", "bad"):
+        found = await asyncio.gather(*(process.call(exchange(headers={"x-tenant": tenant})) for _ in range(12)))
+        assert sum(each.status == 200 for each in found) == 10
+    assert process.store.last_error == ""
+    await process.close()
+
+
 async def test_a_full_redis_grants_leases(tmp_path: Path) -> None:
     redis = Redis(tmp_path, "--maxmemory", "1mb")
     try:

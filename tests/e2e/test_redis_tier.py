@@ -14,7 +14,7 @@ from sidecar.cache import redis_tier as tier
 from sidecar.cache.codec import Record, encode
 from sidecar.cache.spec import CacheSpec
 from sidecar.cache.store import Store
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.outcome import Outcome
 from tests.support.authority import Authority
 from tests.support.clock import FakeEnv, remembering
@@ -227,6 +227,7 @@ async def test_a_dead_redis_is_asked_once(sidecar: Make, loads: list[Any]) -> No
     assert world.env.emitted(events.CACHE_TIER_DOWN)[0]["cache"] == "shared"
     shown = world.store.describe()["redis"]
     assert (shown["up"], shown["errors"] > 0) == (False, True)
+    assert world.env.meter.value(metrics.CACHE_TIER_UP, cache="shared") == 0
 
 
 async def test_a_killed_redis_is_used_again(redis: Redis, sidecar: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,3 +422,30 @@ async def test_after_a_failover_the_replica_is_used(
         assert is_hit(await other.get("/after"))
     finally:
         replica.kill()
+
+
+async def test_a_redis_that_refuses_writes_is_away(
+    tmp_path: Path, sidecar: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that cannot save itself takes no purge, so nobody should use the answers in it."""
+    monkeypatch.setattr(tier, "SLOWEST_PROBE", 0.2)
+    place = tmp_path / "data"
+    place.mkdir()
+    redis = Redis(place, "--save", "3600 1000")
+    try:
+        world = sidecar(redis.url, FRESH)
+        await world.get()
+        await written(world)
+        place.rmdir()
+        assert redis.command("BGSAVE") == "+Background saving started"
+        await eventually(lambda: redis.command("DEL", "none").startswith("-MISCONF"))
+        world.store.purge_uri("http://orders/a")
+        await eventually(lambda: bool(world.env.emitted(events.CACHE_TIER_DOWN)))
+        assert "MISCONF" in world.env.emitted(events.CACHE_TIER_DOWN)[0]["error"]
+        assert not world.env.emitted(events.CACHE_TIER_UP)
+        assert redis.command("CONFIG", "SET", "stop-writes-on-bgsave-error", "no") == "+OK"
+        await eventually(lambda: bool(world.store.describe()["redis"]["up"]))
+        other = sidecar(redis.url, FRESH)
+        assert not is_hit(await other.get())
+    finally:
+        redis.kill()

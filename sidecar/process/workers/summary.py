@@ -8,7 +8,7 @@ Rules:
 2. Gauges are values of living workers.  They are summed, except those that tell the same thing in each worker
    (`ALIKE`): of these the highest counts, or the least (`LEAST`).
 3. In the state, counts are summed by name (`SUMMED`).  Of other numbers the highest counts, of states the worst, and
-   of other values the first.
+   of other values the first.  A store is up if it is in all workers (`IN_ALL`).
 """
 
 from __future__ import annotations
@@ -247,6 +247,10 @@ def join(values: list[Any], name: str = "", part: str = "") -> Any:
         return max(values, key=SEVERITY.index)
     if all(type(value) in (int, float) for value in values):
         return max(values)
+    if name in IN_ALL:
+        return all(values)
+    if name == "last_error":
+        return next(filter(None, values), first)
     return first
 
 
