@@ -27,7 +27,7 @@ ALIKE: Final = {
     metrics.ROLLOUT_SHARE,
 }  # fmt: skip
 """Gauges that are not summed."""
-LEAST: Final = {metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT, metrics.STORE_UP}
+LEAST: Final = {metrics.CACHE_TIER_UP, metrics.CERTIFICATE_LEFT, metrics.CREDENTIAL_LEFT, metrics.STORE_UP}
 """Gauges whose least value counts."""
 NOT_TAKEN: Final = {metrics.RELOADS, metrics.POLICIES_REJECTED}
 """Metrics that the supervisor has of its own."""
@@ -47,6 +47,8 @@ GROUPS: Final = {"differences", "lookups"}
 """Names of groups of counts, whose members may have any name."""
 ALIKE_COUNTS: Final = {("state.identity", "keys")}
 """Parts of the state with names of counts that are the same in each worker."""
+IN_ALL: Final = frozenset(("store_up", "up"))
+"""Names of truth values in the state that hold if they do in all workers."""
 NAMES: Final = (("url",), ("name",), ("uri",), ("route", "reason", "where"), ("owner", "policy"))
 """Members by which objects in lists are the same in each worker."""
 SEVERITY: Final = ("closed", "up", "failing", "half_open", "on_trial", "ejected", "unhealthy", "open")

@@ -9,7 +9,7 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from sidecar.core.spec import Block, Model
-from sidecar.core.units import Duration, Rate
+from sidecar.core.units import Duration, Rate, duration_such_as
 from sidecar.limits.spec import (
     CALLER,
     CLAIMS,

@@ -132,3 +132,10 @@ def test_the_state_is_summed_by_name() -> None:
     assert dict(join_parts(identities)) == {"state.identity": {"issuer": {"keys": 2, "tokens": 10}}}
     events = [[("events", [{"time": "2"}])], [("events", [{"time": "1"}])]]
     assert dict(join_parts(events)) == {"events": [{"time": "1"}, {"time": "2"}]}
+
+
+def test_a_store_is_up_if_it_is_in_all_workers() -> None:
+    well = {"up": True, "errors": 0, "exchanges": 7, "last_error": ""}
+    away = {"up": False, "errors": 2, "exchanges": 5, "last_error": "TimeoutError"}
+    assert join([well, away]) == {"up": False, "errors": 2, "exchanges": 12, "last_error": "TimeoutError"}
+    assert join([well, well]) == {"up": True, "errors": 0, "exchanges": 14, "last_error": ""}
