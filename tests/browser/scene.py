@@ -265,7 +265,7 @@ def broken(scene: Scene) -> Scene:
         ),
         ("store", "fleet"): Thing(up=False),
         ("throttle", "route", "order"): Thing(
-            mode="observe", by_criticality={"default": {"refusal_probability": 0.62}}
+            mode="observe", by_criticality={"default": {"attempts": 240, "refusal_probability": 0.62}}
         ),
         ("pacing", "upstream", "payments"): Thing(mode="observe", rate=29.4),
         ("retry_budget", "payments"): Thing(

@@ -55,9 +55,9 @@ async def test_a_calm_service(scene: Scene, window: Window) -> None:
 async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Window) -> None:
     broken(scene)
     page = await window.open(scene.url)
-    await expect(page.locator("#problems li")).to_have_count(14)
+    await expect(page.locator("#problems li")).to_have_count(17)
     problems = await page.locator("#problems li").all_inner_texts()
-    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 10
+    assert [p.split()[0] for p in problems] == ["problem"] * 4 + ["warning"] * 13
     everything = await text(page, "#problems")
     for words in (
         "Breaker upstream:payments is open: 12 of 20 calls failed",
@@ -69,6 +69,9 @@ async def test_everything_that_is_wrong_is_said_first(scene: Scene, window: Wind
         "order: a retry hardly ever helps: 1 of 58 requests rescued in 30 s",
         "at its limit of 100 in flight, 21 wait",
         "cannot reach its Redis",
+        "Store fleet cannot be reached",
+        "62 % of the default ones would be refused (mode: observe)",
+        "29.4 per second would be sent at most (mode: observe)",
         "Rate limit route:order:address has all 500 keys in use: further ones share one count",
         "Identity corporate uses its last good keys: https://id.example/keys: could not be reached",
         "no token for it: https://id.example/token: answered with the status 401 (invalid_client)",

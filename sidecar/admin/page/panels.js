@@ -277,7 +277,7 @@ export function rates(model) {
     { title: "At most", value: (r) => r.limit ?? r.quota, kind: "words" },
     { title: "Counted", value: (r) => `${SHARED_BY[r.shared_by]}${r.shared_by === "fleet" ? ` ${r.store}` : ""}${away(r) ? ", which is away" : ""}`, tone: (r) => (away(r) ? "warn" : null) },
     { title: "Keys", value: (r) => `${number(r.keys)} of ${number(r.max_keys)}`, kind: "n", tone: (r) => (isFull(r) ? "warn" : null) },
-    { title: "Refused", value: (r) => number(r.refused), kind: "n" },
+    { title: "Refused", value: over, kind: "n" },
   ], rows, (r) => r.name, "No limits.");
 }
 

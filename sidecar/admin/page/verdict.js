@@ -57,7 +57,7 @@ export function problems({ parts, history, now }) {
     if (limit.active >= limit.limit) say("warn", "limits", `${name} is at its limit of ${number(limit.limit)} in flight${waiting ? `, ${number(waiting)} wait` : ""}`);
   }
   for (const [name, limit] of entries(parts["state.rate_limit"])) {
-    if (isFull(limit)) say("warn", "refusals", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
+    if (isFull(limit)) say("warn", "rates", `Rate limit ${name} has all ${number(limit.max_keys)} keys in use: further ones share one count`);
   }
   for (const [name, quota] of entries(parts["state.quota"])) {
     if (quota.keys >= quota.max_keys) say("warn", "rates", `Quota ${name} has all ${number(quota.max_keys)} keys in use: further ones share one count`);

@@ -79,6 +79,10 @@ def check_limits(spec: PolicySpec, report: Report) -> None:
                 _check_block(own, node, report)
                 if _is_open(spec, route):
                     _check_evasion(limits, route.blocks.get(RATE_LIMIT), node, report)
+    if spec.node.child("service") is None:
+        for store in (each for each in spec.stores if each in used):
+            message = "has one count for all services that have no name; add a line such as service: orders"
+            report.warn(spec.node.nearest("stores", store), message)
 
 
 def _limits_of(block: Spec | Quotas) -> Limits:

@@ -486,7 +486,7 @@ def unreachable_quota(route: RouteFacts) -> Iterator[Hit]:
         "warning",
         "An attempt that has waited that long is sent when no time is left for its answer.",
         "SRE book ch. 22; RFC 9110 10.2.3 (Retry-After)",
-        'upstreams: {app: {endpoints: ["http://a:80"], pacing: {max_wait: 3s}}}\n'
+        'upstreams: {app: {endpoints: ["http://a:80"], pacing: {max_wait: 2s}}}\n'
         "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",
         'upstreams: {app: {endpoints: ["http://a:80"], pacing: {max_wait: 200ms}}}\n'
         "routes: [{name: order, upstream: app, timeout: {request: 2s}}]",

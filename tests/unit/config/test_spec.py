@@ -359,11 +359,11 @@ def test_what_is_missing_from_all_layers_is_told() -> None:
         ),
         (
             HEAD + "routes: [{name: r, upstream: app, rate_limit: [{name: a b, rate: 1/s}]}]",
-            "name: is not a name of a limit; write up to 63 letters",
+            "name: is no name of a limit; write up to 63 letters",
         ),
         (
             HEAD + "routes: [{name: r, upstream: app, quota: [{name: a, max: 1, per: day, resets: '6:00'}]}]",
-            "resets: is no time of the day; write it in quotes, such as",
+            "resets: is no time of the day; write it with hours from 00 to 23, such as",
         ),
         (HEAD + "routes: [{name: r, upstream: app, retry: {mode: obsrve}}]", "did you mean `observe`?"),
         (HEAD + "routes: [{name: r, upstream: app, match: {headers: {x: 1}}}]", "headers.x: must be text; put it"),

@@ -257,6 +257,13 @@ async def test_an_observed_limit_counts_as_an_enforced_one() -> None:
     assert all(field(each, b"ratelimit") is None for each in found)
 
 
+def test_limits_of_an_observed_block_are_observed_ones() -> None:
+    store = Store()
+    for mode in ("observe", "enforce"):
+        rate_limit.build(Spec.model_validate({"limits": [PER_SECOND], "mode": mode}), context(store=store))
+        assert [each.describe()["mode"] for each in store.objects.values()] == [mode]
+
+
 @pytest.mark.parametrize("is_tried", [True, False])
 async def test_observed_limits_count_together_as_enforced_ones(is_tried: bool) -> None:
     """A request that one of them would have refused counts for none of them, and once for the block."""
