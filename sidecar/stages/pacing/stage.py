@@ -9,8 +9,9 @@ Rules:
    A client that leaves while it waits has used its turn.
 3. A failure of the upstream, be it an answer or none, and a refusal of a stage further in neither lower nor raise the
    rate.
-4. With `mode: observe` attempts are counted at the rate that they would have had, and all are sent.  The upstream is not
-   spared, so it keeps asking, and the rate falls lower than it would.  Enforcement therefore begins without a limit.
+4. With `mode: observe` attempts are counted at the rate that they would have had, and all are sent.  The upstream is
+   not spared, so it keeps asking, and the rate falls lower than it would.  Enforcement therefore begins without a
+   limit.
 """
 
 from __future__ import annotations
