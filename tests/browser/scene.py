@@ -168,7 +168,8 @@ class Scene:
 
 
 ADDRESS: dict[str, Any] = {
-    "limit": "20 per second, with a burst of 20", "shared_by": "process", "keys": 500, "max_keys": 500, "refused": 0
+    "limit": "20 per second, with a burst of 20", "shared_by": "process", "keys": 500, "max_keys": 500,
+    "mode": "enforce", "refused": 0, "observed": 0,
 }  # fmt: skip
 """Rate limit with as many keys as it may have."""
 
