@@ -227,6 +227,7 @@ class Supervisor:
             values = list(self._sharing.topics)
             child.send("start", {"sources": self.reloading.texts, "values": values, "hop_key": self._hop_key})
         elif kind == "ready":
+            self._sharing.settle(number)
             self._children.greet(child)
             self._update_readiness()
             if not self._was_ready and all(each.is_ready for each in self._children):
