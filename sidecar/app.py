@@ -212,7 +212,13 @@ async def supervise(path: str, sources: list[Source], loaded: Loaded, count: int
     own, started = Registry(), env.now()
     own.total(metrics.LOG_DROPPED, lambda: lines.dropped)
     observe(own, lambda: env.now() - started)
-    supervisor = Supervisor(path, sources, loaded, count, env, registry, own, Inheritance.receive())
+    try:
+        supervisor = Supervisor(path, sources, loaded, count, env, registry, own, Inheritance.receive())
+    except OSError as error:
+        reason = f"process.workers: {count} workers cannot be supervised: {error.strerror or error}"
+        print(f"{reason}; allow more open files (ulimit -n), or lower it", file=sys.stderr)
+        lines.close()
+        return 1
     view = AdminView(
         env=env,
         registry=registry,

@@ -344,4 +344,6 @@ CREDENTIAL_REJECTIONS: Final = metric(
 PROCESS_MEMORY: Final = metric("process.memory.usage", "By", "Resident memory.")
 PROCESS_CPU: Final = metric("process.cpu.time", "s", "CPU time used.")
 PROCESS_FILES: Final = metric("process.unix.file_descriptor.count", "{file_descriptor}", "Open file descriptors.")
+WORKERS_READY: Final = metric("sidecar.workers.ready", "{worker}", "Workers that serve, of a sidecar with several.")
+WORKER_STARTS: Final = metric("sidecar.workers.starts", "{start}", "Starts of workers.")
 PROCESS_UPTIME: Final = metric("process.uptime", "s", "Time since the start of the process.")

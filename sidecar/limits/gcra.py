@@ -94,10 +94,14 @@ class Gcra:
             return max(now, self.full_at)
         if bucket.tat < now:
             return now
-        furthest = now + self.depth + self.max_delay + self.max_debt
+        furthest = self._furthest(now)
         if bucket.tat > furthest:
             bucket.tat = furthest  # stored, since a refusal stores nothing
         return bucket.tat
+
+    def _furthest(self, now: float) -> float:
+        """Return the instant that no TAT may be beyond."""
+        return now + self.depth + self.max_delay + self.max_debt
 
     def delay(self, tat: float, now: float) -> float:
         """Return the seconds until a request conforms that moves the TAT to `tat`; 0 or less if it conforms now."""
@@ -116,7 +120,7 @@ class Gcra:
     def owe(self, key: str, cost: float, now: float) -> None:
         """Count more for a request that was admitted, whatever is left."""
         key = self.locate(key, now)
-        self.charge(key, self.arrival(key, now) + cost * self.interval)
+        self.charge(key, min(self.arrival(key, now) + cost * self.interval, self._furthest(now)))
 
     def remaining(self, ahead: float) -> int:
         """Return the number of requests that conform at once while the TAT is so many seconds ahead of the clock."""

@@ -35,8 +35,13 @@ MAX_WAITING: Final = 1000
 """Requests that wait for an answer, at most; more are decided without the store."""
 FIRST_PROBE: Final = 0.1
 """Seconds from a fault to the first probe; the time doubles with each probe that fails."""
-SLOWEST_PROBE: Final = 5.0
-"""Seconds between two probes of a store that stays away."""
+SLOWEST_PROBE: Final = 1.0
+"""Seconds between two probes of a store that stays away.  Processes that find it again at other times admit more in
+all: those that have, by the limit, and each other one by its share."""
+PROBE_TIMEOUT: Final = 1.0
+"""Longest time of a probe in seconds: nobody waits for it, and it may have to connect first."""
+STEADY: Final = 10.0
+"""Seconds without a fault after which the pause before a probe begins anew."""
 
 
 class Counts(Protocol):
@@ -86,6 +91,8 @@ class Exchanges(Generic[L, C]):
         self._make = make
         self._counts = make(spec)
         self._timeout_alone = timeout
+        self._patience = timeout
+        """Longest time of the call that runs, in seconds."""
         self._id = f"{env.rng.getrandbits(64):016x}"
         """Name of this process in the store."""
         self._sent_at = -NEVER
@@ -102,6 +109,8 @@ class Exchanges(Generic[L, C]):
         self._timer_at = NEVER
         self._is_closed = False
         self._pause = FIRST_PROBE
+        self._up_at = -NEVER
+        """Instant at which the breaker has closed."""
         self._errors = env.meter.counter(metrics.STORE_ERRORS, store=name)
         self._calls = env.meter.counter(metrics.STORE_CALLS, store=name)
         env.meter.gauge(metrics.STORE_UP, lambda: float(self.is_up), store=name)
@@ -176,9 +185,10 @@ class Exchanges(Generic[L, C]):
         self._calls.value += 1
         self._sent = sent
         self._task = self._env.spawn(self._send(sent, now))
+        self._patience = self._timeout if self.is_up else max(self._timeout, PROBE_TIMEOUT)
         timers = (
             self._env.call_later(LATE, self._turn_late),
-            self._env.call_later(self._timeout, self._give_up_call),
+            self._env.call_later(self._patience, self._give_up_call),
         )
         self._task.add_done_callback(lambda task: self._finish(task, now, timers))
 
@@ -199,7 +209,7 @@ class Exchanges(Generic[L, C]):
         if not self._task.done():
             self._is_given_up = True
             self._task.cancel()
-            self._fail(self._late())
+            self._fail(_late(self._patience))
             self._release()
             self._rearm()
 
@@ -227,9 +237,6 @@ class Exchanges(Generic[L, C]):
         self._release()
         self._rearm()
 
-    def _late(self) -> TimeoutError:
-        return TimeoutError(f"no answer within {self._timeout:g} s")
-
     def _fail(self, error: BaseException) -> None:
         """Count a fault, open the breaker and close all connections."""
         self._give_up_asks()
@@ -238,7 +245,8 @@ class Exchanges(Generic[L, C]):
         self._env.spawn(self._counts.disconnect())
         if self.is_up:
             self.is_up = False
-            self._pause = FIRST_PROBE
+            is_steady = self._env.now() - self._up_at >= STEADY
+            self._pause = FIRST_PROBE if is_steady else min(SLOWEST_PROBE, 2 * self._pause)
             self.faults += 1
             self._env.emit(events.STORE_DOWN, store=self._name, error=self.last_error)
         else:
@@ -253,6 +261,7 @@ class Exchanges(Generic[L, C]):
     def _recover(self) -> None:
         if not self.is_up:
             self.is_up = True
+            self._up_at = self._env.now()
             self._env.emit(events.STORE_UP, store=self._name)
 
     def _release(self) -> None:
@@ -294,7 +303,7 @@ class Exchanges(Generic[L, C]):
         if task.done():
             return _error_of(task)
         task.add_done_callback(_error_of)
-        return self._late()
+        return _late(self._timeout)
 
     def _stop(self) -> None:
         """Send nothing more, and release what waits."""
@@ -310,6 +319,10 @@ class Exchanges(Generic[L, C]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name} {'up' if self.is_up else 'down'}>"
+
+
+def _late(seconds: float) -> TimeoutError:
+    return TimeoutError(f"no answer within {seconds:g} s")
 
 
 def _error_of(task: Any) -> BaseException | None:

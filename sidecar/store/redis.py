@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
@@ -25,10 +25,13 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, NoScriptError, ReadOnlyError, ResponseError
 
 from sidecar.core.env import NameResolver
+from sidecar.store.exchanges import PROBE_TIMEOUT
 from sidecar.store.spec import RedisSpec
 
 RefusedByRedis = ResponseError
 """Error with which Redis answers a command, for example because it is full."""
+TIMES: Final = ("timeout", "socket_timeout", "socket_connect_timeout")
+"""Settings of a pool with times: to wait for a connection, for an answer, and until it is connected."""
 ConnectionPool = BlockingConnectionPool
 """Class of connection pools."""
 
@@ -57,7 +60,7 @@ def pool_settings(spec: RedisSpec) -> dict[str, Any]:
 
 
 class RedisScript:
-    """Script that runs in the Redis of one store."""
+    """Script that runs in the Redis of one store.  The caller ends calls that take too long (`exchanges`)."""
 
     def __init__(self, spec: RedisSpec, text: str, names: NameResolver | None) -> None:
         """Connect when the script runs for the first time."""
@@ -70,8 +73,7 @@ class RedisScript:
             port=url.port or 6379,
             db=int(url.path.strip("/") or 0),
             password=unquote(url.password) if url.password else None,
-            socket_connect_timeout=spec.timeout,
-            **pool_settings(spec),
+            **pool_settings(spec) | dict.fromkeys(TIMES, max(spec.timeout, PROBE_TIMEOUT)),
         )
         self._redis: Any = Redis(connection_pool=pool)
         self._text = text

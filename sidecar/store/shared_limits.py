@@ -5,7 +5,8 @@ Rules:
 1. A process leases tokens (`sidecar.leases.rate`).  All asks of all limits that are due go in one call of a script
    (`exchanges`); a request that finds tokens waits for nothing.
 2. While the store is away a limit holds by its fair share (`find_share`): the rate divided by the processes that were
-   seen last, with an empty bucket at the beginning.
+   seen last.  A key begins with what was left of it when the store was last asked; one that is not known, with room for
+   one request.  The store is told afterwards what was admitted.
 3. While a call is late, that share admits requests which would wait for it.  The store is told with the next call.
 """
 
@@ -51,8 +52,8 @@ class SharedLimit:
         """Seconds for which costs that were known too late may use up the limit ahead."""
         self._share: Gcra | None = None
         """Limit of this process alone, while the store is away or late."""
-        self._share_of = 0
-        """Calls that had been answered when the share began."""
+        self._share_of = (0, 0)
+        """Calls that had been answered, and outages that had begun, when the share began."""
         store.limits[name] = self
 
     def retune(self, rate: float, capacity: float, lease: float, max_keys: int, debt: float = 0.0) -> None:
@@ -64,12 +65,12 @@ class SharedLimit:
         """Return the limit of this process alone, until the store answers."""
         store = self.store
         share = self._share
-        if share is None or self._share_of != store.exchanges:
+        if share is None or self._share_of != (store.exchanges, store.faults):
             members = store.members
             share = Gcra(self._rate / members, max(self._capacity / members, 1.0), self.lessee.max_keys)
             share.max_debt = self.debt
-            share.full_at = store.called_at + LATE + share.depth
-            self._share, self._share_of = share, store.exchanges
+            share.full_at = store.called_at + LATE + share.depth - share.interval
+            self._share, self._share_of = share, (store.exchanges, store.faults)
         return share
 
     def retire(self) -> None:

@@ -294,7 +294,7 @@ def test_what_only_observes_wakes_nobody_and_is_no_red_number(metric: str, obser
 def test_the_alerts_that_matter_are_there() -> None:
     names = {name for name, _, _ in EXPRESSIONS}
     assert {"BreakerOpen", "RetryBudgetExhausted", "EndpointEjected", "TelemetryDropped", "LogDropped"} <= names
-    assert {"LimitsRefuse", "LimitKeysExhausted", "StoreAway"} <= names
+    assert {"LimitsRefuse", "LimitKeysExhausted", "StoreAway", "WorkersRestart"} <= names
 
 
 # ----- Kubernetes

@@ -15,7 +15,7 @@ import pytest
 from chaos.parts.client import Client
 from chaos.parts.http import Message
 from chaos.parts.servers import Connection, Server, answering
-from tests.support.process import PATIENCE, Sidecar, policies, route
+from tests.support.process import COMMAND, PATIENCE, Sidecar, policies, route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -76,6 +76,19 @@ async def test_a_breaker_that_one_worker_opens_is_open_in_all(tmp_path: Path) ->
                 assert len(sidecar.said("breaker.transition")) <= 2
         await sidecar.until("breaker.transition", 2)
         assert {event["worker"] for event in sidecar.said("breaker.transition")} == {1, 2}
+
+
+async def test_workers_for_which_there_are_no_descriptors_are_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text(json.dumps(policies(process={"workers": 64})))
+    command = f"ulimit -n 64; exec {COMMAND} run {path}"
+    process = await asyncio.create_subprocess_shell(command, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    assert (process.returncode, said.decode()) == (
+        1,
+        "process.workers: 64 workers cannot be supervised: Too many open files; "
+        "allow more open files (ulimit -n), or lower it\n",
+    )
 
 
 async def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:

@@ -266,10 +266,13 @@ class Children:
         kept: list[tuple[Any, socket.socket]] = []
         while (packet := inbox.receive(child.read_inbox)) is not None:
             text, sock = packet
-            if text[0] != "client" and child.process is None:
+            if sock is None:
+                if text[0] == "client":
+                    board.add(number, TAKEN)
+            elif text[0] != "client" and child.process is None:
                 sock.close()  # the next process gets all listening sockets
             elif text[0] != "client" or not others:
-                kept.append(packet)
+                kept.append((text, sock))
             else:
                 to = min(others, key=lambda each: board.load(each.number))
                 board.add(number, HANDED + to.number)
@@ -278,7 +281,7 @@ class Children:
                     sock.close()
                 else:
                     board.add(number, HANDED + to.number, -1)
-                    kept.append(packet)
+                    kept.append((text, sock))
         for text, sock in kept:
             inbox.send(child.inbox, text, sock)
             sock.close()

@@ -36,17 +36,19 @@ def send(inbox: socket.socket, text: Any, sock: HasFileno) -> bool:
     return True
 
 
-def receive(inbox: socket.socket) -> tuple[Any, socket.socket] | None:
-    """Return the next text with its socket, which then belongs to the caller; None if nothing waits."""
-    while True:
-        try:
-            text, handles, _flags, _address = socket.recv_fds(inbox, MAX_TEXT, 1)
-        except OSError:
-            return None
-        if not text and not handles:
-            return None
-        if not handles:  # the process had no free descriptor: the kernel has closed the socket
-            continue
-        sock = socket.socket(fileno=handles[0])
-        sock.setblocking(False)
-        return json.loads(text), sock
+def receive(inbox: socket.socket) -> tuple[Any, socket.socket | None] | None:
+    """Return the next text with its socket, which then belongs to the caller; None if nothing waits.
+
+    There is no socket if the process had no free descriptor: the kernel has closed it.
+    """
+    try:
+        text, handles, _flags, _address = socket.recv_fds(inbox, MAX_TEXT, 1)
+    except OSError:
+        return None
+    if not text:
+        return None
+    if not handles:
+        return json.loads(text), None
+    sock = socket.socket(fileno=handles[0])
+    sock.setblocking(False)
+    return json.loads(text), sock

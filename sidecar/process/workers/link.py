@@ -66,6 +66,8 @@ class WorkerLink(SharedState):
         self._vote: asyncio.Future[bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_accepting = False
+        self._is_draining = False
+        """True once the supervisor has said so."""
         self.sources: list[Source] = []
         """Policy files as the supervisor has read them."""
         self.take: Callable[[str, socket.socket], None] = lambda _, sock: sock.close()
@@ -126,6 +128,7 @@ class WorkerLink(SharedState):
             number, command, arguments = rest
             self.call(number, command, arguments)
         elif kind == "drain":
+            self._is_draining = True
             self.stop_accepting()
             self.drain(*rest)
 
@@ -136,7 +139,14 @@ class WorkerLink(SharedState):
         if self._vote is not None and not self._vote.done():
             self._vote.set_result(False)
         self.stop_accepting()
-        self.drain("the supervisor is gone", False)
+        for (
+            sockets
+        ) in self._listening.values():  # else clients could connect until the end, and nobody would serve them
+            for sock in sockets:
+                sock.close()
+        self._listening.clear()
+        if not self._is_draining:  # a second call would end it at once
+            self.drain("the supervisor is gone", False)
 
     async def agree(self, digest: str) -> bool:
         """Tell the supervisor that these policies can be applied; True once all workers can apply them."""
@@ -214,6 +224,9 @@ class WorkerLink(SharedState):
             (kind, name, *rest), sock = packet
             if kind == "client":
                 self._board.add(self.number, TAKEN)
+            if sock is None:
+                continue
+            if kind == "client":
                 self.take(name, sock)
             else:
                 self._expected[name] = rest[0]

@@ -40,6 +40,8 @@ class Sharing:
         self._lessors: dict[str, RateLessor] = {}
         self._members: dict[str, set[int]] = {}
         """Workers that have a limit, by the limit's name."""
+        self._declared: dict[int, set[str]] = {}
+        """Limits that each worker has declared since its start."""
         self._running: set[int] = set()
         """Workers that have said something since their start."""
         self._probes: dict[str, tuple[int, float]] = {}
@@ -80,6 +82,12 @@ class Sharing:
             return False
         return True
 
+    def settle(self, worker: int) -> None:
+        """Take note that a worker has declared all its limits: those that only its predecessor had may be removed."""
+        declared = self._declared.get(worker, set())
+        for name in [name for name, members in self._members.items() if worker in members and name not in declared]:
+            self._remove(worker, name)
+
     def look(self) -> None:
         """Look at all pools.  Called about once a second."""
         now = self._now()
@@ -90,6 +98,7 @@ class Sharing:
         """Take back all that a dead worker had."""
         now = self._now()
         self._running.discard(worker)
+        self._declared.pop(worker, None)
         for pool in self._pools.values():
             pool.leave(worker, now)
         self._probes = {topic: claim for topic, claim in self._probes.items() if claim[0] != worker}
@@ -125,7 +134,7 @@ class Sharing:
             self._lessors[name] = RateLessor(rate, capacity, lease, max_keys, debt)
         else:
             lessor.retune(rate, capacity, lease, max_keys, debt)
-        self._members.setdefault(name, set()).add(worker)
+        self._join(worker, name)
 
     def _grant(self, ask: list[Any], now: float) -> tuple[float, float, float]:
         """Return tokens, start and wait of the answer to an ask."""
@@ -145,13 +154,18 @@ class Sharing:
                 self._send(number, "lease", name, what, count)
 
             pool = self._pools[name] = kind(send)
-        self._members.setdefault(name, set()).add(worker)
+        self._join(worker, name)
         return pool
+
+    def _join(self, worker: int, name: str) -> None:
+        self._members.setdefault(name, set()).add(worker)
+        self._declared.setdefault(worker, set()).add(name)
 
     def _remove(self, worker: int, name: str) -> None:
         """Remove a worker from a limit, and the limit once no running worker has it."""
         members = self._members.get(name, set())
         members.discard(worker)
+        self._declared.get(worker, set()).discard(name)
         if not members & self._running:
             self._members.pop(name, None)
             self._pools.pop(name, None)

@@ -26,7 +26,7 @@ from sidecar.admin.view import AdminView
 from sidecar.config.files import Source
 from sidecar.config.load import Loaded
 from sidecar.config.process_spec import LimitsSpec
-from sidecar.core import events
+from sidecar.core import events, metrics
 from sidecar.core.env import Env, TaskHandle
 from sidecar.process.handover import ADMIN, Inheritance, start_successor
 from sidecar.process.workers.children import NOBODY, Child, Children
@@ -71,6 +71,8 @@ class Supervisor:
         self.commands = JoinedCommands(env, self._children, self._sharing, self.reloading)
         """Commands of the admin listener."""
         self._totals = Totals(registry, env.now)
+        registry.gauge(metrics.WORKERS_READY, lambda: float(len(self._children.ready)))
+        registry.total(metrics.WORKER_STARTS, lambda: float(sum(child.starts for child in self._children)))
         self._own = Changes(own)
         self._view: AdminView
         self._admin: AdminListener | None = None
@@ -227,6 +229,7 @@ class Supervisor:
             values = list(self._sharing.topics)
             child.send("start", {"sources": self.reloading.texts, "values": values, "hop_key": self._hop_key})
         elif kind == "ready":
+            self._sharing.settle(number)
             self._children.greet(child)
             self._update_readiness()
             if not self._was_ready and all(each.is_ready for each in self._children):

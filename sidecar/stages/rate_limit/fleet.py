@@ -5,7 +5,8 @@ The counts are in a store, or in the supervisor of several workers.
 Rules:
 
 1. A request that finds leased tokens passes at once.  One whose key has no lease waits for an answer of the store, and
-   again if others took what it brought, three times at most.
+   again if others took what it brought, three times at most.  For an observed limit it does not wait: it is counted
+   once the store has answered.
 2. While the store is away, `on_store_failure` holds: the fair share of this process, admission, or refusal.  While its
    answer is late, what the first two admit does not wait, and the store is told of it afterwards.
 3. A request that a later limit refuses gets its tokens back.
@@ -23,11 +24,11 @@ from sidecar.core.env import BuildContext, Env
 from sidecar.core.exchange import Exchange
 from sidecar.core.message import parse_fields
 from sidecar.core.metrics import Counter
-from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, append_lines, failed
+from sidecar.core.outcome import RATE_LIMITED, Outcome, Refusal, failed
 from sidecar.core.stage import Stage, Wait
 from sidecar.leases.rate import ADMITTED, UNKNOWN
 from sidecar.limits.answers import LONGEST_DEBT, AnswerCost
-from sidecar.limits.fields import FieldLines
+from sidecar.limits.fields import SEPARATE, FieldLines, remaining_of, state_limit
 from sidecar.limits.gcra import OVERFLOW, Gcra
 from sidecar.limits.keys import cost_reader, key_reader
 from sidecar.limits.spec import answer_unit, fixed_cost
@@ -148,10 +149,25 @@ class FleetLimit:
 
     def take_alone(self, key: str, cost: float, now: float) -> float:
         """Decide without the store."""
-        self.state.storeless.value += 1
         if self.is_fair:
-            return self.take_share(key, cost, now)
+            delay = 0.0 if self.spend_share(key, cost, now) else self.take_share(key, cost, now)
+            self.state.storeless.value += delay > ADMITTED
+            return delay
+        self.state.storeless.value += 1
         return ADMITTED if self.spec.on_store_failure == "allow" else STORELESS
+
+    def spend_share(self, key: str, cost: float, now: float) -> bool:
+        """Admit a request by the fair share of this process, and keep in mind to tell the store; False if it must not.
+
+        Without that the bucket would be full after each of several outages in a row.
+        """
+        if self.take_share(key, cost, now) > ADMITTED:
+            return False
+        self.state.storeless.value += 1
+        lease = self.lessee.leases.get(key)
+        if lease is not None:
+            lease.owed += cost
+        return True
 
     def take_share(self, key: str, cost: float, now: float) -> float:
         """Count a request by the fair share of this process; return 0 to admit it, or the seconds until it may pass."""
@@ -159,7 +175,12 @@ class FleetLimit:
         key = share.locate(key, now)
         if key == OVERFLOW:
             self.state.count_overflow(now)
-        tat = share.arrival(key, now) + min(cost, share.capacity) * share.interval
+        arrival = share.arrival(key, now)
+        if key not in share.buckets:
+            lease = self.lessee.leases.get(key)
+            if lease is not None and lease.end > 0 and not self.store.is_up:  # what was left is known
+                arrival = min(max(now, lease.tat), now + share.depth)
+        tat = arrival + min(cost, share.capacity) * share.interval
         delay = share.delay(tat, now)
         if delay > 0:
             return delay
@@ -196,6 +217,35 @@ class FleetLimit:
         ahead = share.arrival(share.locate(key, now), now) - now
         return self.lines.write(share.remaining(ahead), ceil(ahead - TOLERANCE))
 
+    def left(self, key: str, now: float) -> int:
+        """Return the requests that the fleet has left, as far as this process knows; or its own fair share."""
+        if self.store.is_up or not self.is_fair:
+            lease = self.lessee.leases.get(key)
+            tat = now if lease is None or lease.tat < now else lease.tat
+            left = (now + self.lessee.depth - tat) / self.lessee.interval
+            return int(left) if left > 0 else 0
+        share: Gcra = self.state.shared.find_share()
+        return share.remaining(share.arrival(share.locate(key, now), now) - now)
+
+
+class Passed:
+    """Limit that a request meets, with its key and its cost."""
+
+    __slots__ = ("cost", "key", "limit")
+
+    def __init__(self, limit: FleetLimit, key: str, cost: float) -> None:
+        self.limit = limit
+        self.key = key
+        self.cost = cost
+
+
+def count_observed(over: list[FleetLimit]) -> None:
+    """Count a request that is over observed limits: for each of them, and once for the block."""
+    for limit in over:
+        limit.state.observed.value += 1
+    if (counter := over[0].observed) is not None:
+        counter.value += 1
+
 
 class FleetRateLimit:
     """Limits of one block in a store, then those of this process.  A ticket holds field lines, or is None."""
@@ -208,13 +258,15 @@ class FleetRateLimit:
         if local is None and len(limits) == 1 and limits[0].read_cost is None and not limits[0].unit:
             self._only = limits[0]
         self._local = local
+        self._form = form
+        self._spawn = env.spawn
         self._reports = form != "off" and any(limit.observed is None for limit in limits)
         self._now = env.now
 
     @property
     def adds_lines(self) -> bool:
-        """True: the field lines are only appended to those of the response."""
-        return True
+        """True if the field lines are only appended to those of the response."""
+        return self._form != SEPARATE
 
     def admit(self, x: Exchange) -> object:
         limit = self._only
@@ -229,42 +281,56 @@ class FleetRateLimit:
                         lease.tat = tat
                         lease.taken += limit.cost
                         return limit.report(key, now) if self._reports else None
-            elif limit.is_fair and limit.take_share(key, limit.cost, now) == ADMITTED:
-                limit.state.storeless.value += 1
+            elif limit.is_fair and limit.spend_share(key, limit.cost, now):
                 return limit.report(key, now) if self._reports else None
         return self._decide(x, 0)
 
     def _decide(self, x: Exchange, round: int) -> object:
         """Admit or refuse a request by all limits, or wait for the store."""
         now = self._now()
-        passed: list[tuple[FleetLimit, str, float]] = []
+        passed: list[Passed] = []
+        over: list[FleetLimit] = []
+        unknown: list[Passed] = []
+        refused: Passed | None = None
+        longest = 0.0
         for limit in self._limits:
             key = "" if limit.read is None else limit.read(x)
-            cost = limit.cost if limit.read_cost is None else limit.read_cost(x)
-            delay = limit.take(key, cost, now)
-            if delay == UNKNOWN and limit.observed is not None:
-                limit.lessee.wait(key, cost)  # the answer comes for later requests; this one does not wait
-                continue
-            if delay == UNKNOWN and limit.take_ahead(key, cost, now):
+            found = Passed(limit, key, limit.cost if limit.read_cost is None else limit.read_cost(x))
+            delay = limit.take(key, found.cost, now)
+            if delay == UNKNOWN and refused is not None:
+                continue  # nothing that the store answers lets the request pass
+            if delay == UNKNOWN and limit.take_ahead(key, found.cost, now):
                 delay = ADMITTED
+            if delay == UNKNOWN and limit.observed is not None:
+                unknown.append(found)
+                continue
             if delay == UNKNOWN:
                 future = limit.store.wait() if round < ROUNDS else None
                 if future is not None:
-                    limit.lessee.wait(key, cost)
+                    limit.lessee.wait(key, found.cost)
                     self._refund(passed)
                     return Wait(self._await(x, future, round + 1))
-                delay = limit.take_alone(key, cost, now)
-            if delay > ADMITTED:
-                if limit.observed is None:
-                    self._refund(passed)
-                    return self._refuse(limit, key, delay, now)
-                limit.observed.value += 1
-                limit.state.observed.value += 1
+                delay = limit.take_alone(key, found.cost, now)
+            if delay <= ADMITTED:
+                passed.append(found)
+            elif limit.observed is not None:
+                over.append(limit)
+            elif delay > longest:
+                refused, longest = found, delay
+        if refused is not None:
+            self._refund(passed)
+            return self._refuse(refused, longest)
+        if over or unknown:
+            observed = [each for each in passed if each.limit.observed is not None]
+            self._refund(observed)
+            passed = [each for each in passed if each.limit.observed is None]
+            if over:
+                count_observed(over)
             else:
-                passed.append((limit, key, cost))
-        lines = b""
-        if self._reports:
-            lines = b"".join([limit.report(key, now) for limit, key, _ in passed if limit.observed is None])
+                unknown += observed
+                passed += unknown  # charged for the answer, as far as is known
+                self._spawn(self._observe(unknown))
+        lines = self._report(passed, now) if self._reports else b""
         if self._local is None:
             return self._ticket(passed, lines, None)
         local = self._local.admit(x)
@@ -275,15 +341,30 @@ class FleetRateLimit:
             return Wait(self._both(local, passed, lines))
         return self._ticket(passed, lines, local)
 
-    def _ticket(self, passed: list[tuple[FleetLimit, str, float]], lines: bytes, local: object) -> object:
+    def _report(self, passed: list[Passed], now: float) -> bytes:
+        """Return the field lines of the enforced limits."""
+        enforced = [each for each in passed if each.limit.observed is None]
+        if self._form == SEPARATE and len(enforced) > 1:
+            enforced = [min(enforced, key=lambda each: each.limit.left(each.key, now))]
+        return b"".join([each.limit.report(each.key, now) for each in enforced])
+
+    def _ticket(self, passed: list[Passed], lines: bytes, local: object) -> object:
         """Return the ticket of an admitted request; `local` is that of the limits of this process."""
-        return (lines + local if isinstance(local, bytes) else lines) or None
+        return self._join(lines, local) or None
+
+    def _join(self, lines: bytes, local: object) -> bytes:
+        """Return the field lines of all limits; of the separate fields, those of the limit with the least left."""
+        if not isinstance(local, bytes):
+            return lines
+        if self._form == SEPARATE and lines and local:
+            return min(lines, local, key=lambda each: remaining_of(parse_fields(each)))
+        return lines + local
 
     @staticmethod
-    def _refund(passed: list[tuple[FleetLimit, str, float]]) -> None:
-        for limit, key, cost in passed:
-            if limit.store.is_up and key in limit.lessee.leases:
-                limit.lessee.refund(key, cost)
+    def _refund(passed: list[Passed]) -> None:
+        for each in passed:
+            if each.limit.store.is_up and each.key in each.limit.lessee.leases:
+                each.limit.lessee.refund(each.key, each.cost)
 
     async def _await(self, x: Exchange, future: Any, round: int) -> object:
         """Wait for an answer of the store, then decide again."""
@@ -293,12 +374,41 @@ class FleetRateLimit:
             result = await result.awaited
         return result
 
-    async def _both(self, local: Wait, passed: list[tuple[FleetLimit, str, float]], lines: bytes) -> object:
+    async def _observe(self, asked: list[Passed]) -> None:
+        """Count a request for observed limits as their stores answer; the request itself does not wait for them."""
+        for round in range(ROUNDS + 1):
+            now, future = self._now(), None
+            passed: list[Passed] = []
+            over: list[FleetLimit] = []
+            for each in asked:
+                limit = each.limit
+                delay = limit.take(each.key, each.cost, now)
+                if delay == UNKNOWN:
+                    future = limit.store.wait() if round < ROUNDS else None
+                    if future is not None:
+                        limit.lessee.wait(each.key, each.cost)
+                        break
+                    delay = limit.take_alone(each.key, each.cost, now)
+                if delay <= ADMITTED:
+                    passed.append(each)
+                else:
+                    over.append(limit)
+            if future is not None:
+                self._refund(passed)
+                await future
+                continue
+            if over:
+                count_observed(over)
+                self._refund(passed)
+            return
+
+    async def _both(self, local: Wait, passed: list[Passed], lines: bytes) -> object:
         """Wait for the turn that the limits of this process give."""
         return self._ticket(passed, lines, await local.awaited)
 
-    def _refuse(self, limit: FleetLimit, key: str, delay: float, now: float) -> Outcome:
+    def _refuse(self, refused: Passed, delay: float) -> Outcome:
         """Return the refusal of a request that may pass `delay` seconds later."""
+        limit = refused.limit
         spec = limit.spec
         limit.state.refused.value += 1
         whose = "all requests together" if not spec.is_keyed else f"each {spec.key}"
@@ -309,14 +419,13 @@ class FleetRateLimit:
             detail += f"; {store} is away, and this process {share}"
         value = round(spec.capacity + delay / limit.lessee.interval, 3)
         outcome = failed(RATE_LIMITED, Refusal("rate_limit", limit.where, detail, spec.capacity, value, delay))
-        if self._reports:
-            outcome.headers = parse_fields(limit.report(key, now))
+        if self._reports:  # what a process does not know to be left is none, as the refusal shows
+            left = min(limit.left(refused.key, limit.now()), max(0, ceil(refused.cost) - 1))
+            outcome.headers = parse_fields(limit.lines.write(left, ceil(delay)))
         return outcome
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
-        if isinstance(ticket, bytes):
-            append_lines(outcome, ticket)
-        return outcome
+        return state_limit(outcome, ticket, self._form)
 
 
 class FleetAnswerRateLimit(FleetRateLimit):
@@ -330,20 +439,18 @@ class FleetAnswerRateLimit(FleetRateLimit):
     def adds_lines(self) -> bool:
         return False
 
-    def _ticket(self, passed: list[tuple[FleetLimit, str, float]], lines: bytes, local: object) -> object:
+    def _ticket(self, passed: list[Passed], lines: bytes, local: object) -> object:
         ticket = local if isinstance(local, AnswerCost) else AnswerCost(self._env)
-        ticket.lines = lines + (local if isinstance(local, bytes) else ticket.lines)
-        for limit, key, _ in passed:
-            if limit.unit:
-                ticket.add(limit, key)
+        ticket.lines = self._join(lines, local if isinstance(local, bytes) else ticket.lines)
+        for each in passed:
+            if each.limit.unit:
+                ticket.add(each.limit, each.key)
         return ticket
 
     def answer(self, x: Exchange, ticket: object, outcome: Outcome) -> Outcome:
         assert isinstance(ticket, AnswerCost)
         ticket.begin(outcome)
-        if ticket.lines:
-            append_lines(outcome, ticket.lines)
-        return outcome
+        return state_limit(outcome, ticket.lines or None, self._form)
 
 
 def build_fleet(spec: Spec, ctx: BuildContext, count: str, local: Stage | None) -> Stage:

@@ -147,9 +147,7 @@ class RouteLimit:
 
     def charge(self, key: str, cost: float) -> None:
         """Count more for a request that was admitted, whatever is left."""
-        now, gcra = self.now(), self.gcra
-        gcra.owe(key, cost, now)
-        gcra.arrival(gcra.locate(key, now), now)  # bounds the debt from now on, not from the next request on
+        self.gcra.owe(key, cost, self.now())
 
     def report(self, ahead: float) -> bytes:
         """Return the field lines after a request has moved the TAT to so many seconds ahead of the clock."""

@@ -155,3 +155,52 @@ async def test_a_debt_of_a_call_in_flight_is_told_at_the_end_of_the_process() ->
     assert told == [3.0]
     await case.store.give_back()
     assert told == [3.0, 3.0]
+
+
+class FarLedger:
+    """Redis 5 ms away: a connection takes four round trips before the first call (TCP, SELECT, EVALSHA, EVAL)."""
+
+    def __init__(self, env: Any) -> None:
+        self.epoch, self.env, self.is_connected = "", env, False
+
+    async def exchange(self, me: str, orders: list[Order]) -> tuple[int, list[QuotaGrant]]:
+        if not self.is_connected:
+            await self.env.sleep(0.020)
+            self.is_connected = True
+        await self.env.sleep(0.005)
+        return 1, [QuotaGrant(order.ask.want, 0.0, False) for order in orders]
+
+    async def disconnect(self) -> None:
+        self.is_connected = False
+
+    async def close(self) -> None: ...
+
+
+@virtual
+async def test_a_store_whose_calls_take_a_quarter_of_the_timeout_comes_up() -> None:
+    env = virtual_env()
+    store = SharedQuotas("fleet", SPEC, env, lambda _: FarLedger(env))
+    quota = SharedQuota(store, "day", 10.0, 100)
+    quota.roll(0.0, 86_400.0)
+    quota.lessee.take("k", 1.0, env.now())
+    quota.lessee.wait("k", 1.0)
+    await store.wait()
+    await env.sleep(10 * SLOWEST_PROBE)
+    assert store.is_up, store.last_error
+
+
+@virtual
+async def test_a_store_that_comes_and_goes_is_probed_less_and_less_often() -> None:
+    case = Case()
+    case.ledger.is_stubborn = False
+    case.ledger.end.set()
+    for turn in range(200):
+        if case.store.is_up:
+            case.ledger.error = OSError("gone")
+            case.quota.lessee.take(f"{turn}", 1.0, case.env.now())
+            case.quota.lessee.wait(f"{turn}", 1.0)
+            await case.store.wait()
+            case.ledger.error = None
+        await case.env.sleep(0.2)
+    went = [name for name, _ in case.env.events].count(events.STORE_DOWN)
+    assert 10 <= went <= 60, "40 s; a first probe after 0.1 s each time would find it 200 times"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +53,8 @@ class Fleet:
         self.script = FlakyScript(env)
         self.stores = [SharedLimits("fleet", SPEC, env, lambda _: self.script) for _ in range(processes)]
         self.calls = []
-        spec = Spec.model_validate([LIMIT | limit, *others])
+        form = limit.pop("form", "structured")
+        spec = Spec.model_validate({"limits": [LIMIT | limit, *others], "fields": form})
         for store in self.stores:
             stage = rate_limit.build(spec, context(env, store=Store(), resources={("store", "fleet"): store}))
             assert stage is not None
@@ -360,3 +362,77 @@ def test_a_store_in_process_counts_further_keys_together(monkeypatch: pytest.Mon
     numbers = ["1000000", "2000000", "100000", "0", "2", "2", "2", "0", "0", "0"]
     tokens = [script.grant(["c", "p", key], ["-1", "me", "", "e", *numbers])[3] for key in "abcd"]
     assert tokens == ["2.0", "2.0", "2.0", "0.0"]
+
+
+@virtual
+async def test_a_key_within_its_rate_is_not_refused_when_the_store_goes_away() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, key="header.x-tenant", rate="10/s", burst=4)
+    statuses = {"quiet": list[int](), "loud": list[int](), "rare": list[int]()}
+    for turn in range(400):
+        if turn == 200:
+            fleet.script.fault = ConnectionRefusedError("refused")
+        statuses["loud"] += await fleet.statuses(2, **{"x-tenant": "loud"})
+        if turn % 15 == 0:
+            statuses["quiet"] += await fleet.statuses(1, **{"x-tenant": "quiet"})
+        if turn % 110 == 50:
+            statuses["rare"] += await fleet.statuses(1, **{"x-tenant": "rare"})
+        await env.sleep(0.01)
+    assert set(statuses["quiet"]) == set(statuses["rare"]) == {200}
+    assert statuses["loud"].count(200) <= 10 * 4 + 5 + 1, "a key that has used its limit up begins with nothing"
+
+
+@virtual
+async def test_outages_in_a_row_give_no_bursts() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, rate="10/s", burst=40)
+    began, admitted = env.now(), 0
+    for turn in range(1000):
+        fleet.script.fault = ConnectionRefusedError("refused") if turn % 200 < 100 else None
+        admitted += (await fleet.statuses(1)).count(200)
+        await env.sleep(0.01)
+    assert admitted <= 10 * (env.now() - began) + 41 + 2 * 5, "five outages, each with one request of an unknown key"
+
+
+@virtual
+async def test_slow_requests_are_observed_too() -> None:
+    env = virtual_env()
+    fleet = Fleet(env, mode="observe", rate="1/m", burst=0)
+    for _ in range(40):
+        assert await fleet.statuses(1) == [200]
+        await env.sleep(0.5)
+    assert env.meter.value(metrics.RATE_LIMITED, limit="tenant", result="observed") == 39
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit") == 39
+
+
+@virtual
+async def test_a_request_over_two_observed_limits_would_have_been_refused_once() -> None:
+    env = virtual_env()
+    other = LIMIT | {"name": "other", "mode": "observe", "burst": 1}
+    fleet = Fleet(env, 1, other, mode="observe", burst=1)
+    assert await fleet.statuses(6) == [200] * 6
+    await env.sleep(1.0)
+    assert env.meter.value(metrics.WOULD_REFUSE, policy="rate_limit") == 4
+    assert env.meter.value(metrics.RATE_LIMITED, limit="tenant", result="observed") == 4
+    assert env.meter.value(metrics.RATE_LIMITED, limit="other", result="observed") == 4
+
+
+@virtual
+async def test_a_refusal_states_its_time_as_retry_after_does() -> None:
+    fleet = Fleet(virtual_env(), rate="1/m", burst=1)
+    await fleet.statuses(2)
+    for _ in range(2):
+        refused = await fleet.calls[0](exchange())
+        seconds = math.ceil(refused.refusal.retry_after)
+        assert 50 < seconds <= 60
+        assert refused.header(b"ratelimit") == b'"tenant";r=0;t=%d' % seconds
+
+
+@virtual
+async def test_the_separate_fields_are_those_of_the_limit_with_the_least_left() -> None:
+    fleet = Fleet(
+        virtual_env(), 1, LIMIT | {"name": "small", "burst": 4}, {"name": "own", "rate": "10/s", "burst": 2},
+        form="separate",
+    )  # fmt: skip
+    outcome = await fleet.calls[0](exchange())
+    assert [value for name, value in outcome.headers if name == b"ratelimit-remaining"] == [b"2"]

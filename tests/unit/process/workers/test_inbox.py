@@ -97,3 +97,35 @@ async def test_no_connection_is_handed_to_a_worker_that_no_longer_takes_any(kind
     for each in (link._inbox, link._socket, *link._inboxes):
         each.close()
     board.close()
+
+
+@pytest.mark.parametrize("is_draining", [False, True])
+async def test_without_its_supervisor_a_worker_listens_no_more_and_drains_once(is_draining: bool) -> None:
+    board, pairs = Board.make(1), [socket.socketpair() for _ in range(3)]
+    facts = {
+        "number": 0, "count": 1, "board": board.handle, "inbox": pairs[0][0].detach(),
+        "inboxes": [pairs[1][0].detach()], "channel": pairs[2][0].detach(),
+    }  # fmt: skip
+    link = WorkerLink(json.dumps(facts), lambda: 10.0)
+    drained: list[str] = []
+    link.drain = lambda reason, _: drained.append(reason)
+    link._start.set_result({})
+    with socket.socket() as listening:
+        link._listening["inbound"] = [listening]
+        if is_draining:
+            link._receive(["drain", "SIGTERM", False])
+        link._lose()
+        assert listening.fileno() == -1
+    assert drained == ["SIGTERM" if is_draining else "the supervisor is gone"], "a second call would cut requests off"
+    for each in (link._inbox, link._socket, *link._inboxes, *(pair[1] for pair in pairs)):
+        each.close()
+    board.close()
+
+
+def test_a_packet_without_its_socket_is_told() -> None:
+    """The kernel closes a socket for which the process has no free descriptor."""
+    receiving, sending = inbox.open_inbox()
+    with receiving, sending:
+        sending.send(b'["client","inbound"]')
+        assert inbox.receive(receiving) == (["client", "inbound"], None)
+        assert inbox.receive(receiving) is None

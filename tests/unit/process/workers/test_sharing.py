@@ -257,3 +257,21 @@ def test_a_limit_outlives_its_workers_and_ends_with_the_policies() -> None:
     sharing.receive(0, ["rate", "limit", 1.0, 4.0, 0.1, 100, 0.0])
     assert grant() == 3, "a new limit of the same name"
     assert not sharing.receive(0, ["hello", 1])
+
+
+def test_a_limit_that_only_dead_workers_had_ends_once_their_successors_have_declared_theirs() -> None:
+    sharing = Sharing(2, lambda *_: None, lambda: 5.0)
+    for worker in (0, 1):
+        sharing.receive(worker, ["permits", "concurrency:old", 4])
+    sharing.leave(0)
+    sharing.receive(0, ["permits", "concurrency:new", 4])
+    sharing.settle(0)
+    assert set(sharing.describe("concurrency")) == {"old", "new"}, "the other worker still has it"
+    sharing.receive(1, ["unlease", "concurrency:old"])
+    assert set(sharing.describe("concurrency")) == {"new"}
+    for worker in (0, 1):
+        sharing.leave(worker)
+    for worker in (0, 1):
+        sharing.receive(worker, ["permits", "concurrency:third", 4])
+        sharing.settle(worker)
+    assert set(sharing.describe("concurrency")) == {"third"}
