@@ -34,7 +34,7 @@ VARIABLE: Final = "SIDECAR_WORKER"
 TICK_SECONDS: Final = 0.1
 """Pause between two looks at the leases."""
 SHORT_TICK: Final = 0.025
-"""The same while requests wait for a permit, or a lease has run out: others may have given something back."""
+"""Pause while requests wait for a permit, or a lease has run out: others may have given something back."""
 SLACK: Final = 8
 """A worker keeps a connection if it has at most one `SLACK`th more of them than the worker with the fewest."""
 PATIENCE: Final = 0.5
